@@ -22,6 +22,7 @@ Float32Array: TypeAlias = NDArray[np.float32]
 Float64Array: TypeAlias = NDArray[np.float64]
 UInt8Array: TypeAlias = NDArray[np.uint8]
 UInt16Array: TypeAlias = NDArray[np.uint16]
+UInt32Array: TypeAlias = NDArray[np.uint32]
 Int64Array: TypeAlias = NDArray[np.int64]
 
 DISTORTION_COEFFICIENTS: dict[str, tuple[int, ...]] = {
@@ -33,7 +34,9 @@ DISTORTION_COEFFICIENTS: dict[str, tuple[int, ...]] = {
 """Distortion models of sensor_msgs/CameraInfo that Kestrel removes, and how many coefficients each has."""
 
 
-def check_array(name: str, array: NDArray[np.generic], *, shape: tuple[int | None, ...], dtype: object) -> None:
+def check_array(
+    name: str, array: NDArray[np.generic], *, shape: tuple[int | None, ...], dtype: object
+) -> None:
     """Raise InputError unless ``array`` has ``dtype`` and ``shape`` (None matches any length)."""
     fits = array.ndim == len(shape) and all(
         want is None or want == have for want, have in zip(shape, array.shape, strict=True)
@@ -124,10 +127,14 @@ class Calibration:
 
     def __post_init__(self) -> None:
         matrix = self.camera_matrix
-        usable = matrix.shape == (3, 3) and np.isfinite(matrix).all() and matrix[0, 0] > 0 and matrix[1, 1] > 0
+        usable = (
+            matrix.shape == (3, 3) and np.isfinite(matrix).all() and matrix[0, 0] > 0 and matrix[1, 1] > 0
+        )
         if not usable:
             raise CalibrationError(
-                describe("camera matrix", expected="finite 3x3 with positive focal lengths", found=matrix.tolist())
+                describe(
+                    "camera matrix", expected="finite 3x3 with positive focal lengths", found=matrix.tolist()
+                )
             )
         if self.width <= 0 or self.height <= 0:
             raise CalibrationError(
@@ -135,7 +142,9 @@ class Calibration:
             )
         if self.distortion_model not in DISTORTION_COEFFICIENTS:
             raise CalibrationError(
-                describe("distortion model", expected=sorted(DISTORTION_COEFFICIENTS), found=self.distortion_model)
+                describe(
+                    "distortion model", expected=sorted(DISTORTION_COEFFICIENTS), found=self.distortion_model
+                )
             )
         allowed = DISTORTION_COEFFICIENTS[self.distortion_model]
         if len(self.distortion) not in allowed or not np.isfinite(self.distortion).all():
@@ -175,12 +184,16 @@ class SensorFrame:
                 describe("calibrations", expected=sorted(self.images), found=sorted(self.calibrations))
             )
         if self.cloud is None and not self.images:
-            raise InputError(describe("sensor frame", expected="a cloud or at least one image", found="neither"))
+            raise InputError(
+                describe("sensor frame", expected="a cloud or at least one image", found="neither")
+            )
 
     @property
     def modality(self) -> str:
         """``camera+lidar``, ``lidar`` or ``camera``."""
-        return "+".join(name for name, there in (("camera", self.images), ("lidar", self.cloud is not None)) if there)
+        return "+".join(
+            name for name, there in (("camera", self.images), ("lidar", self.cloud is not None)) if there
+        )
 
 
 @dataclass(frozen=True)
@@ -190,7 +203,8 @@ class Boxes3D:
     center: (N, 3) float32 middle of the box. size: (N, 3) float32 length (along yaw), width, height.
     yaw: (N,) float32 about z. velocity: (N, 2) float32 over ground, axes of the frame; NaN where unknown.
     label: (N,) int64 index into ``class_names``. score: (N,) float32 in 0..1 (1 for truth).
-    track_id: (N,) int64, -1 where there is none. num_points: (N,) int64 LiDAR points inside, -1 where not counted.
+    track_id: (N,) int64, -1 where there is none.
+    num_points: (N,) int64 LiDAR points inside, -1 where not counted.
     """
 
     center: Float32Array
@@ -256,7 +270,9 @@ class BevMap:
     stamp_ns: int
 
     def __post_init__(self) -> None:
-        check_array("map probability", self.probability, shape=(len(self.layer_names), None, None), dtype=np.float32)
+        check_array(
+            "map probability", self.probability, shape=(len(self.layer_names), None, None), dtype=np.float32
+        )
 
 
 @dataclass(frozen=True)
