@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The `kestrel` tool: one command per module of kestrel.commands, and those of installed extensions."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from importlib.metadata import entry_points
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+import kestrel.commands
+from kestrel import __version__
+from kestrel.errors import KestrelError
+
+EXTENSION_GROUP = "kestrel.commands"
+"""Entry-point group through which a distribution (kestrel_nodes, for one) adds commands."""
+
+NEEDS_ROS = ("up", "replay", "doctor")
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"kestrel {__version__}")
+        raise typer.Exit
+
+
+def build_app() -> typer.Typer:
+    """Return the tool with every command that is installed."""
+    app = typer.Typer(
+        name="kestrel",
+        help="Perception for cars and robots: simulate, replay, run, score and look.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def main_options(
+        version: bool = typer.Option(
+            False, "--version", callback=_version, is_eager=True, help="Print the version."
+        ),
+    ) -> None:
+        """Perception for cars and robots: simulate, replay, run, score and look."""
+
+    for module in pkgutil.iter_modules(kestrel.commands.__path__):
+        name = module.name.rstrip("_").replace("_", "-")
+        loaded = importlib.import_module(f"kestrel.commands.{module.name}")
+        app.command(name)(getattr(loaded, module.name))
+    extensions = {point.name: point for point in entry_points(group=EXTENSION_GROUP)}
+    for name, point in sorted(extensions.items()):
+        app.command(name)(point.load())
+    return app
+
+
+def main() -> None:
+    """Run the tool; a KestrelError ends it with one line and exit code 2."""
+    console = Console(stderr=True)
+    installed = {point.name for point in entry_points(group=EXTENSION_GROUP)}
+    if len(sys.argv) > 1 and sys.argv[1] in NEEDS_ROS and sys.argv[1] not in installed:
+        console.print(f"kestrel {sys.argv[1]}: needs the ROS 2 nodes; install them with `make setup`")
+        raise SystemExit(2)
+    try:
+        build_app()()
+    except KestrelError as error:
+        console.print("[bold red]error[/]", escape(str(error)), highlight=False)
+        raise SystemExit(2) from None
