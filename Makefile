@@ -1,0 +1,30 @@
+# The few commands people type. `make demo` and `make test` do all the set-up they need.
+#   make demo TORCH="torch==2.13.0 --index-url ..."   chooses the torch build; PYTHON=python3.12 the interpreter
+
+PYTHON ?= python3
+TORCH ?= torch>=2.13
+BIN := .venv/bin
+export AMENT_PREFIX_PATH := $(CURDIR)/.venv
+
+.PHONY: setup demo test lint bench train clean
+
+setup:
+	@$(PYTHON) tools/set_up.py --torch "$(TORCH)"
+
+demo: setup
+	@$(BIN)/kestrel demo --out out/demo
+
+lint: setup
+	@$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+test: lint
+	@$(BIN)/pytest
+
+bench: setup
+	@for name in $$($(BIN)/kestrel bench --list); do $(BIN)/kestrel bench $$name; done
+
+train: setup
+	@$(BIN)/kestrel train all --data data --out runs
+
+clean:
+	@rm -rf .venv out build
