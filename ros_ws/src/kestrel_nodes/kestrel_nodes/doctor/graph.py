@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of a running ROS graph: who is there, who is not heard, and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import rclpy
+from rclpy.node import Node
+from rclpy.qos import QoSCompatibility, qos_check_compatible
+
+from kestrel_nodes.doctor.finding import Finding, Level
+from kestrel_nodes.doctor.listener import Listener
+
+NODES = ("video", "segmentation", "fusion", "augment")
+BASE_FRAME = "base_link"
+CLOCK_TOLERANCE_S = 5.0
+OWN_TOPICS = ("/parameter_events", "/rosout", "/clock")
+
+
+def check_graph(listen_s: float) -> Iterator[Finding]:
+    """Listen to the graph for ``listen_s`` seconds and yield what is right and wrong with it."""
+    rclpy.init()
+    node = rclpy.create_node("kestrel_doctor")
+    try:
+        listener = Listener(node)
+        listener.listen(listen_s)
+        running = [name for name in NODES if name in listener.node_names]
+        if running:
+            yield Finding(Level.OK, "nodes", f"running: {', '.join(running)}")
+        else:
+            advice = "`kestrel up` starts them; run the doctor beside them"
+            yield Finding(Level.NOTE, "nodes", "none of Kestrel's is running", advice)
+        for name in running:
+            yield from check_inputs(node, name)
+        yield from check_camera_infos(listener)
+        yield from check_transforms(listener)
+        yield from check_clock(listener)
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def check_inputs(node: Node, name: str) -> Iterator[Finding]:
+    """Yield the inputs of one node that nobody publishes or whose QoS does not fit."""
+    for topic, _ in node.get_subscriber_names_and_types_by_node(name, node.get_namespace()):
+        if topic in OWN_TOPICS:
+            continue
+        subject = f"{name}: {topic}"
+        publishers = node.get_publishers_info_by_topic(topic)
+        if not publishers:
+            advice = "start the sensor driver or the replay, or remap the input to the topic it publishes"
+            yield Finding(Level.BROKEN, subject, "has no publisher", advice)
+        for subscription in node.get_subscriptions_info_by_topic(topic):
+            if subscription.node_name != name:
+                continue
+            for publisher in publishers:
+                fit, reason = qos_check_compatible(publisher.qos_profile, subscription.qos_profile)
+                if fit == QoSCompatibility.ERROR:
+                    advice = f"set the QoS parameter of this input of {name} to what the publisher offers"
+                    yield Finding(
+                        Level.BROKEN, subject, f"QoS mismatch with {publisher.node_name}: {reason}", advice
+                    )
+
+
+def check_camera_infos(listener: Listener) -> Iterator[Finding]:
+    """Yield the cameras whose calibration nobody publishes."""
+    for topic, types in sorted(listener.topics.items()):
+        is_image = types[0] in ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+        if not is_image or "/output/" in topic or topic not in listener.frames:
+            continue
+        camera = topic.removesuffix("/compressed").rsplit("/", 1)[0]
+        info = f"{camera}/camera_info"
+        if listener.frames.get(info) is None:
+            advice = f"publish sensor_msgs/CameraInfo on {info}; without it fusion leaves this camera out"
+            yield Finding(Level.BROKEN, topic, f"no CameraInfo heard on {info}", advice)
+        else:
+            yield Finding(Level.OK, topic, "has CameraInfo")
+
+
+def check_transforms(listener: Listener) -> Iterator[Finding]:
+    """Yield the sensor frames without a transform to base_link."""
+    for frame in sorted({frame for topic, frame in listener.frames.items() if "/output/" not in topic}):
+        if frame == "":
+            yield Finding(
+                Level.BROKEN, "frame_id", "is empty on a sensor topic", "set it in the sensor's driver"
+            )
+        elif frame == BASE_FRAME or listener.reaches(frame, BASE_FRAME):
+            yield Finding(Level.OK, f"TF {BASE_FRAME} <- {frame}", "connected")
+        else:
+            advice = f"publish it: `ros2 run tf2_ros static_transform_publisher ... {BASE_FRAME} {frame}`"
+            yield Finding(Level.BROKEN, f"TF {BASE_FRAME} <- {frame}", "missing", advice)
+
+
+def check_clock(listener: Listener) -> Iterator[Finding]:
+    """Yield whether stamps, /clock and the machine's clock agree."""
+    if not listener.stamps_ns:
+        return
+    newest = max(listener.stamps_ns.values())
+    reference, name = (
+        (time.time_ns(), "the machine's clock")
+        if listener.clock_ns is None
+        else (listener.clock_ns, "/clock")
+    )
+    skew_s = (reference - newest) * 1e-9
+    if abs(skew_s) <= CLOCK_TOLERANCE_S:
+        yield Finding(Level.OK, "clock", f"stamps are {skew_s:.2f} s behind {name}")
+        return
+    advice = (
+        "old data is replayed without /clock: use `kestrel replay`, and use_sim_time on every node"
+        if listener.clock_ns is None
+        else "a sensor is stamped by another clock: synchronise it (PTP, chrony) or restamp"
+    )
+    yield Finding(Level.BROKEN, "clock", f"newest stamp is {skew_s:.1f} s away from {name}", advice)
