@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""MinkUNet: a sparse U-Net on voxels (Choy et al. 2019) in the form of the SPVNAS release."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from kestrel.errors import ModelError, describe
+from kestrel.nn.sparse import (
+    ConvBlock,
+    ResidualBlock,
+    SparseConv3d,
+    SparseSequential,
+    SparseTensor,
+    concatenate,
+)
+from kestrel.nn.sparse_points import PointTensor, PointTransform
+
+BASE_CHANNELS: Final = (32, 32, 64, 128, 256, 256, 128, 96, 96)
+"""Channels after the stem, the four stages and the four up-sampling stages at width 1."""
+
+
+def scaled_channels(cr: float) -> tuple[int, ...]:
+    """Return the channels of a released network of relative width ``cr`` (1.0, 0.64 or 0.5)."""
+    return tuple(int(cr * channels) for channels in BASE_CHANNELS)
+
+
+class MinkUNet(nn.Module):
+    """Sparse U-Net: stem, four strided stages, four transposed stages with skips, linear classifier.
+
+    Key for key the released network, which carries the point transforms of SPVCNN without using them.
+
+    Args:
+        num_classes: size of the output.
+        channels: nine widths, see BASE_CHANNELS.
+        in_channels: features per point.
+        pres: edge length [m] of the unit of the positions.
+        vres: edge length [m] of a voxel of the finest grid.
+        dropout: probability at the coarsest level and halfway up, in training.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        channels: Sequence[int] = BASE_CHANNELS,
+        in_channels: int = 4,
+        pres: float = 0.05,
+        vres: float = 0.05,
+        dropout: float = 0.3,
+    ) -> None:
+        super().__init__()
+        if len(channels) != len(BASE_CHANNELS) or min(channels) < 1:
+            raise ModelError(describe("channels", expected="nine positive widths", found=list(channels)))
+        self.pres, self.vres = pres, vres
+        c = channels
+        self.stem = SparseSequential(
+            SparseConv3d(in_channels, c[0]),
+            nn.BatchNorm1d(c[0]),
+            nn.ReLU(),
+            SparseConv3d(c[0], c[0]),
+            nn.BatchNorm1d(c[0]),
+            nn.ReLU(),
+        )
+        self.stage1 = _down(c[0], c[1])
+        self.stage2 = _down(c[1], c[2])
+        self.stage3 = _down(c[2], c[3])
+        self.stage4 = _down(c[3], c[4])
+        self.up1 = _up(c[4], c[5], c[3])
+        self.up2 = _up(c[5], c[6], c[2])
+        self.up3 = _up(c[6], c[7], c[1])
+        self.up4 = _up(c[7], c[8], c[0])
+        self.classifier = nn.Sequential(nn.Linear(c[8], num_classes))
+        self.point_transforms = nn.ModuleList(
+            (PointTransform(c[0], c[4]), PointTransform(c[4], c[6]), PointTransform(c[6], c[8]))
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def points(self, positions: Tensor, features: Tensor) -> PointTensor:
+        """Return the points with positions in voxels of the finest grid."""
+        scaled = positions.to(torch.float32, copy=True)
+        # In this order even where pres = vres: the released networks interpolate at positions rounded so.
+        scaled[:, 1:] = scaled[:, 1:] * self.pres / self.vres
+        return PointTensor(features, scaled)
+
+    def forward(self, positions: Tensor, features: Tensor) -> Tensor:
+        """Classify points by the voxel they lie in.
+
+        Args:
+            positions: (P, 4) columns batch, x, y, z in units of ``pres``; integers or floating point.
+            features: (P, in_channels).
+
+        Returns:
+            (P, num_classes) logits in the order of the points.
+        """
+        points = self.points(positions, features)
+        x0: SparseTensor = self.stem(points.voxelized())
+        x1, x2, x3, x4 = self.encode(x0)
+        y1 = climb(self.up1, x4.replace(self.dropout(x4.features)), x3)
+        y2 = climb(self.up2, y1, x2)
+        y3 = climb(self.up3, y2.replace(self.dropout(y2.features)), x1)
+        y4 = climb(self.up4, y3, x0)
+        logits: Tensor = self.classifier(y4.features)
+        return logits[points.rows(x0.coordinates).long()]
+
+    def encode(self, x0: SparseTensor) -> tuple[SparseTensor, SparseTensor, SparseTensor, SparseTensor]:
+        """Return the outputs of the four strided stages."""
+        x1: SparseTensor = self.stage1(x0)
+        x2: SparseTensor = self.stage2(x1)
+        x3: SparseTensor = self.stage3(x2)
+        x4: SparseTensor = self.stage4(x3)
+        return x1, x2, x3, x4
+
+
+def climb(up: nn.ModuleList, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
+    """Return to the voxels of ``skip``, join its features and refine."""
+    result: SparseTensor = up[1](concatenate(up[0](x, skip.coordinates), skip))
+    return result
+
+
+def _down(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        ConvBlock(in_channels, in_channels, 2, 2),
+        ResidualBlock(in_channels, out_channels),
+        ResidualBlock(out_channels, out_channels),
+    )
+
+
+def _up(in_channels: int, out_channels: int, skip_channels: int) -> nn.ModuleList:
+    refine = nn.Sequential(
+        ResidualBlock(out_channels + skip_channels, out_channels), ResidualBlock(out_channels, out_channels)
+    )
+    return nn.ModuleList((ConvBlock(in_channels, out_channels, 2, 2, transposed=True), refine))

@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""SPVCNN: a sparse voxel U-Net with a high-resolution point branch (Tang et al. 2020, figure 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from kestrel.models.minkunet import BASE_CHANNELS, MinkUNet, climb
+from kestrel.nn.sparse import SparseTensor
+from kestrel.nn.sparse_points import PointTensor, PointToVoxel, VoxelToPoint
+
+
+class SPVCNN(MinkUNet):
+    """MinkUNet whose features also live on the points, so that small things survive coarse voxels.
+
+    Args are those of MinkUNet; keys and shapes are those of the released checkpoints.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        channels: Sequence[int] = BASE_CHANNELS,
+        in_channels: int = 4,
+        pres: float = 0.05,
+        vres: float = 0.05,
+        dropout: float = 0.3,
+    ) -> None:
+        super().__init__(
+            num_classes, channels=channels, in_channels=in_channels, pres=pres, vres=vres, dropout=dropout
+        )
+        self.to_voxel, self.to_point = PointToVoxel(), VoxelToPoint()
+
+    def forward(self, positions: Tensor, features: Tensor) -> Tensor:
+        """Classify points.
+
+        Args:
+            positions: (P, 4) columns batch, x, y, z in units of ``pres``; integers or floating point.
+            features: (P, in_channels).
+
+        Returns:
+            (P, num_classes) logits in the order of the points.
+        """
+        points = self.points(positions, features)
+        x0: SparseTensor = self.stem(points.voxelized())
+        z0: PointTensor = self.to_point(x0, points)
+
+        x1, x2, x3, x4 = self.encode(self.to_voxel(x0.coordinates, z0))
+        z1 = self._merge(x4, z0, self.point_transforms[0])
+
+        y1: SparseTensor = self.to_voxel(x4.coordinates, z1)
+        y1 = climb(self.up1, y1.replace(self.dropout(y1.features)), x3)
+        y2 = climb(self.up2, y1, x2)
+        z2 = self._merge(y2, z1, self.point_transforms[1])
+
+        y3: SparseTensor = self.to_voxel(y2.coordinates, z2)
+        y3 = climb(self.up3, y3.replace(self.dropout(y3.features)), x1)
+        y4 = climb(self.up4, y3, x0)
+        z3 = self._merge(y4, z2, self.point_transforms[2])
+        logits: Tensor = self.classifier(z3.features)
+        return logits
+
+    def _merge(self, x: SparseTensor, points: PointTensor, transform: nn.Module) -> PointTensor:
+        """Return voxel features read at the points plus the transformed features of the points."""
+        read: PointTensor = self.to_point(x, points)
+        return read.replace(read.features + transform(points.features))

@@ -1,0 +1,228 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sparse tensors and the convolution layers on them, for the SPVCNN family and for voxel encoders.
+
+Names and shapes of the parameters follow the released checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from kestrel.errors import InputError, describe
+from kestrel.ops import CoordinateSet, KernelMap, sparse_conv, torchsparse_offsets
+
+
+@dataclass(frozen=True)
+class SparseTensor:
+    """Features of occupied voxels.
+
+    features: (N, C), one row per voxel in the order of ``coordinates``.
+    coordinates: the occupied voxels, with the kernel maps that were built on them.
+    """
+
+    features: Tensor
+    coordinates: CoordinateSet
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2 or len(self.features) != len(self.coordinates):
+            expected = f"shape ({len(self.coordinates)}, C)"
+            raise InputError(describe("voxel features", expected=expected, found=tuple(self.features.shape)))
+
+    def replace(self, features: Tensor) -> SparseTensor:
+        """Return other features on the same voxels."""
+        return SparseTensor(features, self.coordinates)
+
+
+class SparseConvolution(nn.Module):
+    """What all sparse convolutions share: subclasses say which matrices they hold and where they lead."""
+
+    _folded: tuple[object, Tensor, Tensor] | None = None
+
+    def matrices(self) -> Tensor:
+        """Return the (K, C_in, C_out) kernel slices, or (C_in, C_out) of a 1x1x1 layer of stride 1."""
+        raise NotImplementedError
+
+    def destination(
+        self, source: CoordinateSet, target: CoordinateSet | None
+    ) -> tuple[CoordinateSet, KernelMap | None]:
+        """Return the output voxels and the map to them, no map for a 1x1x1 layer.
+
+        target: the voxels a transposed layer leads back to; other layers ignore it.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: SparseTensor, target: CoordinateSet | None = None) -> SparseTensor:
+        """Convolve without normalisation."""
+        return self._apply_matrices(x, target, self.matrices(), None, None, False)
+
+    def normalised(
+        self,
+        x: SparseTensor,
+        norm: nn.BatchNorm1d,
+        *,
+        target: CoordinateSet | None = None,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> SparseTensor:
+        """Convolve, normalise, add a residual and apply ReLU; outside of training in one pass."""
+        if norm.training or torch.is_grad_enabled():
+            plain = self.forward(x, target)
+            y = norm(plain.features)
+            y = y if residual is None else y + residual
+            return plain.replace(torch.relu(y) if relu else y)
+        matrices, bias = self._fold(norm, x.features.dtype)
+        return self._apply_matrices(x, target, matrices, bias, residual, relu)
+
+    def _apply_matrices(
+        self,
+        x: SparseTensor,
+        target: CoordinateSet | None,
+        matrices: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> SparseTensor:
+        voxels, kernel_map = self.destination(x.coordinates, target)
+        if kernel_map is not None:
+            features = sparse_conv(x.features, matrices, kernel_map, bias=bias, residual=residual, relu=relu)
+            return SparseTensor(features, voxels)
+        features = x.features @ matrices if bias is None else torch.addmm(bias, x.features, matrices)
+        features = features if residual is None else features + residual
+        return SparseTensor(features.relu_() if relu else features, voxels)
+
+    def _fold(self, norm: nn.BatchNorm1d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return matrices and bias with the batch norm multiplied in; kept until one of them changes."""
+        sources = [*self.parameters(recurse=False), *norm.parameters(), *norm.buffers()]
+        state = (dtype, *((tensor.data_ptr(), tensor._version) for tensor in sources))
+        if self._folded is None or self._folded[0] != state:
+            scale = norm.weight / torch.sqrt(cast(Tensor, norm.running_var) + norm.eps)
+            bias = norm.bias - cast(Tensor, norm.running_mean) * scale
+            self._folded = (state, (self.matrices() * scale).to(dtype).contiguous(), bias.to(dtype))
+        return self._folded[1], self._folded[2]
+
+
+class SparseConv3d(SparseConvolution):
+    """A cubic sparse convolution without bias, with the parameter layout of the SPVNAS checkpoints.
+
+    Odd kernels of stride 1 are submanifold, stride 2 leads to floor(index / 2), a transposed layer back from
+    there. ``kernel`` is (K, C_in, C_out), or (C_in, C_out) for size 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        transposed: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.transposed = kernel_size, stride, transposed
+        slices = kernel_size**3
+        shape = (slices, in_channels, out_channels) if slices > 1 else (in_channels, out_channels)
+        bound = 1 / math.sqrt((out_channels if transposed else in_channels) * slices)
+        self.kernel = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+    def matrices(self) -> Tensor:
+        """Return the kernel slices in the order of ``torchsparse_offsets``."""
+        return self.kernel
+
+    def destination(
+        self, source: CoordinateSet, target: CoordinateSet | None
+    ) -> tuple[CoordinateSet, KernelMap | None]:
+        """Return the output voxels and the map to them."""
+        if self.kernel_size == 1:
+            return source, None
+        offsets = torchsparse_offsets(self.kernel_size)
+        strides = (self.stride, self.stride, self.stride)
+        if self.transposed:
+            if target is None:
+                raise InputError(describe("target of a transposed layer", expected="voxels", found=None))
+            return target, target.downsample(offsets, strides)[1].transposed()
+        if self.stride == 1:
+            return source, source.submanifold_map(offsets)
+        return source.downsample(offsets, strides)
+
+
+Stage: TypeAlias = tuple[SparseConvolution, nn.BatchNorm1d, bool]
+
+
+class SparseSequential(nn.Sequential):
+    """Convolution, batch norm and (optional) ReLU, repeated; each such group runs as one step."""
+
+    def forward(
+        self,
+        x: SparseTensor,
+        target: CoordinateSet | None = None,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> SparseTensor:
+        """Run all groups; residual and ReLU, if given, end the last one."""
+        *first, (conv, norm, act) = self._groups()
+        for early, early_norm, early_act in first:
+            x = early.normalised(x, early_norm, target=target, relu=early_act)
+        return conv.normalised(x, norm, target=target, residual=residual, relu=act or relu)
+
+    def _groups(self) -> Iterator[Stage]:
+        layers = [*self, None]
+        for index, layer in enumerate(layers):
+            if isinstance(layer, SparseConvolution):
+                norm = cast(nn.BatchNorm1d, layers[index + 1])
+                yield layer, norm, isinstance(layers[index + 2], nn.ReLU)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3x3 convolutions beside an identity, or beside a 1x1x1 convolution where channels change."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.net = SparseSequential(
+            SparseConv3d(in_channels, out_channels),
+            nn.BatchNorm1d(out_channels),
+            nn.ReLU(),
+            SparseConv3d(out_channels, out_channels),
+            nn.BatchNorm1d(out_channels),
+        )
+        self.downsample: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.downsample = SparseSequential(
+                SparseConv3d(in_channels, out_channels, 1), nn.BatchNorm1d(out_channels)
+            )
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Return relu(net(x) + downsample(x))."""
+        shortcut: SparseTensor = self.downsample(x)
+        result: SparseTensor = self.net(x, residual=shortcut.features, relu=True)
+        return result
+
+
+class ConvBlock(nn.Module):
+    """Strided or transposed convolution, batch norm and ReLU."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, *, transposed: bool = False
+    ) -> None:
+        super().__init__()
+        self.net = SparseSequential(
+            SparseConv3d(in_channels, out_channels, kernel_size, stride=stride, transposed=transposed),
+            nn.BatchNorm1d(out_channels),
+            nn.ReLU(),
+        )
+
+    def forward(self, x: SparseTensor, target: CoordinateSet | None = None) -> SparseTensor:
+        """Run the block; a transposed one needs the finer voxels it leads to."""
+        result: SparseTensor = self.net(x, target)
+        return result
+
+
+def concatenate(first: SparseTensor, second: SparseTensor) -> SparseTensor:
+    """Join the channels of two tensors on the same voxels."""
+    return first.replace(torch.cat((first.features, second.features), dim=1))

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Points beside voxels: the point branch of point-voxel networks (SPVNAS, Tang et al. 2020, section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from kestrel.nn.sparse import SparseTensor
+from kestrel.ops import (
+    CoordinateSet,
+    coordinate_set,
+    devoxelize,
+    point_rows,
+    point_to_voxel,
+    trilinear_neighbours,
+)
+
+
+@dataclass(frozen=True)
+class PointTensor:
+    """Features of points; where they lie in a voxel grid is computed once per grid.
+
+    features: (P, C).
+    positions: (P, 4) floating point, columns batch, x, y, z in voxels of the finest grid.
+    """
+
+    features: Tensor
+    positions: Tensor
+    _rows: dict[CoordinateSet, Tensor] = field(default_factory=dict, repr=False)
+    _trilinear: dict[CoordinateSet, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def replace(self, features: Tensor) -> PointTensor:
+        """Return other features at the same positions."""
+        return PointTensor(features, self.positions, self._rows, self._trilinear)
+
+    def rows(self, voxels: CoordinateSet) -> Tensor:
+        """Return the voxel of every point, see ``kestrel.ops.point_rows``."""
+        if voxels not in self._rows:
+            self._rows[voxels] = point_rows(self.positions, voxels)
+        return self._rows[voxels]
+
+    def trilinear(self, voxels: CoordinateSet) -> tuple[Tensor, Tensor]:
+        """Return the eight voxels around every point, see ``kestrel.ops.trilinear_neighbours``."""
+        if voxels not in self._trilinear:
+            self._trilinear[voxels] = trilinear_neighbours(self.positions, voxels)
+        return self._trilinear[voxels]
+
+    def voxelized(self) -> SparseTensor:
+        """Return the occupied voxels with the mean of the features of their points."""
+        indices = self.positions.floor().long()
+        voxels, rows = coordinate_set(indices)
+        self._rows[voxels] = rows.int()
+        return SparseTensor(point_to_voxel(self.features, self._rows[voxels], len(voxels)), voxels)
+
+
+class PointToVoxel(nn.Module):
+    """Average the points of every voxel of a grid."""
+
+    def forward(self, voxels: CoordinateSet, points: PointTensor) -> SparseTensor:
+        """Return the means on the given voxels."""
+        return SparseTensor(point_to_voxel(points.features, points.rows(voxels), len(voxels)), voxels)
+
+
+class VoxelToPoint(nn.Module):
+    """Read a voxel grid at points by trilinear interpolation."""
+
+    def forward(self, x: SparseTensor, points: PointTensor) -> PointTensor:
+        """Return the interpolated features at the positions of the points."""
+        rows, weights = points.trilinear(x.coordinates)
+        return points.replace(devoxelize(x.features, rows, weights))
+
+
+class PointTransform(nn.Sequential):
+    """A linear layer with batch norm and ReLU on every point."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(nn.Linear(in_channels, out_channels), nn.BatchNorm1d(out_channels), nn.ReLU())

@@ -1,0 +1,33 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The operators of Kestrel: reference implementations in torch, compiled kernels where they are installed."""
+
+from __future__ import annotations
+
+from kestrel.ops.backend import dispatch_level
+from kestrel.ops.kernel_map import (
+    CoordinateSet,
+    KernelMap,
+    centred_offsets,
+    coordinate_set,
+    torchsparse_offsets,
+)
+from kestrel.ops.point_voxel import devoxelize, point_rows, point_to_voxel, trilinear_neighbours
+from kestrel.ops.sparse_conv import sparse_conv
+from kestrel.ops.voxelize import Voxels, voxelize
+
+__all__ = [
+    "CoordinateSet",
+    "KernelMap",
+    "Voxels",
+    "centred_offsets",
+    "coordinate_set",
+    "devoxelize",
+    "dispatch_level",
+    "point_rows",
+    "point_to_voxel",
+    "sparse_conv",
+    "torchsparse_offsets",
+    "trilinear_neighbours",
+    "voxelize",
+]

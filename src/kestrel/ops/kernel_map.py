@@ -1,0 +1,180 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel maps: which input voxel meets which kernel slice at every output voxel of a sparse convolution.
+
+The map of a convolution is a table (K, M): entry (k, j) is the input row at ``stride * p_j + offset_k``, or
+-1. For a fixed slice no input row occurs twice, so the table has an inverse (K, N), which is the map of the
+input gradient and of the transposed convolution.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from kestrel.ops.coordinates import find, offset_key, pack, pack_unchecked, unpack
+
+Triple: TypeAlias = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class KernelMap:
+    """Neighbour tables of one convolution with K kernel slices, N input and M output voxels.
+
+    gather: (K, M) int32, input row of every output voxel and slice, -1 where there is none.
+    scatter: (K, N) int32, the inverse: output row of every input voxel and slice.
+    """
+
+    gather: Tensor
+    scatter: Tensor
+
+    def transposed(self) -> KernelMap:
+        """Return the map of the transposed convolution, from the outputs of this one back to its inputs."""
+        return KernelMap(self.scatter, self.gather)
+
+
+def centred_offsets(kernel_size: Triple) -> tuple[Triple, ...]:
+    """Return kernel offsets around zero, z fastest (the order of a dense [k0, k1, k2] kernel)."""
+    return tuple(
+        (x - (kernel_size[0] - 1) // 2, y - (kernel_size[1] - 1) // 2, z - (kernel_size[2] - 1) // 2)
+        for x, y, z in itertools.product(*map(range, kernel_size))
+    )
+
+
+def torchsparse_offsets(kernel_size: int) -> tuple[Triple, ...]:
+    """Return the offsets of a cubic kernel in the order of the SPVNAS checkpoints.
+
+    Odd sizes: x fastest, centred. Even sizes: z fastest, starting at zero.
+    """
+    offsets = centred_offsets((kernel_size,) * 3)
+    return tuple((z, y, x) for x, y, z in offsets) if kernel_size % 2 else offsets
+
+
+@dataclass(eq=False)
+class CoordinateSet:
+    """The occupied voxels of one resolution, sorted by (batch, x, y, z), with the maps built on them.
+
+    Maps and coarser sets are built once and kept, so that all layers on one set share them.
+
+    keys: (N,) int64, sorted, unique; see ``kestrel.ops.coordinates``. Indices count in units of ``stride``.
+    stride: edge lengths of a voxel in voxels of the finest set.
+    spatial_shape: number of cells along x, y, z where the grid has borders, else None.
+    """
+
+    keys: Tensor
+    stride: Triple = (1, 1, 1)
+    spatial_shape: Triple | None = None
+    _submanifold: dict[tuple[Triple, ...], KernelMap] = field(default_factory=dict, repr=False)
+    _strided: dict[object, tuple[CoordinateSet, KernelMap]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def indices(self) -> Tensor:
+        """(N, 4) int64 voxel indices, columns batch, x, y, z."""
+        return unpack(self.keys)
+
+    def submanifold_map(self, offsets: Sequence[Triple]) -> KernelMap:
+        """Return the map of a submanifold convolution: the outputs are the voxels of this set.
+
+        offsets must be point-symmetric around the middle one, as those of every odd kernel are.
+        """
+        wanted = tuple(offsets)
+        if wanted not in self._submanifold:
+            gather = _submanifold_table(self.keys, wanted)
+            self._submanifold[wanted] = KernelMap(gather, gather.flip(0))
+        return self._submanifold[wanted]
+
+    def downsample(
+        self, offsets: Sequence[Triple], stride: Triple, *, dilate: bool = False
+    ) -> tuple[CoordinateSet, KernelMap]:
+        """Return the coarser set of a strided convolution and the map from this set to it.
+
+        Output p reads inputs ``stride * p + offset``. Without ``dilate`` the outputs are floor(index /
+        stride) of all voxels; with it they are all voxels that any offset reaches from an input.
+        """
+        name = (tuple(offsets), stride, dilate)
+        if name not in self._strided:
+            self._strided[name] = _strided_map(self, tuple(offsets), stride, dilate)
+        return self._strided[name]
+
+
+def coordinate_set(indices: Tensor, *, spatial_shape: Triple | None = None) -> tuple[CoordinateSet, Tensor]:
+    """Sort voxel indices into a set; repeated voxels become one.
+
+    Args:
+        indices: (P, 4) integers, columns batch, x, y, z.
+        spatial_shape: number of cells along x, y, z of a grid with borders.
+
+    Returns:
+        The set, and the (P,) int64 row in the set of every given index.
+    """
+    keys, inverse = torch.unique(pack(indices), return_inverse=True)
+    return CoordinateSet(keys, spatial_shape=spatial_shape), inverse
+
+
+def _submanifold_table(keys: Tensor, offsets: tuple[Triple, ...]) -> Tensor:
+    count, middle = len(offsets), len(offsets) // 2
+    table = torch.full((count, len(keys)), -1, dtype=torch.int32, device=keys.device)
+    for k in range(middle):
+        # A pair (j, i) at one offset is the pair (i, j) at the opposite one: half of the searches suffice.
+        found = find(keys, keys + offset_key(offsets[k]))
+        table[k] = found
+        outputs = (found >= 0).nonzero().squeeze(1)
+        table[count - 1 - k, found[outputs].long()] = outputs.int()
+    table[middle] = torch.arange(len(keys), dtype=torch.int32, device=keys.device)
+    return table
+
+
+def _strided_map(
+    source: CoordinateSet, offsets: tuple[Triple, ...], stride: Triple, dilate: bool
+) -> tuple[CoordinateSet, KernelMap]:
+    indices = source.indices
+    steps = torch.tensor((1, *stride), device=indices.device)
+    shape = _strided_shape(source.spatial_shape, offsets, stride)
+    if dilate:
+        reached = [_reached(indices, offset, steps, shape) for offset in offsets]
+        keys = torch.unique(torch.cat(reached))
+    else:
+        keys = torch.unique(pack(indices.div(steps, rounding_mode="floor")))
+    coarse = CoordinateSet(keys, tuple(a * b for a, b in zip(source.stride, stride, strict=True)), shape)  # type: ignore[arg-type]
+    origin = pack_unchecked(unpack(keys) * steps)
+    gather = torch.stack([find(source.keys, origin + offset_key(offset)) for offset in offsets])
+    return coarse, KernelMap(gather, _inverse(gather, len(source)))
+
+
+def _reached(indices: Tensor, offset: Triple, steps: Tensor, shape: Triple | None) -> Tensor:
+    """Return the keys of the outputs that read an input at one kernel offset."""
+    moved = indices - torch.tensor((0, *offset), device=indices.device)
+    outputs = moved.div(steps, rounding_mode="floor")
+    keep = (outputs * steps == moved).all(1)
+    if shape is not None:
+        limit = torch.tensor(shape, device=indices.device)
+        keep &= ((outputs[:, 1:] >= 0) & (outputs[:, 1:] < limit)).all(1)
+    return pack(outputs[keep])
+
+
+def _strided_shape(shape: Triple | None, offsets: tuple[Triple, ...], stride: Triple) -> Triple | None:
+    """Return the number of outputs along each axis, padding both sides by what the first offset needs."""
+    if shape is None:
+        return None
+    cells = []
+    for axis in range(3):
+        low, high = min(o[axis] for o in offsets), max(o[axis] for o in offsets)
+        padding = -low
+        cells.append((shape[axis] + 2 * padding - (high - low + 1)) // stride[axis] + 1)
+    return (cells[0], cells[1], cells[2])
+
+
+def _inverse(gather: Tensor, inputs: int) -> Tensor:
+    scatter = torch.full((len(gather), inputs), -1, dtype=torch.int32, device=gather.device)
+    for row, into in zip(gather, scatter, strict=True):
+        outputs = (row >= 0).nonzero().squeeze(1)
+        into[row[outputs].long()] = outputs.int()
+    return scatter

@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Between points and voxels: means of points per voxel, and trilinear reading of voxels at points."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kestrel.ops.coordinates import COORDINATE_LIMIT, find, offset_key, pack
+from kestrel.ops.kernel_map import CoordinateSet
+
+
+def point_rows(points: Tensor, voxels: CoordinateSet) -> Tensor:
+    """Return the row of the voxel that contains each point, -1 where there is none, (P,) int32.
+
+    Args:
+        points: (P, 4) floating point, columns batch, x, y, z in voxels of the finest set.
+        voxels: occupied voxels at their stride.
+    """
+    return find(voxels.keys, pack(_cells(points, voxels)[0]))
+
+
+def trilinear_neighbours(points: Tensor, voxels: CoordinateSet) -> tuple[Tensor, Tensor]:
+    """Return rows and weights of the eight voxels around each point.
+
+    The voxels are floor(p / stride) + {0, 1}^3, z fastest. Missing ones have row -1 and weight 0; the others
+    are divided by (their sum + 1e-8).
+
+    Args:
+        points: (P, 4) floating point, columns batch, x, y, z in voxels of the finest set.
+        voxels: occupied voxels at their stride.
+
+    Returns:
+        (P, 8) int32 rows and (P, 8) weights in the dtype of the points.
+    """
+    cells, fraction = _cells(points, voxels)
+    origin = pack(cells)
+    corners = tuple(itertools.product((0, 1), (0, 1), (0, 1)))
+    rows = torch.stack([find(voxels.keys, origin + offset_key(corner)) for corner in corners], dim=1)
+    high = torch.tensor(corners, dtype=torch.bool, device=points.device)
+    weights = torch.where(high, fraction[:, None], 1 - fraction[:, None]).prod(2)
+    weights = weights * (rows >= 0)
+    return rows, weights / (weights.sum(1, keepdim=True) + 1e-8)
+
+
+def _cells(points: Tensor, voxels: CoordinateSet) -> tuple[Tensor, Tensor]:
+    """Return the (P, 4) int64 voxel indices of points and their (P, 3) position inside of the voxel, 0..1."""
+    scaled = points[:, 1:] / torch.tensor(voxels.stride, dtype=points.dtype, device=points.device)
+    lower = scaled.floor()
+    inside = lower.clamp(-COORDINATE_LIMIT, COORDINATE_LIMIT - 1).long()
+    return torch.cat((points[:, :1].long(), inside), dim=1), scaled - lower
+
+
+def point_to_voxel(features: Tensor, rows: Tensor, voxel_count: int) -> Tensor:
+    """Return the mean of the features of the points in each voxel, zeros where there is none.
+
+    Args:
+        features: (P, C).
+        rows: (P,) int32 voxel row of each point; points with -1 are left out.
+        voxel_count: number of voxels M.
+
+    Returns:
+        (M, C) in the dtype of the features.
+    """
+    result: Tensor = _scatter_mean(features, rows, voxel_count)[0]
+    return result
+
+
+def devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Return ``sum_n weights[p, n] * features[rows[p, n]]``, rows of -1 counting as zero.
+
+    Args:
+        features: (M, C) voxel features.
+        rows: (P, 8) int32, as of ``trilinear_neighbours``.
+        weights: (P, 8); no gradient flows to them.
+
+    Returns:
+        (P, C) in the dtype of the features.
+    """
+    result: Tensor = _devoxelize(features, rows, weights.to(features.dtype))
+    return result
+
+
+@torch.library.custom_op("kestrel::scatter_mean", mutates_args=())
+def _scatter_mean(features: Tensor, rows: Tensor, voxel_count: int) -> tuple[Tensor, Tensor]:
+    counts = torch.bincount(rows.long() + 1, minlength=voxel_count + 1)[1:].to(features.dtype)
+    # Row 0 collects the points without a voxel.
+    sums = features.new_zeros(voxel_count + 1, features.shape[1]).index_add_(0, rows.long() + 1, features)
+    return sums[1:] / counts.clamp(min=1)[:, None], counts
+
+
+@_scatter_mean.register_fake
+def _(features: Tensor, rows: Tensor, voxel_count: int) -> tuple[Tensor, Tensor]:
+    return features.new_empty(voxel_count, features.shape[1]), features.new_empty(voxel_count)
+
+
+def _save_mean(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[1], output[1])
+
+
+def _mean_backward(ctx: Any, gradient: Tensor, _counts: Tensor) -> tuple[Tensor, None, None]:
+    rows, counts = ctx.saved_tensors
+    index = rows.long()
+    shared = gradient / counts.clamp(min=1)[:, None]
+    return shared[index.clamp(min=0)] * (index >= 0)[:, None], None, None
+
+
+_scatter_mean.register_autograd(_mean_backward, setup_context=_save_mean)
+
+
+@torch.library.custom_op("kestrel::devoxelize", mutates_args=())
+def _devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    result = features.new_zeros(len(rows), features.shape[1])
+    if len(features):
+        for row, weight in zip(rows.clamp(min=0).unbind(1), weights.unbind(1), strict=True):
+            result.addcmul_(features.index_select(0, row), weight[:, None])
+    return result
+
+
+@_devoxelize.register_fake
+def _(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    return features.new_empty(rows.shape[0], features.shape[1])
+
+
+@torch.library.custom_op("kestrel::devoxelize_gradient", mutates_args=())
+def _devoxelize_gradient(gradient: Tensor, rows: Tensor, weights: Tensor, voxel_count: int) -> Tensor:
+    result = gradient.new_zeros(voxel_count, gradient.shape[1])
+    if voxel_count:
+        for row, weight in zip(rows.clamp(min=0).unbind(1), weights.unbind(1), strict=True):
+            result.index_add_(0, row, gradient * weight[:, None])
+    return result
+
+
+@_devoxelize_gradient.register_fake
+def _(gradient: Tensor, rows: Tensor, weights: Tensor, voxel_count: int) -> Tensor:
+    return gradient.new_empty(voxel_count, gradient.shape[1])
+
+
+def _save_devoxelize(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, rows, weights = inputs
+    ctx.voxel_count = len(features)
+    ctx.save_for_backward(rows, weights)
+
+
+def _devoxelize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    rows, weights = ctx.saved_tensors
+    return _devoxelize_gradient(gradient.contiguous(), rows, weights, ctx.voxel_count), None, None
+
+
+_devoxelize.register_autograd(_devoxelize_backward, setup_context=_save_devoxelize)

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sparse convolution over a kernel map, with bias, residual and ReLU in the same pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kestrel.errors import InputError, describe
+from kestrel.ops.kernel_map import KernelMap
+
+
+def sparse_conv(
+    features: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Return ``out[j] = sum_k features[gather[k, j]] @ weight[k]``, plus bias and residual, through ReLU.
+
+    One function serves submanifold, strided and transposed convolutions: the map makes the difference.
+
+    Args:
+        features: (N, C_in).
+        weight: (K, C_in, C_out), same dtype.
+        kernel_map: tables of shape (K, M) and (K, N).
+        bias: (C_out,) or None.
+        residual: (M, C_out), added before the ReLU, or None.
+        relu: whether negative results become zero.
+
+    Returns:
+        (M, C_out) in the dtype of the features; bfloat16 accumulates in float32.
+
+    Raises:
+        InputError: shapes that do not fit each other.
+    """
+    slices, outputs = kernel_map.gather.shape
+    inputs = kernel_map.scatter.shape[1]
+    expected = (slices, features.shape[-1])
+    if tuple(weight.shape[:2]) != expected or features.shape[0] != inputs:
+        wanted = f"features ({inputs}, C_in), weight ({slices}, C_in, C_out)"
+        found = f"{tuple(features.shape)}, {tuple(weight.shape)}"
+        raise InputError(describe("sparse convolution", expected=wanted, found=found))
+    if residual is not None and tuple(residual.shape) != (outputs, weight.shape[2]):
+        wanted = f"({outputs}, {weight.shape[2]})"
+        raise InputError(describe("residual", expected=wanted, found=tuple(residual.shape)))
+    result: Tensor = _sparse_conv(
+        features, weight, bias, residual, kernel_map.gather, kernel_map.scatter, relu
+    )
+    return result
+
+
+def convolve_reference(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    gather: Tensor,
+    relu: bool,
+) -> Tensor:
+    """Compute the convolution in torch: gather, multiply and add, one kernel slice after the other."""
+    wide = torch.promote_types(features.dtype, torch.float32)
+    result = torch.zeros(gather.shape[1], weight.shape[2], dtype=wide, device=features.device)
+    for rows, matrix in zip(gather, weight, strict=True):
+        outputs = (rows >= 0).nonzero().squeeze(1)
+        if len(outputs):
+            result.index_add_(0, outputs, (features.index_select(0, rows[outputs]) @ matrix).to(wide))
+    if bias is not None:
+        result += bias
+    if residual is not None:
+        result += residual
+    return (result.relu_() if relu else result).to(features.dtype)
+
+
+def weight_gradient_reference(features: Tensor, gradient: Tensor, gather: Tensor) -> Tensor:
+    """Compute ``sum_j features[gather[k, j]]^T gradient[j]`` for every slice k in torch."""
+    result = features.new_zeros(len(gather), features.shape[1], gradient.shape[1])
+    for rows, into in zip(gather, result, strict=True):
+        outputs = (rows >= 0).nonzero().squeeze(1)
+        if len(outputs):
+            into.copy_(features.index_select(0, rows[outputs]).T @ gradient.index_select(0, outputs))
+    return result
+
+
+@torch.library.custom_op("kestrel::sparse_conv", mutates_args=())
+def _sparse_conv(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    gather: Tensor,
+    scatter: Tensor,
+    relu: bool,
+) -> Tensor:
+    return convolve_reference(features, weight, bias, residual, gather, relu)
+
+
+@_sparse_conv.register_fake
+def _(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    gather: Tensor,
+    scatter: Tensor,
+    relu: bool,
+) -> Tensor:
+    return features.new_empty(gather.shape[1], weight.shape[2])
+
+
+@torch.library.custom_op("kestrel::sparse_conv_weight_gradient", mutates_args=())
+def _weight_gradient(features: Tensor, gradient: Tensor, gather: Tensor) -> Tensor:
+    return weight_gradient_reference(features, gradient, gather)
+
+
+@_weight_gradient.register_fake
+def _(features: Tensor, gradient: Tensor, gather: Tensor) -> Tensor:
+    return features.new_empty(gather.shape[0], features.shape[1], gradient.shape[1])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, weight, _bias, _residual, gather, scatter, relu = inputs
+    ctx.relu = relu
+    ctx.save_for_backward(features, weight, gather, scatter, output if relu else None)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    features, weight, gather, scatter, output = ctx.saved_tensors
+    gradient = gradient.contiguous()
+    if ctx.relu:
+        gradient = gradient * (output > 0)
+    needed = ctx.needs_input_grad
+    to_features = to_weight = to_bias = None
+    if needed[0]:
+        # The input gradient is the convolution over the inverse map with transposed matrices.
+        turned = weight.transpose(1, 2).contiguous()
+        to_features = _sparse_conv(gradient, turned, None, None, scatter, gather, False)
+    if needed[1]:
+        to_weight = _weight_gradient(features, gradient, gather)
+    if needed[2]:
+        to_bias = gradient.sum(0)
+    return to_features, to_weight, to_bias, gradient if needed[3] else None, None, None, None
+
+
+_sparse_conv.register_autograd(_backward, setup_context=_save)
