@@ -1,0 +1,318 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Kestrel-Fusion: boxes and map from any set of cameras and LiDAR, small enough for two CPU cores.
+
+The plan is BEVFusion's (Liu et al., ICRA 2023): a camera branch lifted with predicted depth (LSS, Philion and
+Fidler, ECCV 2020), a LiDAR branch, a convolutional fuser, a SECOND decoder, a centre head (Yin et al., CVPR
+2021) and a map head. Sensors that are absent are left out of the pool; two indicator channels tell the
+fuser which cells any camera sees and whether there is LiDAR. Calibration enters only as rays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kestrel.models.mobilenetv2 import MobileNetV2, Stage
+from kestrel.nn.conv import conv_bn_relu
+from kestrel.ops.bev_pool import LiftSplatIndex, lift_splat
+
+TRUNK = (
+    Stage(1, 16, 1, 1),
+    Stage(6, 24, 2, 2),
+    Stage(6, 32, 3, 2),
+    Stage(6, 64, 4, 2),
+    Stage(6, 96, 3, 1),
+    Stage(6, 160, 3, 2),
+)
+LEVELS = (2, 4, 5)
+"""Stages of TRUNK that go on: 1/8, 1/16 and 1/32 of the picture."""
+
+
+def block(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch normalisation, ReLU."""
+    return nn.Sequential(*conv_bn_relu(in_channels, out_channels, kernel_size, stride=stride))
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Sizes of the network.
+
+    extent: half side of the square around base_link, metres. pillar_size: metres; the heads work on cells
+        of twice that. image_size: (H, W) the pictures are resized to. depth: (first, step, count) of the
+        depth bins, metres. sweeps: earlier sweeps that it wants. map_extent, map_resolution: the map's grid.
+    """
+
+    num_classes: int = 10
+    num_layers: int = 6
+    extent: float = 51.2
+    pillar_size: float = 0.4
+    height_range: tuple[float, float] = (-3.0, 6.0)
+    sweeps: int = 2
+    image_size: tuple[int, int] = (128, 352)
+    depth: tuple[float, float, int] = (1.5, 1.0, 48)
+    trunk_width: float = 0.75
+    camera_channels: int = 32
+    pillar_channels: int = 32
+    bev_channels: int = 64
+    map_extent: float = 50.0
+    map_resolution: float = 0.5
+
+    @property
+    def pillars(self) -> int:
+        """Pillars along one side."""
+        return round(2 * self.extent / self.pillar_size)
+
+    @property
+    def cell_size(self) -> float:
+        """Side of a cell of the heads, metres."""
+        return 2 * self.pillar_size
+
+    @property
+    def feature_size(self) -> tuple[int, int]:
+        """(h, w) of the camera features: an eighth of the picture."""
+        return self.image_size[0] // 8, self.image_size[1] // 8
+
+
+@dataclass(frozen=True)
+class FusionInput:
+    """A batch of frames, flat over points and pictures.
+
+    points: (P, 5) float32 [x, y, z, intensity, age in seconds]; point_batch: (P,) int64 frame of each.
+    images: (M, 3, H, W) float32, 0..1; image_batch: (M,) int64 frame of each.
+    rays: (M, h, w) float32, base_link displacement per metre of optical depth at each feature cell;
+    origins: (M) float32 camera positions. has_lidar: (B,) bool, one per frame.
+    """
+
+    points: Tensor
+    point_batch: Tensor
+    images: Tensor
+    image_batch: Tensor
+    rays: Tensor
+    origins: Tensor
+    has_lidar: Tensor
+
+
+@dataclass(frozen=True)
+class FusionOutput:
+    """Raw answers of the network.
+
+    heatmap: (B, classes, X, Y) logits. features: (B, C, X, Y) from which boxes are regressed.
+    map_logits: (B, layers, Xm, Ym). depth: (M, D, h, w) logits, or None without pictures.
+    """
+
+    heatmap: Tensor
+    features: Tensor
+    map_logits: Tensor
+    depth: Tensor | None
+
+
+class PillarEncoder(nn.Module):
+    """Dynamic pillars (Zhou et al., CoRL 2019): every point is used, features are reduced with max."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.linear = nn.Linear(9, config.pillar_channels, bias=False)
+        self.norm = nn.BatchNorm1d(config.pillar_channels)
+
+    def forward(self, points: Tensor, batch: Tensor, batch_size: int) -> Tensor:
+        """Return the canvas (B, C, X, Y) float32; empty pillars are zero."""
+        config = self.config
+        side = config.pillars
+        low, high = config.height_range
+        grid = torch.floor((points[:, :2] + config.extent) / config.pillar_size).long()
+        inside = ((grid >= 0) & (grid < side)).all(1) & (points[:, 2] >= low) & (points[:, 2] < high)
+        points, grid, batch = points[inside], grid[inside], batch[inside]
+        canvas = points.new_zeros(batch_size * side * side, config.pillar_channels)
+        if len(points) >= 2:
+            pillar, index = torch.unique((batch * side + grid[:, 0]) * side + grid[:, 1], return_inverse=True)
+            mean = _scatter_mean(points[:, :3], index, len(pillar))
+            center = (grid + 0.5) * config.pillar_size - config.extent
+            features = torch.cat((points, points[:, :2] - center, points[:, :2] - mean[index, :2]), 1)
+            features = torch.relu(self.norm(self.linear(_scale(features))))
+            expanded = index[:, None].expand_as(features)
+            reduced = features.new_zeros(len(pillar), features.shape[1])
+            reduced = reduced.scatter_reduce(0, expanded, features, "amax", include_self=True)
+            canvas = canvas.index_copy(0, pillar, reduced.to(canvas.dtype))
+        return canvas.view(batch_size, side, side, -1).permute(0, 3, 1, 2)
+
+
+def _scale(features: Tensor) -> Tensor:
+    scale = features.new_tensor([0.02, 0.02, 0.5, 1.0, 2.0, 2.5, 2.5, 2.5, 2.5])
+    return features * scale
+
+
+def _scatter_mean(values: Tensor, index: Tensor, count: int) -> Tensor:
+    total = values.new_zeros(count, values.shape[1]).index_add_(0, index, values)
+    number = values.new_zeros(count).index_add_(0, index, values.new_ones(len(values)))
+    return total / number[:, None]
+
+
+class CameraEncoder(nn.Module):
+    """Picture features at an eighth of the size, split into depth logits and context."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.bins = config.depth[2]
+        self.trunk = MobileNetV2(0, width_multiplier=config.trunk_width, stages=TRUNK, last_channels=0)
+        width = 64
+        channels = self.trunk.stage_channels()
+        self.lateral = nn.ModuleList(block(channels[level], width, 1) for level in LEVELS)
+        self.smooth = block(width, width)
+        self.depthnet = nn.Conv2d(width, self.bins + config.camera_channels, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return depth logits (M, D, h, w) and context (M, C, h, w) of pictures (M, 3, H, W), 0..1."""
+        stages = self.trunk.forward_features((images - 0.45) / 0.25)
+        levels = [conv(stages[level]) for conv, level in zip(self.lateral, LEVELS, strict=True)]
+        merged = levels[-1]
+        for level in reversed(levels[:-1]):
+            merged = level + F.interpolate(merged, size=level.shape[-2:], mode="nearest")
+        answer = self.depthnet(self.smooth(merged)).float()
+        return answer[:, : self.bins], answer[:, self.bins :]
+
+
+class ViewTransform(nn.Module):
+    """Lift, splat: depth-weighted context of all pictures summed into the cells that their rays pass."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        first, step, count = config.depth
+        self.depths: Tensor
+        self.register_buffer("depths", first + step * torch.arange(count), persistent=False)
+        self.reduce = block(config.camera_channels, config.camera_channels)
+
+    def cells(self, inputs: FusionInput) -> Tensor:
+        """Return the flat (frame, x, y) cell of every frustum point (M, D, h, w), -1 where outside."""
+        config = self.config
+        side = config.pillars // 2
+        places = inputs.origins[:, None, None, None] + (
+            inputs.rays[:, None] * self.depths.view(1, -1, 1, 1, 1)
+        )
+        grid = torch.floor((places[..., :2] + config.extent) / config.cell_size).long()
+        low, high = config.height_range
+        inside = ((grid >= 0) & (grid < side)).all(-1) & (places[..., 2] > low) & (places[..., 2] < high)
+        frame = inputs.image_batch.view(-1, 1, 1, 1)
+        return torch.where(inside, (frame * side + grid[..., 0]) * side + grid[..., 1], -1)
+
+    def forward(self, depth: Tensor, context: Tensor, inputs: FusionInput) -> tuple[Tensor, Tensor]:
+        """Return camera features (B, C, X, Y) and which cells any camera sees, (B, 1, X, Y)."""
+        side, frames = self.config.pillars // 2, len(inputs.has_lidar)
+        index = LiftSplatIndex.build(self.cells(inputs), frames, (side, side, 1))
+        with torch.autocast("cpu", enabled=False):  # sparse products know no half precision
+            pooled = lift_splat(depth.softmax(1), context, index)
+        features = self.reduce(pooled)
+        seen = (index.row_start[1:] > index.row_start[:-1]).view(frames, 1, side, side)
+        return features, seen.to(features.dtype)
+
+
+class KestrelFusion(nn.Module):
+    """The whole network; see the module's docstring."""
+
+    def __init__(self, config: FusionConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or FusionConfig()
+        pillar, bev = config.pillar_channels, config.bev_channels
+        self.pillars = PillarEncoder(config)
+        self.lidar_stem = block(pillar, pillar)
+        self.lidar_down = nn.Sequential(block(pillar, bev, stride=2), block(bev, bev))
+        self.camera = CameraEncoder(config)
+        self.view = ViewTransform(config)
+        self.fuser = block(bev + config.camera_channels + 2, bev)
+        self.decoder = nn.ModuleList(
+            [
+                nn.Sequential(*(block(bev, bev) for _ in range(3))),
+                nn.Sequential(
+                    block(bev, 2 * bev, stride=2),
+                    *(block(2 * bev, 2 * bev) for _ in range(4)),
+                ),
+            ]
+        )
+        self.up = nn.Sequential(
+            nn.ConvTranspose2d(2 * bev, bev, 2, stride=2, bias=False), nn.BatchNorm2d(bev), nn.ReLU()
+        )
+        self.shared = block(2 * bev, bev)
+        self.heatmap = nn.Sequential(block(bev, bev), nn.Conv2d(bev, config.num_classes, 1))
+        nn.init.constant_(self.heatmap[1].bias, -4.0)  # type: ignore[arg-type]
+        self.regression = BoxRegression(bev, config.num_classes)
+        self.map_head = MapHead(config)
+
+    def forward(self, inputs: FusionInput) -> FusionOutput:
+        """Run the network on a batch of frames; every frame may have other sensors."""
+        frames = len(inputs.has_lidar)
+        canvas = self.pillars(inputs.points, inputs.point_batch, frames)
+        canvas = canvas.contiguous(memory_format=torch.channels_last)
+        fine = self.lidar_stem(canvas)
+        there = inputs.has_lidar.view(-1, 1, 1, 1).to(fine.dtype)
+        fine = fine * there
+        lidar = self.lidar_down(fine) * there
+        camera, seen, depth = self._camera(inputs, lidar)
+        bev = self.fuser(torch.cat((lidar, camera, seen, there.expand_as(seen)), 1))
+        near = self.decoder[0](bev)
+        far = self.up(self.decoder[1](near))
+        features = self.shared(torch.cat((near, far), 1))
+        return FusionOutput(self.heatmap(features).float(), features, self.map_head(features, fine), depth)
+
+    def _camera(self, inputs: FusionInput, lidar: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        frames, _, side, _ = lidar.shape
+        if len(inputs.images) == 0:
+            nothing = lidar.new_zeros(frames, self.config.camera_channels + 1, side, side)
+            return nothing[:, :-1], nothing[:, -1:], None
+        images = inputs.images.contiguous(memory_format=torch.channels_last)
+        depth, context = self.camera(images)
+        camera, seen = self.view(depth, context, inputs)
+        return camera.to(lidar.dtype), seen.to(lidar.dtype), depth
+
+
+class BoxRegression(nn.Module):
+    """Box of the object at a cell, computed only at the cells asked for.
+
+    The 3x3 neighbourhoods of the cells go through two linear layers, which is a convolution evaluated at
+    a few places; with some hundred candidates it costs nothing. The class picks one of the answers.
+    """
+
+    OUTPUTS = 10  # offset x y, z, log length width height, sin and cos of the yaw, velocity x y
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.hidden = nn.Linear(9 * channels, 128)
+        self.answer = nn.Linear(128, num_classes * self.OUTPUTS)
+
+    def forward(self, features: Tensor, frame: Tensor, cell: Tensor, label: Tensor) -> Tensor:
+        """Return (K, 10) for K objects of frame (K,), cell (K, 2) and class (K,)."""
+        padded = F.pad(features.float(), (1, 1, 1, 1)).permute(0, 2, 3, 1)
+        step = torch.arange(3, device=cell.device)
+        rows, columns = (cell[:, :1] + step)[:, :, None], (cell[:, 1:] + step)[:, None, :]
+        patch = padded[frame[:, None, None], rows, columns].flatten(1)
+        answers = self.answer(torch.relu(self.hidden(patch))).view(-1, self.num_classes, self.OUTPUTS)
+        chosen: Tensor = answers[torch.arange(len(label), device=cell.device), label]
+        return chosen
+
+
+class MapHead(nn.Module):
+    """Map layers on their own grid, from the decoder's features and the fine LiDAR canvas."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        cells = round(2 * config.map_extent / config.map_resolution)
+        middle = (torch.arange(cells) + 0.5) * config.map_resolution - config.map_extent
+        x, y = torch.meshgrid(middle, middle, indexing="ij")
+        self.grid: Tensor
+        self.register_buffer("grid", (torch.stack((y, x), -1) / config.extent)[None], persistent=False)
+        self.mix = block(config.bev_channels + config.pillar_channels, 48)
+        self.answer = nn.Conv2d(48, config.num_layers, 1)
+
+    def forward(self, features: Tensor, fine: Tensor) -> Tensor:
+        """Return logits (B, layers, Xm, Ym)."""
+        grid = self.grid.expand(len(features), -1, -1, -1)
+        sampled = [
+            F.grid_sample(x, grid.to(x.dtype), mode="bilinear", align_corners=False) for x in (features, fine)
+        ]
+        answer: Tensor = self.answer(self.mix(torch.cat(sampled, 1))).float()
+        return answer

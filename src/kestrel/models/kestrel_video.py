@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Kestrel-Video: what goes on in front of the vehicle, from a stream of pictures.
+
+An online TSM MobileNetV2 whose state advances in steps of sensor time, not of frames, so that it sees the
+same motion at any frame rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kestrel.models.mobilenetv2 import OnlineTSMMobileNetV2, State
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Sizes of the network.
+
+    image_size: (H, W) the pictures are cropped and resized to. hop_s: sensor time between two states.
+    """
+
+    num_classes: int = 8
+    width: float = 0.5
+    fold_div: int = 8
+    image_size: tuple[int, int] = (128, 352)
+    hop_s: float = 0.2
+
+
+class KestrelVideo(nn.Module):
+    """The whole network; the state is explicit and belongs to the caller."""
+
+    def __init__(self, config: VideoConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or VideoConfig()
+        self.network = OnlineTSMMobileNetV2(
+            config.num_classes, fold_div=config.fold_div, width_multiplier=config.width, last_channels=640
+        )
+
+    @property
+    def memory(self) -> int:
+        """Number of past frames that the newest answer can depend on."""
+        return self.network.num_shifts
+
+    def forward(self, images: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Classify the newest pictures of some streams.
+
+        Args:
+            images: (B, 3, H, W) float32, 0..1.
+            state: what the previous call returned, None at the start.
+
+        Returns:
+            (B, num_classes) logits and the new state.
+        """
+        logits, state = self.network((images - 0.45) / 0.25, state)
+        return logits.float(), state
+
+    def clip(self, images: Tensor) -> Tensor:
+        """Return the logits (B, T, num_classes) of clips (B, T, 3, H, W), as a stream gives them."""
+        state: State | None = None
+        answers = []
+        for frame in images.unbind(1):
+            logits, state = self(frame, state)
+            answers.append(logits)
+        return torch.stack(answers, 1)

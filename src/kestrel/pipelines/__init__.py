@@ -1,0 +1,10 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""One object per task with one obvious method, the same on-line and off-line."""
+
+from kestrel.pipelines.augment import Augmenter
+from kestrel.pipelines.fusion import FusionDetector
+from kestrel.pipelines.segmentation import PointSegmenter
+from kestrel.pipelines.video import VideoUnderstanding
+
+__all__ = ["Augmenter", "FusionDetector", "PointSegmenter", "VideoUnderstanding"]

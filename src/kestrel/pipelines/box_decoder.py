@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a centre heatmap to boxes (CenterPoint, Yin et al., CVPR 2021, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kestrel.classes import DETECTION_CLASSES
+from kestrel.models.kestrel_fusion import FusionOutput, KestrelFusion
+from kestrel.types import Float32Array, Int64Array
+
+CANDIDATES = 300
+"""Peaks of the heatmap that are looked at."""
+
+MIN_DISTANCE_M = {
+    "car": 2.0,
+    "truck": 3.0,
+    "construction_vehicle": 3.0,
+    "bus": 4.0,
+    "trailer": 4.0,
+    "barrier": 0.9,
+    "motorcycle": 0.9,
+    "bicycle": 0.9,
+    "pedestrian": 0.5,
+    "traffic_cone": 0.4,
+}
+"""Of two boxes of a class that are closer than this, the better one stays (circle NMS)."""
+
+_RADII = np.array([MIN_DISTANCE_M[name] for name in DETECTION_CLASSES])
+
+
+@dataclass(frozen=True)
+class DecodedBoxes:
+    """values: (N, 9) x, y, z, length, width, height, yaw, vx, vy. label: (N,) int64. score: (N,) float32."""
+
+    values: Tensor
+    label: Tensor
+    score: Tensor
+
+
+def decode_boxes(output: FusionOutput, network: KestrelFusion, score_threshold: float) -> DecodedBoxes:
+    """Return the boxes of the first frame of ``output``, best first."""
+    config = network.config
+    heat = output.heatmap[0].sigmoid()
+    peaks = torch.where(F.max_pool2d(heat[None], 3, 1, 1)[0] == heat, heat, 0)
+    score, flat = peaks.flatten().topk(min(CANDIDATES, peaks.numel()))
+    kept = score >= max(score_threshold, 1e-6)
+    score, flat = score[kept], flat[kept]
+    _, rows, columns = heat.shape
+    label = flat.div(rows * columns, rounding_mode="floor")
+    cell = torch.stack((flat % (rows * columns) // columns, flat % columns), 1)
+    raw = network.regression(output.features, torch.zeros_like(label), cell, label).float()
+    values = boxes_from_regression(raw, cell, config.cell_size, config.extent)
+    chosen = torch.from_numpy(circle_nms(values[:, :2].numpy(), label.numpy()))
+    return DecodedBoxes(values[chosen], label[chosen], score[chosen])
+
+
+def boxes_from_regression(raw: Tensor, cell: Tensor, cell_size: float, extent: float) -> Tensor:
+    """Turn the (N, 10) regression at cells (N, 2) into (N, 9) boxes; see BoxRegression for the order."""
+    place = (cell + 0.5 + raw[:, :2]) * cell_size - extent
+    size = raw[:, 3:6].clamp(-3, 4).exp()
+    yaw = torch.atan2(raw[:, 6], raw[:, 7])
+    return torch.cat((place, raw[:, 2:3], size, yaw[:, None], raw[:, 8:10]), 1)
+
+
+def circle_nms(places: Float32Array, label: Int64Array) -> Int64Array:
+    """Return which of the boxes, sorted best first, stay: none has a better one of its class too close.
+
+    places: (N, 2) centres. label: (N,) class of each.
+    """
+    chosen: list[int] = []
+    dropped = np.zeros(len(places), bool)
+    for index, (place, kind) in enumerate(zip(places, label, strict=True)):
+        if dropped[index]:
+            continue
+        chosen.append(index)
+        distance = np.linalg.norm(places - place, axis=1)
+        dropped |= (label == kind) & (distance < _RADII[kind])
+    return np.array(chosen, np.int64)

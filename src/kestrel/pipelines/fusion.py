@@ -1,0 +1,205 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""From what all sensors saw at one moment to boxes and a map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.errors import InputError, describe
+from kestrel.models.kestrel_fusion import FusionConfig, FusionInput, FusionOutput, KestrelFusion
+from kestrel.pipelines.box_decoder import decode_boxes
+from kestrel.pipelines.runtime import (
+    check_finite,
+    fast_arithmetic,
+    load_network,
+    set_threads,
+    untrained_network,
+)
+from kestrel.types import BevMap, Boxes3D, Calibration, Float32Array, Image, SensorFrame, UInt8Array
+from kestrel.weights import Manifest
+
+CLASSES = DETECTION_CLASSES + MAP_LAYERS
+"""What the weights answer: boxes first, then map layers."""
+
+
+class FusionDetector:
+    """Detects objects and segments the map from any cameras and LiDAR; each frame stands alone.
+
+    Args:
+        weights: name of shipped weights or path of a .safetensors file.
+        score_threshold: boxes below it are dropped, 0..1.
+        threads: threads that torch may use in this process, None for its default.
+
+    Raises:
+        ModelError: the weights cannot be used.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path = "kestrel-fusion",
+        score_threshold: float = 0.1,
+        threads: int | None = None,
+    ) -> None:
+        set_threads(threads)
+        network, manifest = load_network(KestrelFusion, weights, CLASSES)
+        self._start(network, manifest, score_threshold)
+
+    @classmethod
+    def untrained(cls, seed: int = 0, score_threshold: float = 0.1) -> FusionDetector:
+        """Return the same network with random weights."""
+        pipeline = cls.__new__(cls)
+        pipeline._start(untrained_network(KestrelFusion, seed), None, score_threshold)
+        return pipeline
+
+    def _start(self, network: KestrelFusion, manifest: Manifest | None, score_threshold: float) -> None:
+        self.network = network
+        self.manifest = manifest
+        self.score_threshold = score_threshold
+        self.classes = DETECTION_CLASSES
+        self.layers = MAP_LAYERS
+        self._rays: dict[bytes, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def sweeps(self) -> int:
+        """How many earlier sweeps the network makes use of; fewer are fine."""
+        return self.network.config.sweeps
+
+    def detect(self, frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
+        """Return what is around the vehicle, in ``frame.frame_id`` at ``frame.stamp_ns``.
+
+        Sensors that are not in the frame took no part; their place in the network stays empty.
+
+        Raises:
+            InputError: a picture does not have the size that its calibration names.
+            ModelError: the network's answer is not finite.
+        """
+        with torch.inference_mode(), fast_arithmetic():
+            output = self.network(self._inputs(frame))
+            check_finite("Kestrel-Fusion heatmap", output.heatmap)
+            check_finite("Kestrel-Fusion map", output.map_logits)
+            return self._boxes(output, frame), self._map(output, frame)
+
+    def _boxes(self, output: FusionOutput, frame: SensorFrame) -> Boxes3D:
+        box = decode_boxes(output, self.network, self.score_threshold)
+        check_finite("Kestrel-Fusion boxes", box.values)
+        values = box.values.float().numpy()
+        return Boxes3D(
+            center=np.ascontiguousarray(values[:, :3]),
+            size=np.ascontiguousarray(values[:, 3:6]),
+            yaw=np.ascontiguousarray(values[:, 6]),
+            velocity=np.ascontiguousarray(values[:, 7:9]),
+            label=box.label.numpy(),
+            score=box.score.numpy(),
+            class_names=self.classes,
+            frame_id=frame.frame_id,
+            stamp_ns=frame.stamp_ns,
+        )
+
+    def _map(self, output: FusionOutput, frame: SensorFrame) -> BevMap:
+        config = self.network.config
+        return BevMap(
+            probability=output.map_logits[0].sigmoid().numpy(),
+            layer_names=self.layers,
+            lower=(-config.map_extent, -config.map_extent),
+            resolution=config.map_resolution,
+            frame_id=frame.frame_id,
+            stamp_ns=frame.stamp_ns,
+        )
+
+    def _inputs(self, frame: SensorFrame) -> FusionInput:
+        config = self.network.config
+        points = torch.from_numpy(stack_sweeps(frame, config.sweeps))
+        pictures, rays, origins = [], [], []
+        for name, image in frame.images.items():
+            calibration = frame.calibrations[name]
+            check_size(name, image, calibration)
+            pictures.append(torch.from_numpy(shrink(image.data, config.image_size)))
+            ray, origin = self._camera_rays(calibration)
+            rays.append(ray)
+            origins.append(origin)
+        height, width = config.image_size
+        h, w = config.feature_size
+        return FusionInput(
+            points=points,
+            point_batch=torch.zeros(len(points), dtype=torch.int64),
+            images=torch.stack(pictures).permute(0, 3, 1, 2).float() / 255
+            if pictures
+            else torch.zeros(0, 3, height, width),
+            image_batch=torch.zeros(len(pictures), dtype=torch.int64),
+            rays=torch.stack(rays) if rays else torch.zeros(0, h, w, 3),
+            origins=torch.stack(origins) if origins else torch.zeros(0, 3),
+            has_lidar=torch.tensor([frame.cloud is not None]),
+        )
+
+    def _camera_rays(self, calibration: Calibration) -> tuple[Tensor, Tensor]:
+        """Return the rays of a calibration, computed once for each that is in use."""
+        key = b"".join(
+            (
+                calibration.camera_matrix.tobytes(),
+                calibration.reference_from_camera.tobytes(),
+                calibration.distortion.tobytes(),
+                f"{calibration.width} {calibration.height} {calibration.distortion_model}".encode(),
+            )
+        )
+        if key not in self._rays:
+            if len(self._rays) >= 64:  # a rig whose calibration drifts must not fill the memory
+                self._rays.clear()
+            ray, origin = camera_rays(calibration, self.network.config)
+            self._rays[key] = torch.from_numpy(ray), torch.from_numpy(origin)
+        return self._rays[key]
+
+
+def check_size(name: str, image: Image, calibration: Calibration) -> None:
+    """Raise InputError unless the picture has the size that its calibration is for."""
+    height, width = image.data.shape[:2]
+    if (width, height) != (calibration.width, calibration.height):
+        expected = f"{calibration.width}x{calibration.height} as calibrated"
+        raise InputError(describe(f"picture of camera {name}", expected=expected, found=f"{width}x{height}"))
+
+
+def shrink(data: UInt8Array, size: tuple[int, int]) -> UInt8Array:
+    """Resize a picture (H, W, 3) to ``size`` (h, w)."""
+    if data.shape[:2] == size:
+        return data
+    resized: UInt8Array = cv2.resize(data, (size[1], size[0]), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    return resized
+
+
+def stack_sweeps(frame: SensorFrame, sweeps: int) -> Float32Array:
+    """Return the points of the current and the earlier sweeps, (P, 5) [x, y, z, intensity, age in s]."""
+    if frame.cloud is None:
+        return np.zeros((0, 5), np.float32)
+    stacked = []
+    for cloud in (frame.cloud, *frame.sweeps[:sweeps]):
+        age = np.full((len(cloud), 1), (frame.stamp_ns - cloud.stamp_ns) * 1e-9, np.float32)
+        stacked.append(np.concatenate((cloud.points, age), 1))
+    return np.concatenate(stacked)
+
+
+def camera_rays(calibration: Calibration, config: FusionConfig) -> tuple[Float32Array, Float32Array]:
+    """Return where the feature cells of a picture look.
+
+    Lens distortion is undone for the rays alone; the picture itself stays as it is.
+
+    Returns:
+        (h, w, 3) float32 displacement in the reference frame per metre of optical depth at the middle of each
+        cell, and the (3,) float32 position of the camera.
+    """
+    h, w = config.feature_size
+    column = (np.arange(w) + 0.5) * calibration.width / w - 0.5
+    row = (np.arange(h) + 0.5) * calibration.height / h - 0.5
+    pixels = np.stack(np.meshgrid(column, row), -1).reshape(-1, 1, 2)
+    if calibration.distortion_model == "equidistant":
+        plane = cv2.fisheye.undistortPoints(pixels, calibration.camera_matrix, calibration.distortion)
+    else:
+        plane = cv2.undistortPoints(pixels, calibration.camera_matrix, calibration.distortion)
+    optical = np.concatenate((plane.reshape(h, w, 2), np.ones((h, w, 1))), -1)
+    rotation, origin = calibration.reference_from_camera[:3, :3], calibration.reference_from_camera[:3, 3]
+    return (optical @ rotation.T).astype(np.float32), origin.astype(np.float32)

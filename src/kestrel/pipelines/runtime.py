@@ -1,0 +1,109 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What all pipelines share: networks from weights, arithmetic of the machine, the check of their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kestrel.errors import ModelError, describe
+from kestrel.models.kestrel_augment import AugmentConfig, KestrelAugment
+from kestrel.models.kestrel_fusion import FusionConfig, KestrelFusion
+from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
+from kestrel.models.kestrel_video import KestrelVideo, VideoConfig
+from kestrel.weights import Manifest, assign, load
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+NETWORKS: Final[dict[type[nn.Module], type[Any]]] = {
+    KestrelSeg: SegConfig,
+    KestrelFusion: FusionConfig,
+    KestrelVideo: VideoConfig,
+    KestrelAugment: AugmentConfig,
+}
+"""Networks that can be built from a manifest, and the dataclass of their arguments."""
+
+
+def build(network: type[NetworkT], config: dict[str, Any], source: str | Path) -> NetworkT:
+    """Return an untrained network from the ``config`` of a manifest.
+
+    Raises:
+        ModelError: the config holds an argument that the network does not know.
+    """
+    kind = NETWORKS[network]
+    known = {entry.name for entry in fields(kind)}
+    if set(config) - known:
+        raise ModelError(
+            describe(f"{source} config", expected=f"only {sorted(known)}", found=sorted(set(config) - known))
+        )
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    return network(kind(**values))
+
+
+def load_network(
+    network: type[NetworkT], weights: str | Path, classes: tuple[str, ...]
+) -> tuple[NetworkT, Manifest]:
+    """Return a network with its weights, ready to answer.
+
+    Raises:
+        ModelError: the weights are missing, damaged, for another network or for other classes.
+    """
+    state, manifest = load(weights)
+    if manifest.network != network.__name__:
+        raise ModelError(describe(f"network of {weights}", expected=network.__name__, found=manifest.network))
+    if manifest.classes != classes:
+        raise ModelError(describe(f"classes of {weights}", expected=classes, found=manifest.classes))
+    built = build(network, manifest.config, weights)
+    assign(built, state, weights)
+    return ready(built), manifest
+
+
+def untrained_network(make: Callable[[], NetworkT], seed: int) -> NetworkT:
+    """Return a network with random weights that depend on ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ready(make())
+
+
+def ready(network: NetworkT) -> NetworkT:
+    """Put a network into the state in which it answers fastest."""
+    network.eval().requires_grad_(False)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def set_threads(threads: int | None) -> None:
+    """Limit the threads of torch in this process; None leaves them alone."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def fast_arithmetic() -> AbstractContextManager[None]:
+    """Return the context in which dense networks run: bfloat16 where the CPU has it, else float32."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_fast_bfloat16())
+
+
+def check_finite(name: str, output: Tensor) -> Tensor:
+    """Return ``output``; raise ModelError when the network produced NaN or Inf."""
+    if not torch.isfinite(output).all():
+        broken = int((~torch.isfinite(output)).sum())
+        raise ModelError(
+            describe(
+                f"output of {name}",
+                expected="finite values",
+                found=f"{broken} of {output.numel()} not finite",
+            )
+        )
+    return output

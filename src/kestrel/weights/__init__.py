@@ -1,0 +1,157 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Network weights: a safetensors file and, beside it, a JSON manifest that says what they are.
+
+``NAME.safetensors`` holds the tensors (matrices and kernels as float16, vectors as float32), ``NAME.json``
+the :class:`Manifest`. Weights are only used when their hash is the one that the manifest names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from kestrel.errors import ModelError, describe
+
+FOLDER = Path(__file__).parent
+"""Where the weights that ship with the package are."""
+
+LICENCE = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a set of weights is.
+
+    network: class of kestrel.models that they belong to. config: the arguments that build it.
+    classes: names in the order of the outputs. rigs: sensor rigs they were trained for.
+    training: data, seeds, steps and command. metrics: name -> value on unseen drives.
+    """
+
+    name: str
+    network: str
+    config: dict[str, Any]
+    classes: tuple[str, ...]
+    sha256: str = ""
+    rigs: tuple[str, ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    licence: str = LICENCE
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> Manifest:
+        """Parse a manifest; raise ModelError naming ``path`` when it is malformed."""
+        try:
+            values = json.loads(text)
+            known = {entry.name for entry in fields(cls)}
+            if not isinstance(values, dict) or set(values) - known:
+                raise ValueError(f"unknown entries {sorted(set(values) - known)}")
+            for name in ("classes", "rigs"):
+                values[name] = tuple(values.get(name, ()))
+            return cls(**values)
+        except (TypeError, ValueError, KeyError) as error:
+            raise ModelError(describe(str(path), expected="a weights manifest", found=error)) from error
+
+    def to_json(self) -> str:
+        """Return the manifest as indented JSON with a final newline."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """Return the .safetensors file of shipped weights (by name) or of a path.
+
+    Raises:
+        ModelError: there is no such file.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".safetensors":
+        shipped = FOLDER / f"{name_or_path}.safetensors"
+        path = shipped if shipped.exists() or path.parent == Path() else path.with_suffix(".safetensors")
+    if not path.exists():
+        known = sorted(entry.stem for entry in FOLDER.glob("*.safetensors"))
+        raise ModelError(
+            describe(f"weights {name_or_path}", expected=f"a file or one of {known}", found=f"no file {path}")
+        )
+    return path
+
+
+def load(name_or_path: str | Path) -> tuple[dict[str, Tensor], Manifest]:
+    """Read weights and their manifest; floating-point tensors come back as float32.
+
+    Args:
+        name_or_path: name of shipped weights ("kestrel-seg") or path of a .safetensors file.
+
+    Raises:
+        ModelError: a file is missing or malformed, or the hash is not the one of the manifest.
+    """
+    path = resolve(name_or_path)
+    manifest_path = path.with_suffix(".json")
+    if not manifest_path.exists():
+        raise ModelError(describe(str(path), expected=f"a manifest {manifest_path.name}", found="none"))
+    manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"), manifest_path)
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != manifest.sha256:
+        raise ModelError(describe(f"{path} sha256", expected=manifest.sha256, found=digest))
+    try:
+        tensors = load_tensors(content)
+    except SafetensorError as error:
+        raise ModelError(describe(str(path), expected="a safetensors file", found=error)) from error
+    return {
+        key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()
+    }, manifest
+
+
+def save(path: Path, state: Mapping[str, Tensor], manifest: Manifest) -> Manifest:
+    """Write ``path`` (.safetensors) and its manifest; return the manifest with the hash filled in.
+
+    Kernels and matrices are stored as float16; vectors stay float32, since running variances and biases
+    need the range and cost nothing. Both files appear complete or not at all.
+    """
+    stored = {key: _storage(tensor.detach()) for key, tensor in state.items()}
+    content = save_tensors(stored)
+    manifest = Manifest(**{**asdict(manifest), "sha256": hashlib.sha256(content).hexdigest()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for target, data in ((path, content), (path.with_suffix(".json"), manifest.to_json().encode())):
+        partial = target.with_name(target.name + ".part")
+        partial.write_bytes(data)
+        partial.replace(target)
+    return manifest
+
+
+def _storage(tensor: Tensor) -> Tensor:
+    tensor = tensor.cpu().contiguous()
+    return tensor.half() if tensor.is_floating_point() and tensor.ndim >= 2 else tensor.clone()
+
+
+def assign(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy ``state`` into ``network``; every key must be there with its shape, and nothing else.
+
+    Raises:
+        ModelError: naming ``source`` and the first keys or shapes that do not fit.
+    """
+    want = network.state_dict()
+    missing, unexpected = sorted(want.keys() - state.keys()), sorted(state.keys() - want.keys())
+    if missing or unexpected:
+        found = f"{len(missing)} missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}"
+        raise ModelError(
+            describe(f"{source}", expected=f"the {len(want)} keys of {type(network).__name__}", found=found)
+        )
+    for key, tensor in want.items():
+        if state[key].shape != tensor.shape:
+            raise ModelError(
+                describe(f"{source} {key}", expected=tuple(tensor.shape), found=tuple(state[key].shape))
+            )
+        if state[key].is_floating_point() and not torch.isfinite(state[key]).all():
+            raise ModelError(describe(f"{source} {key}", expected="finite values", found="NaN or Inf"))
+    network.load_state_dict(dict(state))
