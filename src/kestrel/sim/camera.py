@@ -1,0 +1,147 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""A camera in the simulated world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from kestrel.sim.caster import NO_TRIANGLE, Hits, MovingActor, WorldCaster
+from kestrel.sim.lens import pixel_directions
+from kestrel.sim.render import Renderer, develop
+from kestrel.sim.rig import CameraSpec
+from kestrel.sim.scene import World
+from kestrel.sim.semantics import Semantic
+from kestrel.types import Calibration, Float32Array, Float64Array, Int64Array, UInt8Array, UInt16Array
+
+BLOCK: Final = 16
+"""Pixels along one side of the blocks in which moving actors are looked for."""
+
+ACTOR_RANGE_M: Final = 150.0
+"""How far from the camera moving actors are drawn."""
+
+SHADOW_BIAS_M: Final = 0.02
+NOISE_SIGMA: Final = 0.006
+_NOISE_SPARE: Final = 65536
+
+
+@dataclass(frozen=True)
+class Picture:
+    """RGB (H, W, 3) uint8 with the semantic (H, W) uint8 and the instance (H, W) uint16 of each pixel."""
+
+    rgb: UInt8Array
+    semantic: UInt8Array
+    instance: UInt16Array
+
+
+class Camera:
+    """One camera of one drive, sending pictures of one size."""
+
+    def __init__(
+        self, spec: CameraSpec, size: tuple[int, int] | None, caster: WorldCaster, world: World, renderer: Renderer
+    ) -> None:
+        self.spec = spec
+        self.calibration: Calibration = spec.calibration(size)
+        self._caster = caster
+        self._world = world
+        self._renderer = renderer
+        directions = pixel_directions(self.calibration)
+        self._directions = directions.reshape(-1, 3)
+        self._blocks, self._block_axis, self._block_angle = _blocks(directions)
+        self._pixel_angle = 1.0 / float(self.calibration.camera_matrix[0, 0])
+        self._falloff = np.clip(self._directions[:, 2], 0.2, 1.0) ** np.float32(0.8)
+        pixels = self.calibration.width * self.calibration.height
+        grain = np.random.default_rng(len(spec.name)).standard_normal(pixels * 3 + _NOISE_SPARE, np.float32)
+        self._grain = grain * np.float32(NOISE_SIGMA)
+
+    def take(self, time_s: float, rng: np.random.Generator) -> Picture:
+        """Return the picture of ``time_s``."""
+        map_from_camera = self._world.ego(time_s).map_from_base @ self.spec.base_from_camera
+        rotation = map_from_camera[:3, :3].astype(np.float32)
+        directions = self._directions @ rotation.T
+        origins = np.broadcast_to(map_from_camera[:3, 3].astype(np.float32), directions.shape)
+        hits = self._caster.cast_static(origins, directions)
+        actors = self._caster.moving_actors(time_s, map_from_camera[:3, 3], ACTOR_RANGE_M)
+        self._caster.add_actors(hits, origins, directions, self._candidates(actors, map_from_camera))
+        lit = self._lit(hits, origins, directions, actors, map_from_camera)
+        radiance = self._renderer.radiance(hits, directions, lit, self._pixel_angle)
+        offset = int(rng.integers(_NOISE_SPARE))
+        grain = self._grain[offset : offset + radiance.size].reshape(radiance.shape)
+        shape = (self.calibration.height, self.calibration.width)
+        hit = hits.triangle != NO_TRIANGLE
+        semantic = np.where(hit, self._caster.table.semantic[hits.triangle], np.uint8(Semantic.SKY))
+        return Picture(
+            develop(radiance, self._falloff, grain).reshape(*shape, 3),
+            semantic.reshape(shape),
+            hits.instance.reshape(shape),
+        )
+
+    def _lit(
+        self,
+        hits: Hits,
+        origins: Float32Array,
+        directions: Float32Array,
+        actors: list[MovingActor],
+        map_from_camera: Float64Array,
+    ) -> np.ndarray:
+        """Return (N,) bool: the sun shines on the surface of each pixel."""
+        sun = self._world.weather.sun_direction.astype(np.float32)
+        lit = self._renderer.needs_shadow(hits)
+        if self._world.weather.sun <= 0.02:
+            return np.zeros_like(lit)
+        rows = np.flatnonzero(lit)
+        points = origins[rows] + directions[rows] * hits.distance[rows, None]
+        points += hits.normal[rows] * np.float32(SHADOW_BIAS_M)
+        place = np.full(len(lit), -1, np.int64)
+        place[rows] = np.arange(len(rows))
+        casting = []
+        for actor, pixels in self._candidates(actors, map_from_camera, sun.astype(np.float64)):
+            among = place[pixels]
+            casting.append((actor, among[among >= 0]))
+        lit[rows] = ~self._caster.shaded(points, sun, casting)
+        return lit
+
+    def _candidates(
+        self, actors: list[MovingActor], map_from_camera: Float64Array, sun: Float64Array | None = None
+    ) -> list[tuple[MovingActor, Int64Array]]:
+        """Return, per actor, the pixels of all blocks that its ball (with ``sun``: its shadow) may touch."""
+        found = []
+        for actor in actors:
+            centres = actor.centre[None] if sun is None else _shadow_balls(actor, sun)
+            towards = (centres - map_from_camera[:3, 3]) @ map_from_camera[:3, :3]
+            away = np.linalg.norm(towards, axis=1)
+            half = np.arcsin(np.clip(actor.radius * 1.05 / np.maximum(away, 1e-6), 0.0, 1.0))
+            half[away <= actor.radius * 1.05] = np.pi
+            cosine = (towards / np.maximum(away, 1e-6)[:, None]) @ self._block_axis.T
+            reach = np.minimum(half[:, None] + self._block_angle[None], np.pi)
+            blocks = np.flatnonzero((cosine >= np.cos(reach)).any(axis=0))
+            if len(blocks):
+                pixels = self._blocks[blocks].reshape(-1)
+                found.append((actor, pixels[pixels >= 0]))
+        return found
+
+
+def _shadow_balls(actor: MovingActor, sun: Float64Array) -> Float64Array:
+    """Return centres (K, 3) of balls that cover the actor's shadow down to the ground."""
+    length = min((actor.centre[2] + actor.radius) / max(float(sun[2]), 0.05), 60.0)
+    steps = np.arange(0.0, length + actor.radius, actor.radius)
+    balls: Float64Array = actor.centre - steps[:, None] * sun
+    return balls
+
+
+def _blocks(directions: Float32Array) -> tuple[Int64Array, Float64Array, Float64Array]:
+    """Return pixels (B, BLOCK^2, -1 outside the picture), axis (B, 3) and half angle (B,) of all blocks."""
+    height, width = directions.shape[:2]
+    rows, columns = -(-height // BLOCK), -(-width // BLOCK)
+    index = np.full((rows * BLOCK, columns * BLOCK), -1, np.int64)
+    index[:height, :width] = np.arange(height * width).reshape(height, width)
+    pixels = index.reshape(rows, BLOCK, columns, BLOCK).swapaxes(1, 2).reshape(rows * columns, -1)
+    flat = directions.reshape(-1, 3).astype(np.float64)
+    inside = (pixels >= 0)[..., None]
+    axis = (flat[pixels] * inside).sum(axis=1)
+    axis /= np.linalg.norm(axis, axis=1, keepdims=True)
+    cosine = np.where(inside[..., 0], np.einsum("bpk,bk->bp", flat[pixels], axis), 1.0)
+    return pixels, axis, np.arccos(np.clip(cosine.min(axis=1), -1, 1)) + 1e-3

@@ -1,0 +1,199 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which sensors a simulated vehicle carries, where they sit and how they measure; read from YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import yaml
+from scipy.spatial.transform import Rotation
+
+from kestrel.errors import ConfigError, describe
+from kestrel.types import Calibration, Float64Array
+
+AXES_FROM_OPTICAL: Final = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+"""(4, 4) optical axes (x right, y down, z forward) into x forward, y left, z up (REP-103)."""
+
+
+@dataclass(frozen=True)
+class LidarSpec:
+    """A spinning LiDAR; it turns clockwise seen from above and starts each sweep looking back.
+
+    base_from_lidar: (4, 4) float64. elevation_rad: (R,) float64 by ring, lowest first.
+    columns: firings per turn, all rings at once. range_m: (lowest, highest) measured range.
+    range_noise_m, range_noise_per_m: standard deviation at range 0 and its growth.
+    reference_range_m: range at which half the shots on a surface of reflectivity 0.1, hit squarely, return.
+    """
+
+    base_from_lidar: Float64Array
+    hz: float
+    phase_s: float
+    elevation_rad: Float64Array
+    columns: int
+    range_m: tuple[float, float]
+    range_noise_m: float
+    range_noise_per_m: float
+    reference_range_m: float
+
+
+@dataclass(frozen=True)
+class CameraSpec:
+    """A camera with a global shutter.
+
+    base_from_camera: (4, 4) float64, optical frame into base_link. camera_matrix: (3, 3) float64 of the
+        native ``width`` x ``height`` picture. delivered: (width, height) of the pictures it sends by default.
+    distortion_model, distortion: as in types.Calibration.
+    """
+
+    name: str
+    base_from_camera: Float64Array
+    camera_matrix: Float64Array
+    width: int
+    height: int
+    hz: float
+    phase_s: float
+    delivered: tuple[int, int]
+    distortion_model: str
+    distortion: Float64Array
+
+    def calibration(self, size: tuple[int, int] | None = None) -> Calibration:
+        """Return how a picture of ``size`` (width, height) projects; its reference frame is base_link.
+
+        The native picture is scaled to cover ``size`` and cropped: at the top, and equally left and right.
+        Pixel centres lie on whole numbers.
+        """
+        width, height = size or self.delivered
+        scale = max(width / self.width, height / self.height)
+        left = (self.width * scale - width) / 2
+        top = self.height * scale - height
+        matrix = self.camera_matrix.copy()
+        matrix[:2] *= scale
+        matrix[0, 2] = (self.camera_matrix[0, 2] + 0.5) * scale - 0.5 - left
+        matrix[1, 2] = (self.camera_matrix[1, 2] + 0.5) * scale - 0.5 - top
+        return Calibration(
+            camera_matrix=matrix,
+            width=width,
+            height=height,
+            reference_from_camera=self.base_from_camera,
+            distortion_model=self.distortion_model,
+            distortion=self.distortion,
+        )
+
+
+@dataclass(frozen=True)
+class Rig:
+    """All sensors of one vehicle; ``base_from_imu``: (4, 4) float64."""
+
+    name: str
+    lidar: LidarSpec
+    cameras: tuple[CameraSpec, ...]
+    odometry_hz: float
+    imu_hz: float
+    base_from_imu: Float64Array
+
+    def select(self, cameras: tuple[str, ...] | None = None, lidar_hz: float | None = None) -> Rig:
+        """Return the rig with only the named cameras and another turning rate of the LiDAR.
+
+        Raises:
+            ConfigError: The rig has no camera of that name, or the rate is not positive.
+        """
+        known = {camera.name: camera for camera in self.cameras}
+        for name in cameras or ():
+            if name not in known:
+                raise ConfigError(describe(f"camera of rig {self.name}", expected=sorted(known), found=name))
+        if lidar_hz is not None and not 0 < lidar_hz <= 100:
+            raise ConfigError(describe("lidar_hz", expected="in (0, 100]", found=lidar_hz))
+        return replace(
+            self,
+            cameras=self.cameras if cameras is None else tuple(known[name] for name in cameras),
+            lidar=self.lidar if lidar_hz is None else replace(self.lidar, hz=lidar_hz),
+        )
+
+
+def rig_names() -> list[str]:
+    """Return the names of the rigs that come with Kestrel."""
+    folder = resources.files("kestrel.sim") / "rigs"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_rig(name_or_path: str | Path) -> Rig:
+    """Return a rig that comes with Kestrel, by name, or one from a YAML file.
+
+    Raises:
+        ConfigError: No such rig, or the file lacks an entry or holds a wrong one.
+    """
+    if str(name_or_path) in rig_names():
+        text = (resources.files("kestrel.sim") / "rigs" / f"{name_or_path}.yaml").read_text()
+    elif Path(name_or_path).is_file():
+        text = Path(name_or_path).read_text()
+    else:
+        raise ConfigError(describe("rig", expected=f"one of {rig_names()} or a YAML file", found=name_or_path))
+    try:
+        return _rig(yaml.safe_load(text))
+    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            describe(f"rig {name_or_path}", expected="the entries of rigs/nuscenes.yaml", found=repr(error))
+        ) from error
+
+
+def _rig(entry: Mapping[str, Any]) -> Rig:
+    defaults = entry.get("camera_defaults", {})
+    return Rig(
+        name=str(entry["name"]),
+        lidar=_lidar(entry["lidar"]),
+        cameras=tuple(_camera(name, {**defaults, **camera}) for name, camera in entry["cameras"].items()),
+        odometry_hz=float(entry["odometry_hz"]),
+        imu_hz=float(entry["imu_hz"]),
+        base_from_imu=_mount(entry["imu"]),
+    )
+
+
+def _mount(entry: Mapping[str, Any]) -> Float64Array:
+    angles = [entry.get(f"{axis}_deg", 0.0) for axis in ("yaw", "pitch", "roll")]
+    transform = np.eye(4)
+    transform[:3, :3] = Rotation.from_euler("ZYX", angles, degrees=True).as_matrix()
+    transform[:3, 3] = entry["position"]
+    return transform
+
+
+def _lidar(entry: Mapping[str, Any]) -> LidarSpec:
+    degrees = np.concatenate(
+        [np.linspace(block["lowest_deg"], block["highest_deg"], block["beams"]) for block in entry["blocks"]]
+    )
+    nearest, farthest = entry["range_m"]
+    return LidarSpec(
+        base_from_lidar=_mount(entry),
+        hz=float(entry["hz"]),
+        phase_s=float(entry["phase_s"]),
+        elevation_rad=np.deg2rad(np.sort(degrees)),
+        columns=int(entry["columns"]),
+        range_m=(float(nearest), float(farthest)),
+        range_noise_m=float(entry["range_noise_m"]),
+        range_noise_per_m=float(entry["range_noise_per_m"]),
+        reference_range_m=float(entry["reference_range_m"]),
+    )
+
+
+def _camera(name: str, entry: Mapping[str, Any]) -> CameraSpec:
+    width, height = int(entry["width"]), int(entry["height"])
+    centre_x, centre_y = entry.get("principal_px", ((width - 1) / 2, (height - 1) / 2))
+    focal = float(entry["focal_px"])
+    delivered_width, delivered_height = entry.get("delivered", (width, height))
+    return CameraSpec(
+        name=name,
+        base_from_camera=_mount(entry) @ AXES_FROM_OPTICAL,
+        camera_matrix=np.array([[focal, 0, centre_x], [0, focal, centre_y], [0, 0, 1.0]]),
+        width=width,
+        height=height,
+        hz=float(entry["hz"]),
+        phase_s=float(entry["phase_s"]),
+        delivered=(int(delivered_width), int(delivered_height)),
+        distortion_model=str(entry.get("distortion_model", "none")),
+        distortion=np.asarray(entry.get("distortion", []), np.float64),
+    )

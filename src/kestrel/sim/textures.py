@@ -1,0 +1,152 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Procedural textures: one tile per kind of surface with its mip levels, repeated over the world.
+
+A tile holds, per texel, a factor on the base colour (red, green, blue; 1 is unchanged) and how much of it
+glows by itself at night.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+import cv2
+import numpy as np
+
+from kestrel.sim.scene import Texture
+from kestrel.types import Float32Array, Int64Array
+
+TILE: Final = 512
+"""Texels along one side of a tile."""
+
+TEXEL_M: Final = 0.05
+"""Size of a texel; a tile repeats every TILE * TEXEL_M = 25.6 m."""
+
+LEVELS: Final = 9
+_KINDS: Final = 12
+
+
+def noise_tile(rng: np.random.Generator, cells: int, size: int = TILE) -> Float32Array:
+    """Return (size, size) smooth value noise in 0..1 that repeats at its borders."""
+    lattice = rng.random((cells, cells), np.float32)
+    padded = np.pad(lattice, 2, mode="wrap")
+    scale = size // cells
+    smooth = cv2.resize(padded, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    return np.clip(smooth[2 * scale : -2 * scale, 2 * scale : -2 * scale], 0, 1)
+
+
+def _mixed(rng: np.random.Generator, octaves: dict[int, float]) -> Float32Array:
+    """Return noise around 0: a sum of octaves, {cells: amplitude}."""
+    total = np.zeros((TILE, TILE), np.float32)
+    for cells, amplitude in octaves.items():
+        total += amplitude * (2 * noise_tile(rng, cells) - 1)
+    return total
+
+
+def _grey(factor: Float32Array) -> Float32Array:
+    tile = np.zeros((TILE, TILE, 4), np.float32)
+    tile[..., :3] = factor[..., None]
+    return tile
+
+
+def _courses(rng: np.random.Generator, across: int, up: int, joint: float, spread: float) -> Float32Array:
+    """Return a bond of blocks ``across`` x ``up`` texels with joints of factor ``joint``."""
+    row, column = np.mgrid[0:TILE, 0:TILE]
+    course = row // up
+    shifted = column + (course % 2) * (across // 2)
+    block = rng.uniform(1 - spread, 1 + spread, (TILE // up + 1, TILE // across + 2)).astype(np.float32)
+    block[:, -1] = block[:, 0]
+    factor = block[course, (shifted % TILE) // across]
+    seam = (row % up == 0) | (shifted % across == 0)
+    return np.where(seam, np.float32(joint), factor).astype(np.float32)
+
+
+def _windows(rng: np.random.Generator) -> Float32Array:
+    """Return a wall with a window every 3.2 m: dark glass by day, some of it lit at night."""
+    tile = _grey(1 + _mixed(rng, {8: 0.05, 64: 0.04, 256: 0.03}))
+    period = 64
+    glow = rng.random((TILE // period, TILE // period)) < 0.35
+    row, column = np.mgrid[0:TILE, 0:TILE]
+    inner_row, inner_column = row % period, column % period
+    frame = (inner_row > 17) & (inner_row < 50) & (inner_column > 13) & (inner_column < 50)
+    glass = (inner_row > 19) & (inner_row < 48) & (inner_column > 15) & (inner_column < 48)
+    glass &= inner_column != 31
+    tile[frame] = (1.25, 1.25, 1.25, 0)
+    shine = rng.uniform(0.22, 0.45, glow.shape).astype(np.float32)[row // period, column // period]
+    tile[glass] = np.stack([shine * 0.8, shine * 0.95, shine * 1.15, shine * 0], -1)[glass]
+    tile[glass, 3] = np.where(glow[row // period, column // period], 1.0, 0.0)[glass]
+    return tile
+
+
+def _foliage(rng: np.random.Generator) -> Float32Array:
+    clumps = _mixed(rng, {16: 0.15, 64: 0.35, 128: 0.35, 256: 0.3})
+    tile = _grey(np.clip(0.95 + clumps, 0.25, 1.7))
+    tile[..., 0] *= 1 + 0.3 * _mixed(rng, {8: 0.6, 64: 0.5})
+    return tile
+
+
+def _grass(rng: np.random.Generator) -> Float32Array:
+    tile = _grey(np.clip(1 + _mixed(rng, {8: 0.12, 32: 0.12, 128: 0.15, 512: 0.3}), 0.4, 1.6))
+    tile[..., 0] *= 1 + 0.25 * _mixed(rng, {4: 0.5, 16: 0.5})
+    return tile
+
+
+def _asphalt(rng: np.random.Generator) -> Float32Array:
+    factor = 1 + _mixed(rng, {4: 0.05, 16: 0.05, 64: 0.05, 512: 0.16})
+    crack = np.abs(_mixed(rng, {8: 0.6, 32: 0.3, 128: 0.1}))
+    return _grey(np.where(crack < 0.006, factor * 0.72, factor).astype(np.float32))
+
+
+def _bark(rng: np.random.Generator) -> Float32Array:
+    furrows = cv2.resize(noise_tile(rng, 128)[:64], (TILE, TILE), interpolation=cv2.INTER_LINEAR)
+    return _grey((0.6 + 0.8 * furrows).astype(np.float32))
+
+
+def _stripes() -> Float32Array:
+    """Return slanted bright and dark bands of 0.4 m, as on barriers."""
+    row, column = np.mgrid[0:TILE, 0:TILE]
+    return _grey(np.where((row + column) // 8 % 2 == 0, 1.0, 0.35).astype(np.float32))
+
+
+@cache
+def _pyramids() -> tuple[Float32Array, Int64Array]:
+    """Return all texels (N, 4) of all tiles and levels, and where each (kind, level) starts."""
+    rng = np.random.default_rng(20)
+    tiles = {
+        Texture.ASPHALT: _asphalt(rng),
+        Texture.PAVING: _grey(_courses(rng, 8, 8, 0.72, 0.08) + _mixed(rng, {16: 0.05, 256: 0.04})),
+        Texture.GRASS: _grass(rng),
+        Texture.BRICK: _grey(_courses(rng, 8, 4, 1.25, 0.2) + _mixed(rng, {8: 0.06})),
+        Texture.WINDOWS: _windows(rng),
+        Texture.FOLIAGE: _foliage(rng),
+        Texture.BARK: _bark(rng),
+        Texture.CONCRETE: _grey(1 + _mixed(rng, {4: 0.05, 32: 0.06, 256: 0.06})),
+        Texture.STRIPES: _stripes(),
+    }
+    plain = _grey(np.ones((TILE, TILE), np.float32))
+    texels, starts, filled = [], np.zeros((_KINDS, LEVELS), np.int64), 0
+    for kind in range(_KINDS):
+        tile = tiles.get(kind, plain)
+        for level in range(LEVELS):
+            starts[kind, level] = filled
+            texels.append(tile.reshape(-1, 4))
+            filled += len(texels[-1])
+            tile = cv2.resize(tile, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return np.concatenate(texels), starts
+
+
+def sample(kind: Int64Array, u: Float32Array, v: Float32Array, footprint: Float32Array) -> Float32Array:
+    """Return (N, 4) colour factors and glow of textures at places on their surfaces.
+
+    Args:
+        kind: (N,) Texture.
+        u, v: (N,) float32 metres along and up (or across) the surface.
+        footprint: (N,) float32 metres that one pixel covers there; picks the mip level.
+    """
+    texels, starts = _pyramids()
+    level = np.clip(np.log2(np.maximum(footprint, 1e-6) / np.float32(TEXEL_M)), 0, LEVELS - 1).astype(np.int32)
+    side = np.right_shift(TILE, level)
+    column = np.right_shift(np.floor(u * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
+    row = np.right_shift(np.floor(v * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
+    return texels[starts[kind, level] + row * side + column]
