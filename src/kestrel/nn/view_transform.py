@@ -1,0 +1,197 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Camera features to a bird's-eye-view map: lift, splat, downsample.
+
+Philion and Fidler 2020 (LSS) with the depth-aware variant of BEVFusion (Liu et al. 2022); names of
+parameters and buffers are those of the released checkpoints. BEV tensors are (B, C, X, Y).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from kestrel.nn.camera_geometry import CameraGeometry, depth_images, frustum_points
+from kestrel.nn.conv import conv_bn_relu
+from kestrel.ops.bev_pool import LiftSplatIndex, bev_cells, lift_splat
+
+Bound: TypeAlias = Sequence[float]
+"""Lower end, upper end, step; metres. The number of cells is truncated, never rounded up."""
+
+
+def cells_of(bound: Bound) -> int:
+    """Return the number of cells of a bound."""
+    lower, upper, step = bound
+    return int((upper - lower) / step)
+
+
+class LSSTransform(nn.Module):
+    """Lift image features with a predicted depth distribution and sum them per cell.
+
+    Args:
+        in_channels: of the image features.
+        out_channels: of the map.
+        image_size: (H, W) of the network's pictures.
+        feature_size: (H, W) of the image features.
+        xbound, ybound, zbound: grid of the pooling.
+        dbound: depths of the frustum; the upper end is excluded.
+        downsample: stride of the convolutions after the pooling; 1 leaves them out.
+    """
+
+    dx: Tensor
+    bx: Tensor
+    nx: Tensor
+    frustum: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        image_size: tuple[int, int],
+        feature_size: tuple[int, int],
+        xbound: Bound,
+        ybound: Bound,
+        zbound: Bound,
+        dbound: Bound,
+        downsample: int = 1,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.image_size = image_size
+        bounds = (xbound, ybound, zbound)
+        self.grid_shape = (cells_of(xbound), cells_of(ybound), cells_of(zbound))
+        self.register_buffer("dx", torch.tensor([bound[2] for bound in bounds], dtype=torch.float32))
+        self.register_buffer(
+            "bx", torch.tensor([bound[0] + bound[2] / 2 for bound in bounds], dtype=torch.float32)
+        )
+        self.register_buffer("nx", torch.tensor(self.grid_shape))
+        self.register_buffer("frustum", _frustum(image_size, feature_size, dbound))
+        self.num_depths = len(self.frustum)
+        self.depthnet: nn.Module = self._depthnet()
+        self.downsample: nn.Module = nn.Identity()
+        if downsample > 1:
+            channels = out_channels * self.grid_shape[2]
+            self.downsample = nn.Sequential(
+                *conv_bn_relu(channels, out_channels, 3),
+                *conv_bn_relu(out_channels, out_channels, 3, stride=downsample),
+                *conv_bn_relu(out_channels, out_channels, 3),
+            )
+
+    def _depthnet(self) -> nn.Module:
+        return nn.Conv2d(self.in_channels, self.num_depths + self.out_channels, 1)
+
+    def points(self, cameras: CameraGeometry) -> Tensor:
+        """Return where every point of the frustums is: (B, N, D, H, W, 3) metres."""
+        return frustum_points(self.frustum, cameras)
+
+    def index(self, cameras: CameraGeometry) -> LiftSplatIndex:
+        """Assign the frustum points to cells; worth keeping for as long as the calibration stays."""
+        lower = self.bx - self.dx / 2
+        cells = bev_cells(self.points(cameras), lower, self.dx, self.grid_shape)
+        if cameras.present is not None:
+            cells = cells.masked_fill(~cameras.present[:, :, None, None, None], -1)
+        return LiftSplatIndex.build(cells.flatten(0, 1), len(cells), self.grid_shape)
+
+    def lift(
+        self, features: Tensor, cameras: CameraGeometry, clouds: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Predict the depth distribution and the context of every pixel.
+
+        Args:
+            features: (B, N, C, H, W) image features.
+            cameras: their calibration.
+            clouds: as in forward.
+
+        Returns:
+            (B * N, D, H, W) probabilities over the depths and (B * N, out_channels, H, W) context.
+        """
+        return self._split(self.depthnet(features.flatten(0, 1)))
+
+    def _split(self, prediction: Tensor) -> tuple[Tensor, Tensor]:
+        depth, context = torch.split(prediction, [self.num_depths, self.out_channels], dim=1)
+        return depth.softmax(dim=1), context
+
+    def splat(self, depth: Tensor, context: Tensor, index: LiftSplatIndex) -> Tensor:
+        """Sum what lift returned over the cells: (B, nz * C, nx, ny) at full resolution."""
+        return lift_splat(depth, context, index)
+
+    def forward(
+        self,
+        features: Tensor,
+        cameras: CameraGeometry,
+        clouds: Sequence[Tensor] | None = None,
+        index: LiftSplatIndex | None = None,
+    ) -> Tensor:
+        """Transform the features of all cameras into one map.
+
+        Args:
+            features: (B, N, C, H, W) image features.
+            cameras: their calibration.
+            clouds: per sample (P, >= 3) points in the augmented reference frame; used by the depth-aware
+                variant.
+            index: what ``index(cameras)`` returned; computed if not given.
+
+        Returns:
+            (B, out_channels, X, Y).
+        """
+        depth, context = self.lift(features, cameras, clouds)
+        pooled = self.splat(depth, context, self.index(cameras) if index is None else index)
+        out: Tensor = self.downsample(pooled)
+        return out
+
+
+class DepthLSSTransform(LSSTransform):
+    """LSS that also sees the depth of the LiDAR points in each picture (one channel, metres)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        image_size: tuple[int, int],
+        feature_size: tuple[int, int],
+        xbound: Bound,
+        ybound: Bound,
+        zbound: Bound,
+        dbound: Bound,
+        downsample: int = 1,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, image_size, feature_size, xbound, ybound, zbound, dbound, downsample
+        )
+        quarter = image_size[0] // feature_size[0] // 4
+        self.dtransform = nn.Sequential(
+            *conv_bn_relu(1, 8, 1, bias=True),
+            *conv_bn_relu(8, 32, 5, stride=4, bias=True),
+            *conv_bn_relu(32, 64, 5, stride=quarter, bias=True),
+        )
+
+    def _depthnet(self) -> nn.Module:
+        channels = self.in_channels
+        return nn.Sequential(
+            *conv_bn_relu(channels + 64, channels, 3, bias=True),
+            *conv_bn_relu(channels, channels, 3, bias=True),
+            nn.Conv2d(channels, self.num_depths + self.out_channels, 1),
+        )
+
+    def lift(
+        self, features: Tensor, cameras: CameraGeometry, clouds: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See LSSTransform.lift; without clouds the depth pictures are empty."""
+        empty = features.new_zeros(0, 3)
+        clouds = [empty] * len(features) if clouds is None else clouds
+        depth = depth_images(clouds, cameras, self.image_size).to(features.dtype)
+        hints = self.dtransform(depth.flatten(0, 1))
+        return self._split(self.depthnet(torch.cat((hints, features.flatten(0, 1)), dim=1)))
+
+
+def _frustum(image_size: tuple[int, int], feature_size: tuple[int, int], dbound: Bound) -> Tensor:
+    """Return (D, H, W, 3): column, row, depth; the outer pixels lie on the border of the picture."""
+    depth = torch.arange(*dbound, dtype=torch.float32)
+    row = torch.linspace(0, image_size[0] - 1, feature_size[0])
+    column = torch.linspace(0, image_size[1] - 1, feature_size[1])
+    d, v, u = torch.meshgrid(depth, row, column, indexing="ij")
+    return torch.stack((u, v, d), dim=-1)

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the parts of BEVFusion, and all of it, on the parity fixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from kestrel.nn.bev_decoder import LSSFPN, SECOND, SECONDFPN, ConvFuser, GeneralizedResNet
+from kestrel.nn.bev_segmentation_head import BEVSegmentationHead
+from kestrel.nn.boxes import circle_nms
+from kestrel.nn.camera_geometry import CameraGeometry, depth_images
+from kestrel.nn.center_head import CenterHead
+from kestrel.nn.view_transform import DepthLSSTransform, LSSTransform, cells_of
+from kestrel.ops.bev_pool import bev_cells, bev_pool
+from tests.parity.fixture import Runner, fill, tensors
+
+
+def cameras_of(inputs: dict[str, torch.Tensor]) -> CameraGeometry:
+    return CameraGeometry(
+        inputs["camera2lidar"],
+        inputs["intrinsics"],
+        inputs["lidar2image"],
+        inputs["img_aug_matrix"],
+        inputs["lidar_aug_matrix"],
+    )
+
+
+def pooling_operator(fixture: Any) -> Iterator[tuple[str, Any]]:
+    config, inputs = fixture.manifest["config"], tensors(fixture)
+    bounds = [config[f"{axis}bound"] for axis in "xyz"]
+    lower = torch.tensor([bound[0] for bound in bounds], dtype=torch.float32)
+    step = torch.tensor([bound[2] for bound in bounds], dtype=torch.float32)
+    nx, ny, nz = (cells_of(bound) for bound in bounds)
+    cells = bev_cells(inputs["geometry"], lower, step, (nx, ny, nz))
+    yield "bev", bev_pool(inputs["features"], cells, config["batch"], (nx, ny, nz))
+
+
+def view_transform(fixture: Any) -> Iterator[tuple[str, Any]]:
+    config, inputs = fixture.manifest["config"], tensors(fixture)
+    kind = DepthLSSTransform if fixture.manifest["net"] == "DepthLSSTransform" else LSSTransform
+    network = kind(
+        config["in_channels"],
+        config["out_channels"],
+        config["image_size"],
+        config["feature_size"],
+        config["xbound"],
+        config["ybound"],
+        config["zbound"],
+        config["dbound"],
+        config["downsample"],
+    )
+    fill(network, fixture)
+    cameras = cameras_of(inputs)
+    points = network.points(cameras)
+    picked = points.reshape(-1, 3)[torch.from_numpy(fixture.outputs["geometry.index"]).long()]
+    yield "geometry.index", fixture.outputs["geometry.index"]
+    yield "geometry.value", picked
+    yield "geometry.cell", ((picked - (network.bx - network.dx / 2)) / network.dx).int()
+    index = network.index(cameras)
+    yield "cells_in_range", len(index.point)
+    clouds = None
+    if isinstance(network, DepthLSSTransform):
+        clouds = [inputs["points"]] * config["batch"]
+        images = depth_images(clouds, cameras, network.image_size)[:, :, 0]
+        yield "depth_map.nonzero", images.nonzero()
+        yield "depth_map.value", images[images != 0]
+    yield "pooled", network.splat(*network.lift(inputs["x"], cameras, clouds), index)
+    yield "bev", network(inputs["x"], cameras, clouds, index)
+
+
+def segmentation_head(fixture: Any) -> Iterator[tuple[str, Any]]:
+    config, inputs = fixture.manifest["config"], tensors(fixture)
+    network = BEVSegmentationHead(
+        config["in_channels"], len(config["classes"]), config["input_scope"], config["output_scope"]
+    )
+    fill(network, fixture)
+    yield "transformed", network.transform(inputs["x"])
+    logits = network(inputs["x"])
+    yield "logits", logits
+    yield "probabilities", logits.sigmoid()
+
+
+def camera_decoder(fixture: Any) -> Iterator[tuple[str, Any]]:
+    config, inputs = fixture.manifest["config"], tensors(fixture)
+    blocks, indices = config["blocks"], tuple(config["neck in_indices"])
+    channels = tuple(blocks[index][1] for index in indices)
+    out_channels = fixture.shapes()[fixture.manifest["weights"]["prefix"] + "neck.fuse.0.weight"][0]
+    network = torch.nn.ModuleDict(
+        {
+            "backbone": GeneralizedResNet(inputs["x"].shape[1], blocks),
+            "neck": LSSFPN(indices, channels, out_channels, config["scale_factor"]),
+        }
+    )
+    fill(network, fixture)
+    stages = network["backbone"](inputs["x"])
+    for index, stage in enumerate(stages):
+        yield f"stage{index}", stage
+    yield "neck", network["neck"](stages)
+
+
+def lidar_decoder(fixture: Any) -> Iterator[tuple[str, Any]]:
+    inputs, shapes = tensors(fixture), fixture.shapes()
+    channels = (inputs["camera"].shape[1], inputs["lidar"].shape[1])
+    fuser = ConvFuser(channels, shapes["fuser.0.weight"][0])
+    decoder = torch.nn.ModuleDict({"backbone": SECOND(fuser.out_channels), "neck": SECONDFPN()})
+    fill(torch.nn.ModuleDict({"fuser": fuser, "decoder": decoder}), fixture)
+    fused = fuser([inputs["camera"], inputs["lidar"]])
+    yield "fused", fused
+    stages = decoder["backbone"](fused)
+    for index, stage in enumerate(stages):
+        yield f"second{index}", stage
+    yield "neck", decoder["neck"](stages)
+
+
+def center_head(fixture: Any) -> Iterator[tuple[str, Any]]:
+    config, inputs = fixture.manifest["config"], tensors(fixture)
+    size = config["out_size_factor"]
+    network = CenterHead(
+        inputs["x"].shape[1],
+        config["tasks"],
+        tuple(config["pc_range"][:2]),
+        (size * config["voxel_size"][0], size * config["voxel_size"][1]),
+        post_center_range=config["post_center_range"],
+        score_threshold=config["score_threshold"],
+        max_num=config["max_num"],
+        min_radius=config["min_radius"],
+    )
+    fill(network, fixture)
+    predictions = network(inputs["x"])
+    for task, prediction in enumerate(predictions):
+        for name in ("reg", "height", "dim", "rot", "vel", "heatmap"):
+            yield f"task{task}.{name}", prediction[name]
+        (found,) = network.candidates(prediction)
+        for name, values in zip(("boxes", "scores", "labels"), found, strict=True):
+            yield f"task{task}.{name}", values
+        radius = config["min_radius"][task]
+        yield f"task{task}.circle_keep", circle_nms(found.boxes[:, :2], found.scores, radius, 83)
+
+
+RUNNERS: dict[str, Runner] = {
+    "BEV pooling": pooling_operator,
+    "LSSTransform|DepthLSSTransform": view_transform,
+    "BEVSegmentationHead": segmentation_head,
+    r"GeneralizedResNet \+ LSSFPN.*": camera_decoder,
+    r"ConvFuser \+ SECOND \+ SECONDFPN": lidar_decoder,
+    "CenterHead.*": center_head,
+}
