@@ -7,7 +7,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from importlib.metadata import entry_points
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
 
 import typer
 from rich.console import Console
@@ -15,7 +17,7 @@ from rich.markup import escape
 
 import kestrel.commands
 from kestrel import __version__
-from kestrel.errors import KestrelError
+from kestrel.errors import KestrelError, SetupError, describe
 
 EXTENSION_GROUP = "kestrel.commands"
 """Entry-point group through which a distribution (kestrel_nodes, for one) adds commands."""
@@ -53,8 +55,22 @@ def build_app() -> typer.Typer:
         app.command(name)(getattr(loaded, module.name))
     extensions = {point.name: point for point in entry_points(group=EXTENSION_GROUP)}
     for name, point in sorted(extensions.items()):
-        app.command(name)(point.load())
+        app.command(name)(_load(point))
     return app
+
+
+def _load(point: EntryPoint) -> Callable[..., object]:
+    """Return the function of an extension, or one that says why it cannot be loaded."""
+    try:
+        return cast("Callable[..., object]", point.load())
+    except ImportError as error:
+        reason = str(error)
+
+    def unavailable() -> None:
+        raise SetupError(describe(f"command {point.name}", expected=f"module {point.module}", found=reason))
+
+    unavailable.__doc__ = f"Not available: {reason}"
+    return unavailable
 
 
 def main() -> None:
