@@ -1,0 +1,142 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""ROS messages as plain dataclasses of `kestrel.data.bag.typestore`: headers, transforms, motion, classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kestrel.data.bag import typestore
+from kestrel.types import Float64Array
+
+
+def new(msgtype: str, **fields: Any) -> Any:
+    """Return a message object of ``msgtype`` (``package/msg/Name``) with all its fields given."""
+    return typestore().types[msgtype](**fields)
+
+
+def time_message(stamp_ns: int) -> Any:
+    """Return a builtin_interfaces/Time."""
+    return new("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+
+
+def stamp_of(message: Any) -> int:
+    """Return the stamp in the header of ``message`` in nanoseconds."""
+    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
+
+
+def header(stamp_ns: int, frame_id: str) -> Any:
+    """Return a std_msgs/Header."""
+    return new("std_msgs/msg/Header", stamp=time_message(stamp_ns), frame_id=frame_id)
+
+
+def vector3(x: float, y: float, z: float) -> Any:
+    """Return a geometry_msgs/Vector3."""
+    return new("geometry_msgs/msg/Vector3", x=float(x), y=float(y), z=float(z))
+
+
+def quaternion(rotation: Float64Array) -> Any:
+    """Return the geometry_msgs/Quaternion of a (3, 3) rotation."""
+    from scipy.spatial.transform import Rotation
+
+    x, y, z, w = Rotation.from_matrix(rotation).as_quat(canonical=True)
+    return new("geometry_msgs/msg/Quaternion", x=float(x), y=float(y), z=float(z), w=float(w))
+
+
+def yaw_quaternion(yaw: float) -> Any:
+    """Return the geometry_msgs/Quaternion of a rotation about z."""
+    return new("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=math.sin(yaw / 2), w=math.cos(yaw / 2))
+
+
+def pose(position: Sequence[float] | NDArray[Any], orientation: Any) -> Any:
+    """Return a geometry_msgs/Pose at ``position`` (x, y, z)."""
+    x, y, z = (float(value) for value in position)
+    position = new("geometry_msgs/msg/Point", x=x, y=y, z=z)
+    return new("geometry_msgs/msg/Pose", position=position, orientation=orientation)
+
+
+def transform_message(parent_from_child: Float64Array, parent: str, child: str, stamp_ns: int) -> Any:
+    """Return the geometry_msgs/TransformStamped of a (4, 4) transform."""
+    return new(
+        "geometry_msgs/msg/TransformStamped",
+        header=header(stamp_ns, parent),
+        child_frame_id=child,
+        transform=new(
+            "geometry_msgs/msg/Transform",
+            translation=vector3(*parent_from_child[:3, 3]),
+            rotation=quaternion(parent_from_child[:3, :3]),
+        ),
+    )
+
+
+def tf_message(transforms: Sequence[Any]) -> Any:
+    """Return a tf2_msgs/TFMessage."""
+    return new("tf2_msgs/msg/TFMessage", transforms=list(transforms))
+
+
+def transform_from_message(transform: Any) -> Float64Array:
+    """Return the (4, 4) parent_from_child of a geometry_msgs/Transform."""
+    from scipy.spatial.transform import Rotation
+
+    rotation, translation = transform.rotation, transform.translation
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_quat((rotation.x, rotation.y, rotation.z, rotation.w)).as_matrix()
+    matrix[:3, 3] = translation.x, translation.y, translation.z
+    return matrix
+
+
+def odometry_message(
+    odom_from_base: Float64Array,
+    stamp_ns: int,
+    *,
+    linear: Sequence[float] = (0.0, 0.0, 0.0),
+    angular: Sequence[float] = (0.0, 0.0, 0.0),
+) -> Any:
+    """Return a nav_msgs/Odometry odom -> base_link; ``linear`` and ``angular`` velocity are in base_link."""
+    twist = new("geometry_msgs/msg/Twist", linear=vector3(*linear), angular=vector3(*angular))
+    at = pose(odom_from_base[:3, 3], quaternion(odom_from_base[:3, :3]))
+    return new(
+        "nav_msgs/msg/Odometry",
+        header=header(stamp_ns, "odom"),
+        child_frame_id="base_link",
+        pose=new("geometry_msgs/msg/PoseWithCovariance", pose=at, covariance=np.zeros(36)),
+        twist=new("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=np.zeros(36)),
+    )
+
+
+def imu_message(
+    stamp_ns: int, *, angular_velocity: Sequence[float], linear_acceleration: Sequence[float]
+) -> Any:
+    """Return a sensor_msgs/Imu in frame ``imu`` that gives no orientation (REP-145)."""
+    none = np.zeros(9)
+    none[0] = -1.0
+    return new(
+        "sensor_msgs/msg/Imu",
+        header=header(stamp_ns, "imu"),
+        orientation=new("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0),
+        orientation_covariance=none,
+        angular_velocity=vector3(*angular_velocity),
+        angular_velocity_covariance=np.zeros(9),
+        linear_acceleration=vector3(*linear_acceleration),
+        linear_acceleration_covariance=np.zeros(9),
+    )
+
+
+def classification_message(scores: Mapping[str, float], stamp_ns: int, frame_id: str) -> Any:
+    """Return a vision_msgs/Classification of class scores, best first."""
+    ranked = sorted(scores.items(), key=lambda item: -item[1])
+    results = [
+        new("vision_msgs/msg/ObjectHypothesis", class_id=name, score=float(score)) for name, score in ranked
+    ]
+    return new("vision_msgs/msg/Classification", header=header(stamp_ns, frame_id), results=results)
+
+
+def best_class(message: Any) -> tuple[str, float] | None:
+    """Return name and score of the best result of a Classification, None if it is empty."""
+    best = max(message.results, key=lambda item: item.score, default=None)
+    return None if best is None else (best.class_id, float(best.score))

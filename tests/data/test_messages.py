@@ -1,0 +1,219 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kestrel.classes import DETECTION_CLASSES
+from kestrel.data import messages, perception_messages, sensor_messages
+from kestrel.data.bag import deserialize, serialize
+from kestrel.errors import InputError
+from kestrel.types import BevMap, Boxes3D, Calibration, PointCloud
+
+STAMP = 1_700_000_001_050_000_000
+
+
+def through_cdr(message):
+    return deserialize(serialize(message), message.__msgtype__)
+
+
+def some_boxes(count=3):
+    random = np.random.default_rng(0)
+    return Boxes3D(
+        center=random.normal(size=(count, 3)).astype(np.float32),
+        size=random.uniform(0.5, 5, (count, 3)).astype(np.float32),
+        yaw=random.uniform(-math.pi, math.pi, count).astype(np.float32),
+        velocity=np.full((count, 2), np.nan, np.float32),
+        label=np.arange(count),
+        score=random.uniform(size=count).astype(np.float32),
+        class_names=DETECTION_CLASSES,
+        frame_id="base_link",
+        stamp_ns=STAMP,
+        track_id=np.arange(count) + 7,
+        num_points=np.arange(count) * 2,
+    )
+
+
+def test_cloud_round_trip_keeps_every_field():
+    random = np.random.default_rng(0)
+    cloud = PointCloud(
+        random.normal(size=(100, 4)).astype(np.float32),
+        STAMP,
+        "lidar",
+        random.integers(0, 32, 100).astype(np.uint16),
+        random.uniform(0, 0.05, 100).astype(np.float32),
+    )
+    message = sensor_messages.cloud_message(cloud)
+    assert message.point_step == 22
+    back = sensor_messages.cloud_from_message(through_cdr(message))
+    assert np.array_equal(back.points, cloud.points)
+    assert np.array_equal(back.ring, cloud.ring)
+    assert np.array_equal(back.time_s, cloud.time_s)
+    assert (back.stamp_ns, back.frame_id) == (STAMP, "lidar")
+
+
+def test_empty_cloud_round_trip():
+    cloud = PointCloud(np.zeros((0, 4), np.float32), STAMP, "lidar")
+    back = sensor_messages.cloud_from_message(through_cdr(sensor_messages.cloud_message(cloud)))
+    assert len(back) == 0
+
+
+def test_cloud_of_another_layout_is_read_by_field_name():
+    dtype = np.dtype(
+        {"names": ["z", "intensity", "x", "y"], "formats": ["<f8", "u1", "<f4", "<f4"],
+         "offsets": [0, 9, 12, 16], "itemsize": 32}
+    )  # fmt: skip
+    points = np.zeros(4, dtype)
+    points["x"], points["y"], points["z"], points["intensity"] = 1, 2, 3, 40
+    points["x"][2] = np.nan
+    message = sensor_messages.packed_cloud(points, STAMP, "lidar")
+    back = sensor_messages.cloud_from_message(message)
+    assert back.points.tolist() == [[1, 2, 3, 40]] * 3
+
+
+def test_rows_padded_at_their_end_are_read():
+    message = sensor_messages.packed_cloud(np.arange(6, dtype="<f4").view([("x", "<f4")]), STAMP, "lidar")
+    message.height, message.width, message.row_step = 2, 2, 12
+    assert sensor_messages.cloud_fields(message)["x"].tolist() == [0, 1, 3, 4]
+
+
+def test_cloud_that_is_too_short_is_refused():
+    message = sensor_messages.cloud_message(PointCloud(np.ones((5, 4), np.float32), STAMP, "lidar"))
+    message.data = message.data[:-1]
+    with pytest.raises(InputError, match="110 bytes"):
+        sensor_messages.cloud_from_message(message)
+
+
+def test_boxes_round_trip_keeps_every_field():
+    boxes = some_boxes()
+    message = perception_messages.objects_message(boxes, modality="lidar", sensors_used=["lidar"])
+    back = perception_messages.boxes_from_message(through_cdr(message), DETECTION_CLASSES)
+    assert message.sensors_used == ["lidar"]
+    for name in ("center", "size", "yaw", "velocity", "score"):
+        np.testing.assert_allclose(getattr(back, name), getattr(boxes, name), atol=1e-6)
+    for name in ("label", "track_id", "num_points"):
+        assert np.array_equal(getattr(back, name), getattr(boxes, name))
+
+
+def test_no_boxes_is_an_empty_message():
+    boxes = some_boxes(0)
+    back = perception_messages.boxes_from_message(
+        through_cdr(perception_messages.objects_message(boxes)), DETECTION_CLASSES
+    )
+    assert len(back) == 0
+    assert back.center.shape == (0, 3)
+
+
+def test_class_that_the_list_lacks_is_appended():
+    message = perception_messages.objects_message(some_boxes(2))
+    message.objects[0].class_id = "dont_care"
+    back = perception_messages.boxes_from_message(message, DETECTION_CLASSES)
+    assert back.class_names[back.label[0]] == "dont_care"
+    assert back.class_names[: len(DETECTION_CLASSES)] == DETECTION_CLASSES
+
+
+def test_map_round_trip_keeps_axes():
+    probability = np.zeros((2, 4, 6), np.float32)
+    probability[0, 3, 1] = 1.0  # x cell 3, y cell 1
+    probability[1, :, 5] = 0.5
+    bev = BevMap(probability, ("drivable_area", "divider"), (-2.0, -3.0), 1.0, "base_link", STAMP)
+    grids = {name: through_cdr(grid) for name, grid in perception_messages.map_messages(bev).items()}
+    grid = grids["drivable_area"]
+    assert (grid.info.width, grid.info.height) == (4, 6)
+    assert grid.data[1 * 4 + 3] == 100  # REP-103 grids are row-major with x along a row
+    back = perception_messages.map_from_messages(grids)
+    np.testing.assert_allclose(back.probability, probability)
+    assert (back.lower, back.resolution, back.layer_names) == (bev.lower, 1.0, bev.layer_names)
+
+
+def test_unknown_cells_count_as_not_there():
+    bev = BevMap(np.ones((1, 2, 2), np.float32), ("divider",), (0.0, 0.0), 1.0, "base_link", STAMP)
+    grids = perception_messages.map_messages(bev)
+    grids["divider"].data[:] = -1
+    assert not perception_messages.map_from_messages(grids).probability.any()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(-math.pi, math.pi), st.floats(-1.5, 1.5), st.floats(-math.pi, math.pi))
+def test_transform_round_trip(yaw, pitch, roll):
+    from scipy.spatial.transform import Rotation
+
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("zyx", (yaw, pitch, roll)).as_matrix()
+    matrix[:3, 3] = 1.0, -2.0, 3.0
+    message = messages.tf_message([messages.transform_message(matrix, "odom", "base_link", STAMP)])
+    back = messages.transform_from_message(through_cdr(message).transforms[0].transform)
+    np.testing.assert_allclose(back, matrix, atol=1e-9)
+
+
+def test_calibration_round_trip():
+    matrix = np.array([[500.0, 0, 320], [0, 510.0, 180], [0, 0, 1]])
+    distortion = np.array([0.1, -0.05, 0.001, 0.002, 0.0])
+    calibration = Calibration(matrix, 640, 360, np.eye(4), "plumb_bob", distortion)
+    message = through_cdr(sensor_messages.camera_info_message(calibration, STAMP, "camera_front_optical"))
+    back = sensor_messages.calibration_from_message(message, np.eye(4))
+    np.testing.assert_array_equal(back.camera_matrix, matrix)
+    np.testing.assert_array_equal(back.distortion, distortion)
+    assert (back.width, back.height, back.distortion_model) == (640, 360, "plumb_bob")
+
+
+def test_camera_without_distortion_stays_without():
+    calibration = Calibration(np.diag([500.0, 500.0, 1.0]), 640, 360, np.eye(4))
+    message = sensor_messages.camera_info_message(calibration, STAMP, "camera_front_optical")
+    assert message.distortion_model == "plumb_bob"
+    assert sensor_messages.calibration_from_message(message, np.eye(4)).distortion_model == "none"
+
+
+def test_png_is_lossless_and_jpeg_keeps_colour_order():
+    ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    message = sensor_messages.compressed_image(ids, STAMP, "camera", jpeg_quality=None)
+    assert np.array_equal(sensor_messages.grey_from_message(through_cdr(message)), ids)
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    message = sensor_messages.compressed_image(red, STAMP, "camera", jpeg_quality=90)
+    picture = sensor_messages.image_from_message(through_cdr(message)).data
+    assert picture[..., 0].min() > 240
+    assert picture[..., 2].max() < 15
+
+
+def test_broken_jpeg_is_refused():
+    red = np.zeros((16, 16, 3), np.uint8)
+    message = sensor_messages.compressed_image(red, STAMP, "camera", jpeg_quality=90)
+    message.data = message.data[:20]
+    with pytest.raises(InputError, match="JPEG"):
+        sensor_messages.image_from_message(message)
+
+
+def test_raw_image_is_read_as_rgb():
+    message = messages.new(
+        "sensor_msgs/msg/Image",
+        header=messages.header(STAMP, "camera"),
+        height=1,
+        width=2,
+        encoding="bgr8",
+        is_bigendian=0,
+        step=6,
+        data=np.array([1, 2, 3, 4, 5, 6], np.uint8),
+    )
+    assert sensor_messages.image_from_message(message).data.tolist() == [[[3, 2, 1], [6, 5, 4]]]
+
+
+def test_scores_are_sorted_and_the_best_is_found():
+    message = messages.classification_message({"clear": 0.2, "cut_in": 0.7, "stopped": 0.1}, STAMP, "camera")
+    assert [item.class_id for item in message.results] == ["cut_in", "clear", "stopped"]
+    assert messages.best_class(through_cdr(message)) == ("cut_in", 0.7)
+    assert messages.best_class(messages.classification_message({}, STAMP, "camera")) is None
+
+
+def test_motion_messages_carry_what_was_given():
+    odometry = through_cdr(messages.odometry_message(np.eye(4), STAMP, linear=(5.0, 0, 0)))
+    assert (odometry.header.frame_id, odometry.child_frame_id) == ("odom", "base_link")
+    assert odometry.twist.twist.linear.x == 5.0
+    imu = through_cdr(
+        messages.imu_message(STAMP, angular_velocity=(0, 0, 0.1), linear_acceleration=(0, 0, 9.81))
+    )
+    assert imu.orientation_covariance[0] == -1
+    assert imu.linear_acceleration.z == 9.81
