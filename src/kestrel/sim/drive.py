@@ -74,6 +74,14 @@ def simulate(
     return _run(_Drive(world, rig.select(cameras, lidar_hz), seconds, image_size), seed, threads)
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (width, height) of a text like 704x256; ConfigError if it is none."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) > 0 and int(height) > 0):
+        raise ConfigError(describe("image size", expected="WIDTHxHEIGHT, for one 704x256", found=text))
+    return int(width), int(height)
+
+
 def _run(drive: _Drive, seed: int, threads: int | None) -> Iterator[Sample]:
     def make(task: _Task) -> Sample:
         rng = np.random.default_rng([seed, task.sensor, task.index])

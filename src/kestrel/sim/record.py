@@ -1,0 +1,159 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writing a simulated drive, with its truth, as a rosbag2 folder.
+
+Every message is logged when a driver could have delivered it: a sweep at its end, all else at its stamp.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from kestrel.data.bag import BagWriter, serialize
+from kestrel.errors import InputError, describe
+from kestrel.sim import messages
+from kestrel.sim.rig import Rig
+from kestrel.sim.samples import EPOCH_NS, CameraSample, ImuSample, LidarSample, OdometrySample, Sample
+
+_AHEAD: Final = 8
+
+
+class _Entry(NamedTuple):
+    """One message; entries sort by when they are logged, then by the order they were made in."""
+
+    log_time_ns: int
+    order: int
+    topic: str
+    msgtype: str
+    raw: bytes
+
+
+def write_drive(
+    samples: Iterable[Sample],
+    folder: str | Path,
+    *,
+    rig: Rig,
+    progress: Callable[[Sample], None] | None = None,
+) -> None:
+    """Write ``samples`` as a bag; the folder appears only once it is complete.
+
+    Args:
+        samples: In the order of their stamps.
+        folder: To make; must not exist.
+        rig: Where the sensors sit, for /tf_static; its LiDAR rate says when a sweep ends.
+        progress: Called with every sample that has been turned into messages.
+
+    Raises:
+        InputError: ``folder`` exists.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise InputError(describe("output folder", expected="a path that does not exist", found=folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with BagWriter(unfinished / folder.name) as bag:
+            for entry in _in_log_order(_encoded(samples, rig, progress)):
+                bag.write_raw(entry.topic, entry.msgtype, entry.log_time_ns, entry.raw)
+        os.rename(unfinished / folder.name, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _encoded(
+    samples: Iterable[Sample], rig: Rig, progress: Callable[[Sample], None] | None
+) -> Iterator[tuple[int, list[_Entry]]]:
+    """Yield the stamp and the messages of every sample; several are encoded at a time, in threads."""
+    yield EPOCH_NS, [_entry(EPOCH_NS, "/tf_static", _static_transforms(rig), 0)]
+    pending: deque[tuple[Sample, Future[list[_Entry]]]] = deque()
+
+    def finished() -> tuple[int, list[_Entry]]:
+        sample, future = pending.popleft()
+        entries = future.result()
+        if progress is not None:
+            progress(sample)
+        return sample.stamp_ns, entries
+
+    with ThreadPoolExecutor(1) as pool:
+        for number, sample in enumerate(samples):
+            pending.append((sample, pool.submit(_entries, sample, rig, 100 * (number + 1))))
+            if len(pending) >= _AHEAD:
+                yield finished()
+        while pending:
+            yield finished()
+
+
+def _in_log_order(stream: Iterable[tuple[int, list[_Entry]]]) -> Iterator[_Entry]:
+    """Yield entries by log time; none is logged before the stamp of its sample."""
+    waiting: list[_Entry] = []
+    for stamp_ns, entries in stream:
+        while waiting and waiting[0].log_time_ns < stamp_ns:
+            yield heapq.heappop(waiting)
+        for entry in entries:
+            heapq.heappush(waiting, entry)
+    while waiting:
+        yield heapq.heappop(waiting)
+
+
+def _entry(log_time_ns: int, topic: str, message: Any, order: int) -> _Entry:
+    return _Entry(log_time_ns, order, topic, message.__msgtype__, serialize(message))
+
+
+def _static_transforms(rig: Rig) -> Any:
+    mounts = {("base_link", "lidar"): rig.lidar.base_from_lidar, ("base_link", "imu"): rig.base_from_imu}
+    for camera in rig.cameras:
+        mounts["base_link", f"camera_{camera.name}_optical"] = camera.base_from_camera
+    return messages.transforms(EPOCH_NS, mounts)
+
+
+def _entries(sample: Sample, rig: Rig, order: int) -> list[_Entry]:
+    log_time_ns = sample.stamp_ns
+    if isinstance(sample, LidarSample):
+        log_time_ns += round(1e9 / rig.lidar.hz)
+        topics = _lidar_messages(sample)
+    elif isinstance(sample, CameraSample):
+        topics = _camera_messages(sample)
+    elif isinstance(sample, OdometrySample):
+        pose = {("odom", "base_link"): sample.odom_from_base}
+        topics = {"/tf": messages.transforms(sample.stamp_ns, pose), "/odometry": messages.odometry(sample)}
+    else:
+        assert isinstance(sample, ImuSample)
+        topics = {"/imu": messages.imu(sample)}
+    return [
+        _entry(log_time_ns, topic, message, order + number)
+        for number, (topic, message) in enumerate(topics.items())
+    ]
+
+
+def _lidar_messages(sample: LidarSample) -> dict[str, Any]:
+    layers = sample.bev_map
+    topics = {
+        "/lidar/points": messages.cloud(sample.cloud),
+        "/truth/points": messages.point_truth(sample),
+        "/truth/objects": messages.objects(sample.truth),
+    }
+    for number, name in enumerate(layers.layer_names):
+        topics[f"/truth/map/{name}"] = messages.grid(layers, number)
+    return topics
+
+
+def _camera_messages(sample: CameraSample) -> dict[str, Any]:
+    stamp_ns, frame_id, name = sample.stamp_ns, sample.image.frame_id, sample.name
+    topics = {
+        f"/camera/{name}/camera_info": messages.camera_info(sample.calibration, stamp_ns, frame_id),
+        f"/camera/{name}/image/compressed": messages.compressed(
+            sample.image.data, stamp_ns, frame_id, "jpeg"
+        ),
+        f"/truth/camera/{name}/semantics": messages.compressed(sample.semantic, stamp_ns, frame_id, "png"),
+    }
+    if sample.event is not None:
+        topics["/truth/event"] = messages.event(sample.event, stamp_ns, frame_id)
+    return topics
