@@ -7,13 +7,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
+from kestrel.models.swin import SwinTransformer
 from kestrel.nn.bev_decoder import LSSFPN, SECOND, SECONDFPN, ConvFuser, GeneralizedResNet
 from kestrel.nn.bev_segmentation_head import BEVSegmentationHead
-from kestrel.nn.boxes import circle_nms
+from kestrel.nn.boxes import DecodedBoxes, circle_nms
 from kestrel.nn.camera_geometry import CameraGeometry, depth_images
 from kestrel.nn.center_head import CenterHead
+from kestrel.nn.image_augmentation import ImageAugmentation
+from kestrel.nn.lss_fpn import GeneralizedLSSFPN
+from kestrel.nn.transfusion_head import TransFusionHead
 from kestrel.nn.view_transform import DepthLSSTransform, LSSTransform, cells_of
 from kestrel.ops.bev_pool import bev_cells, bev_pool
 from tests.parity.fixture import Runner, fill, tensors
@@ -141,6 +147,80 @@ def center_head(fixture: Any) -> Iterator[tuple[str, Any]]:
         yield f"task{task}.circle_keep", circle_nms(found.boxes[:, :2], found.scores, radius, 83)
 
 
+def camera_backbone(fixture: Any) -> Iterator[tuple[str, Any]]:
+    backbone = SwinTransformer()
+    network = torch.nn.ModuleDict(
+        {"backbone": backbone, "neck": GeneralizedLSSFPN(backbone.out_channels, 256)}
+    )
+    fill(network, fixture)
+    stages = backbone(tensors(fixture)["image"])
+    for index, stage in zip(backbone.out_indices, stages, strict=True):
+        yield f"swin{index}", stage
+    for index, level in enumerate(network["neck"](stages)):
+        yield f"neck{index}", level
+
+
+def transfusion_head(fixture: Any) -> Iterator[tuple[str, Any]]:
+    config, inputs = fixture.manifest["config"], tensors(fixture)
+    prefix = fixture.manifest["weights"]["prefix"]
+    size = config["out_size_factor"]
+    network = TransFusionHead(
+        inputs["x"].shape[1],
+        fixture.shapes()[f"{prefix}heatmap_head.1.bias"][0],
+        tuple(config["pc_range"][:2]),
+        (size * config["voxel_size"][0], size * config["voxel_size"][1]),
+        num_proposals=config["num_proposals"],
+        post_center_range=config["post_center_range"],
+        score_threshold=config["score_threshold"],
+    )
+    fill(network, fixture)
+    proposals = network(inputs["x"])
+    yield "dense_heatmap", proposals["dense_heatmap"]
+    (found,) = network.decode(proposals)
+    order = same_order(found, fixture.outputs)
+    if len(order) == proposals["query_labels"].shape[1]:
+        for name in (
+            "query_labels",
+            "query_heatmap_score",
+            "center",
+            "height",
+            "dim",
+            "rot",
+            "vel",
+            "heatmap",
+        ):
+            yield name, proposals[name][..., order]
+    for name, values in zip(("boxes", "scores", "labels"), found, strict=True):
+        yield name, values[order]
+
+
+def same_order(found: DecodedBoxes, expected: dict[str, np.ndarray]) -> np.ndarray:
+    """Return our boxes' indices in the order of the reference: equal heat lets proposals change places."""
+    count = len(expected["labels"])
+    if len(found.labels) != count or np.array_equal(found.labels.numpy(), expected["labels"]):
+        return np.arange(len(found.labels))
+    distance = np.linalg.norm(found.boxes.numpy()[None, :, :7] - expected["boxes"][:, None, :7], axis=2)
+    other_class = found.labels.numpy()[None] != expected["labels"][:, None]
+    _, order = linear_sum_assignment(distance + 1e3 * other_class)
+    return order
+
+
+def image_augmentation(fixture: Any) -> Iterator[tuple[str, Any]]:
+    config, image = fixture.manifest["config"], fixture.inputs["image"]
+    size = tuple(config["final_dim (h,w)"])
+    evaluation = ImageAugmentation.evaluation(
+        image.shape[:2], size, config["eval resize"], config["bottom crop"]
+    )
+    named = {"eval": evaluation}
+    for index, train in enumerate(config["train"]):
+        named[f"train{index}"] = ImageAugmentation(
+            train["resize"], tuple(train["crop"]), size, train["flip"], train["rotate"]
+        )
+    for name, augmentation in named.items():
+        yield f"{name}.image", augmentation.apply(image)
+        yield f"{name}.matrix", augmentation.matrix()
+
+
 RUNNERS: dict[str, Runner] = {
     "BEV pooling": pooling_operator,
     "LSSTransform|DepthLSSTransform": view_transform,
@@ -148,4 +228,7 @@ RUNNERS: dict[str, Runner] = {
     r"GeneralizedResNet \+ LSSFPN.*": camera_decoder,
     r"ConvFuser \+ SECOND \+ SECONDFPN": lidar_decoder,
     "CenterHead.*": center_head,
+    r"Swin-T \+ GeneralizedLSSFPN": camera_backbone,
+    "TransFusionHead.*": transfusion_head,
+    "camera image resize.*": image_augmentation,
 }

@@ -158,11 +158,11 @@ State = tuple[Tensor, ...]
 
 
 class OnlineTSMMobileNetV2(MobileNetV2):
-    """MobileNetV2 that sees a stream: each shifting block mixes in channels of the previous frame (TSM,
-    section 4.2).
+    """MobileNetV2 that sees a stream: each shifting block mixes in channels of the previous frame.
 
-    Same parameters as MobileNetV2. The state is explicit: it goes in and comes out of every call, so one
-    network serves any number of cameras, and dropping the state is a reset.
+    The online form of TSM (section 4.2) with the parameters of MobileNetV2. The state is explicit: it goes
+    in and comes out of every call, so one network serves any number of cameras, and dropping the state is a
+    reset.
 
     Args:
         num_classes, width_multiplier, in_channels, stages, last_channels: as in MobileNetV2.
