@@ -149,8 +149,8 @@ def evaluate(
 ) -> DetectionScores:
     """Return the scores of ``predicted`` boxes against ``truth``, both of the same frames.
 
-    Frames with truth and without predictions count; pass every evaluated frame's truth. Truth without a single
-    point inside is left out.
+    Frames with truth and without predictions count; pass every evaluated frame's truth. Truth without a
+    single point inside is left out.
     """
     truth = truth.take(in_range(truth, class_names, ranges) & (truth.num_points != 0))
     predicted = predicted.take(in_range(predicted, class_names, ranges))
