@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Exceptions in callbacks: caught once, logged once, counted, shown; the node lives."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from kestrel.errors import KestrelError
+from kestrel_nodes.health import Concern
+
+LOG_PERIOD_S = 5.0
+"""The same text is logged again only after this long; every occurrence is counted."""
+
+
+class Logger(Protocol):
+    """The part of rclpy's logger that is used here."""
+
+    def error(self, message: str) -> object:
+        """Log ``message`` at ERROR."""
+
+    def warning(self, message: str) -> object:
+        """Log ``message`` at WARN."""
+
+
+class Guard:
+    """Calls functions that may raise.
+
+    A KestrelError is bad data from outside and is logged as one line; anything else is a bug and is logged with
+    its traceback, counted as ``exceptions`` and shown in the concern until a later call succeeds.
+    """
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+        self._logged: dict[str, float] = {}
+
+    def call(self, function: Callable[[], object], concern: Concern) -> Exception | None:
+        """Call ``function``; return what it raised, handled, or None."""
+        try:
+            function()
+        except KestrelError as error:
+            self.log(error)
+            return error
+        except Exception as error:
+            self._bug(error, concern)
+            return error
+        concern.clear("exception")
+        return None
+
+    def wrap(self, function: Callable[..., object], concern: Concern) -> Callable[..., None]:
+        """Return ``function`` as a callback that never raises; a KestrelError is shown in ``concern``."""
+
+        def guarded(*arguments: object) -> None:
+            error = self.call(lambda: function(*arguments), concern)
+            if isinstance(error, KestrelError):
+                concern.error("exception", str(error))
+
+        return guarded
+
+    def wrap_service(
+        self, callback: Callable[[Any, Any], Any], concern: Concern
+    ) -> Callable[[Any, Any], Any]:
+        """Return ``callback`` as a service that never raises.
+
+        After an error the response is sent as it is, with ``success`` False and the reason in ``message``
+        where it has these fields.
+        """
+
+        def guarded(request: Any, response: Any) -> Any:
+            answers = [response]
+            error = self.call(lambda: answers.append(callback(request, response)), concern)
+            if error is not None:
+                if hasattr(response, "success"):
+                    response.success = False
+                if hasattr(response, "message"):
+                    response.message = str(error)
+            return answers[-1]
+
+        return guarded
+
+    def log(self, error: KestrelError) -> None:
+        """Log bad data, the same text at most every few seconds."""
+        text = str(error)
+        now = time.monotonic()
+        if now - self._logged.get(text, -LOG_PERIOD_S) >= LOG_PERIOD_S:
+            self._logged = {old: then for old, then in self._logged.items() if now - then < LOG_PERIOD_S}
+            self._logged[text] = now
+            self._logger.warning(text)
+
+    def _bug(self, error: Exception, concern: Concern) -> None:
+        text = f"{type(error).__name__}: {error}"
+        concern.count("exceptions")
+        concern.error("exception", text)
+        now = time.monotonic()
+        if now - self._logged.get(text, -LOG_PERIOD_S) >= LOG_PERIOD_S:
+            self._logged[text] = now
+            self._logger.error("".join(traceback.format_exception(error)).rstrip())

@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The quality of service of inputs and outputs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+RELIABILITY: Final = ("reliable", "best_effort")
+
+LATCHED: Final = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+"""The last message is kept for subscribers that come later (label lists)."""
+
+OUTPUT: Final = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+"""Reliable, which serves reliable and best-effort subscribers alike."""
+
+DEBUG: Final = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+"""Timing topics: losing one matters to nobody."""
+
+
+def input_qos(reliability: str = "best_effort", depth: int = 5) -> QoSProfile:
+    """Return the profile of an input.
+
+    Args:
+        reliability: ``best_effort`` accepts every publisher; ``reliable`` needs a reliable one and gets
+            lost fragments of large messages resent.
+        depth: messages the middleware holds while the node is busy elsewhere.
+    """
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE
+        if reliability == "reliable"
+        else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.VOLATILE,
+    )

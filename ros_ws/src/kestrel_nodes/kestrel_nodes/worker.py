@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""One worker thread per node that always takes the newest input: no queue grows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass
+class Job:
+    """Work on one input.
+
+    run: does it; must not raise. superseded: called instead when newer work took its place.
+    """
+
+    run: Callable[[], None]
+    superseded: Callable[[], None] = lambda: None
+
+
+class Worker:
+    """Runs jobs one at a time in its own thread.
+
+    Each slot holds at most one waiting job: a newer one replaces it but keeps its place in the order, so
+    that every slot gets its turn however fast the others fill.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._condition = threading.Condition()
+        self._waiting: dict[str, Job] = {}
+        self._urgent: list[Callable[[], None]] = []
+        self._running = False
+        self._busy_since: float | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to run jobs; without effect while already running."""
+        if self.alive and self._running:
+            return
+        self._running = True
+        self._thread = threading.Thread(target=self._work, name=f"{self._name}-worker", daemon=True)
+        self._thread.start()
+
+    def submit(self, slot: str, job: Job) -> None:
+        """Put ``job`` into ``slot``; the job that waited there, if any, is superseded."""
+        with self._condition:
+            replaced = self._waiting.get(slot)
+            self._waiting[slot] = job
+            self._condition.notify()
+        if replaced is not None:
+            replaced.superseded()
+
+    def before_next(self, action: Callable[[], None], *, drop_waiting: tuple[str, ...] | None = None) -> None:
+        """Run ``action`` in the worker before its next job.
+
+        Args:
+            action: must not raise.
+            drop_waiting: slots whose waiting jobs are superseded at once; None for all.
+        """
+        with self._condition:
+            slots = tuple(self._waiting) if drop_waiting is None else drop_waiting
+            dropped = [self._waiting.pop(slot) for slot in slots if slot in self._waiting]
+            self._urgent.append(action)
+            self._condition.notify()
+        for job in dropped:
+            job.superseded()
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds for which the current job has been running (0 when idle)."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread exists."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Forget the waiting jobs and wait for the current one; False if it did not end in time."""
+        with self._condition:
+            self._running = False
+            self._waiting.clear()
+            self._urgent.clear()
+            self._condition.notify()
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        me = threading.current_thread()
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._waiting or self._urgent or not self._running)
+                if not self._running or self._thread is not me:
+                    return
+                work = self._take()
+                self._busy_since = time.monotonic()
+            work()
+            self._busy_since = None
+
+    def _take(self) -> Callable[[], None]:
+        if self._urgent:
+            return self._urgent.pop(0)
+        return self._waiting.pop(next(iter(self._waiting))).run
