@@ -1,0 +1,291 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The scripted part of a drive: the ego route, and for every station the road users that make its event."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kestrel.sim.scene import Actor
+from kestrel.sim.world.cars import Model
+from kestrel.sim.world.cast import Cast
+from kestrel.sim.world.ground import KERB
+from kestrel.sim.world.layout import (
+    CROSSING_BEGIN,
+    CROSSING_END,
+    CRUISE,
+    RUN_IN,
+    STOP_BEGIN,
+    Arm,
+    Junction,
+    Layout,
+    Road,
+    Station,
+)
+from kestrel.sim.world.path import Path, join
+from kestrel.sim.world.rules import Brake, ChangePath, Light, Pace, StopAt, WaitFor, Yield, ego_passes
+from kestrel.sim.world.traffic import Driver, Traffic, Walker
+
+EGO_FRONT, EGO_REAR, EGO_WIDTH = 3.7, 1.0, 1.95
+"""Ends of the ego vehicle from base_link (its rear axle), and its width, metres."""
+
+
+def inbound(arm: Arm, lane: int) -> Path:
+    """Lane of an arm towards its junction, up to the stop line."""
+    path = arm.road.lane(min(lane, arm.road.profile.lanes - 1), arm.direction < 0)
+    s, _ = path.project(arm.at(STOP_BEGIN, 0.0)[None])
+    return path.cut(0.0, float(s[0]))
+
+
+def outbound(arm: Arm, lane: int) -> Path:
+    """Lane of an arm away from its junction, from the end of the kerb curves."""
+    path = arm.road.lane(min(lane, arm.road.profile.lanes - 1), arm.direction > 0)
+    s, _ = path.project(arm.at(0.0, 0.0)[None])
+    return path.cut(float(s[0]), path.length)
+
+
+def through(start: Arm, lane: int, end: Arm, end_lane: int) -> tuple[Path, float]:
+    """A way over a junction, and the arc length at which it meets the stop line."""
+    before = inbound(start, lane)
+    return join(before, outbound(end, end_lane)), before.length
+
+
+class Script:
+    """Builds the ego route and casts the road users of all events."""
+
+    def __init__(self, rng: np.random.Generator, cast: Cast, layout: Layout, scene: str) -> None:
+        self._rng = rng
+        self.cast = cast
+        self._layout = layout
+        self._scene = scene
+        self.lights: dict[float, Light] = {}
+        profile = layout.main.profile
+        turns = [station for station in layout.stations if station.turn]
+        self.lane = int(rng.integers(profile.lanes))
+        if any(station.event == "cut_in" for station in layout.stations):
+            self.lane = int(rng.integers(profile.lanes))
+        if turns:
+            self.lane = 0 if turns[0].turn > 0 else profile.lanes - 1
+        self.path = self._route(turns[0] if turns else None)
+        start = float(self.path.project(layout.main.path.position(RUN_IN)[None])[0][0])
+        cruise = CRUISE[scene] * float(rng.uniform(0.85, 1.12))
+        ego = Driver(
+            0,
+            self.path,
+            start,
+            cruise * float(rng.uniform(0.75, 1.0)),
+            cruise,
+            EGO_FRONT,
+            EGO_REAR,
+            EGO_WIDTH,
+        )
+        self.traffic = Traffic(ego, reach=2 if scene == "highway" else 1)
+        self.cruise = cruise
+
+    def _route(self, turn: Station | None) -> Path:
+        main = self._layout.main
+        if turn is None:
+            return main.lane(self.lane, True)
+        junction = next(j for j in self._layout.junctions if j.s == turn.s)
+        start, end = junction.arms[2], junction.arms[1 if turn.turn > 0 else 3]
+        assert start is not None and end is not None
+        return through(start, self.lane, end, 0 if turn.turn > 0 else end.road.profile.lanes - 1)[0]
+
+    def driver(
+        self, model: Model, path: Path, s: float, speed: float, desired: float | None = None
+    ) -> Driver | None:
+        """Put a vehicle on the road; None where there is no room. No actor is made then."""
+        length, width, _ = model[1]
+        wish = self.cruise if desired is None else desired
+        driver = Driver(-1, path, s, speed, wish, length / 2, length / 2, width)
+        if not self.traffic.add(driver):
+            return None
+        driver.actor = self.cast.add(model).track_id
+        return driver
+
+    def ego_s(self, s: float) -> float:
+        """Arc length of the ego path abreast of arc length ``s`` of the main road."""
+        return float(self.path.project(self._layout.main.path.position(s)[None])[0][0])
+
+    def place_all(self) -> None:
+        """Set the lights, then cast every station."""
+        for junction in self._layout.junctions:
+            self._set_light(junction)
+        leads = {"lead_braking", "jam"}
+        lead = self._add_lead() if any(s.event in leads for s in self._layout.stations) else None
+        for station in self._layout.stations:
+            junction = next((j for j in self._layout.junctions if j.s == station.s), None)
+            if station.event in ("crossing_from_left", "crossing_from_right"):
+                self._cast_crossing(station, junction)
+            elif station.event == "oncoming_turn" and junction is not None:
+                self._cast_oncoming(junction)
+            elif station.event == "cut_in":
+                self._cast_cut_in(station)
+            elif station.event in leads and lead is not None:
+                self._cast_braking(station, lead)
+
+    def _set_light(self, junction: Junction) -> None:
+        station = next(s for s in self._layout.stations if s.s == junction.s)
+        arm = junction.arms[2]
+        assert arm is not None
+        stop = self.ego_s(junction.s - arm.start - STOP_BEGIN) - 0.6
+        red = station.event == "ego_stopping"
+        light = Light(stop, not red, float(self._rng.uniform(3.5, 7.0)))
+        self.lights[junction.s] = light
+        self.traffic.updates.append(light)
+        self.traffic.ego.rules.append(StopAt(stop, lambda: not light.main_green))
+
+    def _add_lead(self) -> Driver | None:
+        headway = EGO_FRONT + 5.0 + self.cruise * float(self._rng.uniform(0.9, 1.4))
+        ego = self.traffic.ego
+        lead = self.driver(self.cast.vehicle(), self.path, ego.s + headway, ego.speed, self.cruise * 1.1)
+        if lead is not None:
+            signal = ego_passes(self.ego_s(self._layout.stations[-1].s))
+            lead.rules.append(Pace(headway + 2.0, signal))
+        return lead
+
+    def _cast_braking(self, station: Station, lead: Driver) -> None:
+        s = self.ego_s(station.s) - float(self._rng.uniform(15, 40))
+        jam = station.event == "jam" or self._rng.random() < 0.3
+        slow = (
+            float(self._rng.uniform(0.0, 2.0)) if jam else lead.desired * float(self._rng.uniform(0.25, 0.5))
+        )
+        hold = float(self._rng.uniform(1.0, 3.5))
+        lead.rules.append(Brake(ego_passes(s), float(self._rng.uniform(2.3, 3.8)), slow, hold))
+
+    def _cast_cut_in(self, station: Station) -> None:
+        """A vehicle beside the ego vehicle, or one that is parked, moves into its lane."""
+        profile, rng = self._layout.main.profile, self._rng
+        trigger = self.ego_s(station.s) - float(rng.uniform(20, 35))
+        neighbours = [lane for lane in (self.lane - 1, self.lane + 1) if 0 <= lane < profile.lanes]
+        if not neighbours:
+            self._cast_pull_out(station)
+            return
+        lane = neighbours[int(rng.integers(len(neighbours)))]
+        lead = EGO_FRONT + float(rng.uniform(5.0, 9.0)) + 0.25 * self.cruise
+        ego = self.traffic.ego
+        begin, end = -profile.lane(lane), -profile.lane(self.lane)
+        duration = float(rng.uniform(2.2, 3.4))
+        first = self._layout.main.lane(lane, True)
+        model = self.cast.vehicle(heavy=0.7)
+        abreast = float(first.project(self.path.position(ego.s + lead)[None])[0][0])
+        for back in (0.0, 9.0, -12.0, 20.0, -25.0):
+            driver = self.driver(model, first, abreast - back, ego.speed, self.cruise)
+            if driver is not None:
+                break
+        else:
+            return
+        signal = ego_passes(trigger)
+        driver.rules.append(Pace(lead + driver.rear, signal))
+        driver.rules.append(ChangePath(signal, lambda d: self._merge(d, begin, end, duration)))
+
+    def _merge(self, driver: Driver, begin: float, end: float, duration: float) -> Path:
+        """From one offset of the main road to another, starting where the driver is."""
+        main = self._layout.main.path
+        s, _ = main.project(driver.path.position(driver.s)[None])
+        length = max(driver.speed * duration, 11.0)
+        t = np.clip((main.s - s[0]) / length, 0.0, 1.0)
+        return main.offset(begin + (end - begin) * t * t * (3.0 - 2.0 * t))
+
+    def _cast_pull_out(self, station: Station) -> None:
+        """A vehicle at the kerb, or in the mouth of a drive, moves off into the ego lane."""
+        profile, rng = self._layout.main.profile, self._rng
+        main = self._layout.main.path
+        begin = -(profile.half - 1.05) if profile.edge > 1.5 else -(profile.half + 1.3)
+        s = station.s + float(rng.uniform(0, 8))
+        model = self.cast.car()
+        driver = self.driver(model, main.offset(begin), s, 0.0, self.cruise)
+        if driver is None:
+            return
+        driver.s = float(driver.path.project(main.position(s, begin)[None])[0][0])
+        signal = ego_passes(self.ego_s(s) - max(24.0, self.cruise * 2.4))
+        driver.rules.append(WaitFor(driver.s + driver.front, signal, brisk=self.cruise))
+        end = -profile.lane(self.lane)
+        driver.rules.append(ChangePath(signal, lambda d: self._merge(d, begin, end, 3.0)))
+
+    def _notice(self) -> float:
+        """Distance at which someone starts to cross, far enough to brake."""
+        return max(20.0, self.cruise**2 / 5.2 + 7.0) + float(self._rng.uniform(0, 5))
+
+    def _cast_crossing(self, station: Station, junction: Junction | None) -> None:
+        side = 1.0 if station.event == "crossing_from_left" else -1.0
+        if junction is not None and station.kind == "cross" and self._rng.random() < 0.65:
+            self._cast_cross_vehicle(junction, side)
+            return
+        s = station.s
+        if junction is not None:
+            arm = junction.arms[2]
+            assert arm is not None
+            s = junction.s - arm.start - (CROSSING_BEGIN + CROSSING_END) / 2
+        self.cast_pedestrians(self._layout.main, s, side, scripted=True)
+
+    def cast_pedestrians(self, road: Road, s: float, side: float, *, scripted: bool) -> None:
+        """People, or a cyclist, on the crossing at ``s``; the ego vehicle lets scripted ones cross."""
+        rng, profile = self._rng, road.profile
+        wait = profile.half + 0.5
+        place = self.ego_s(s) if scripted else 0.0
+        trigger = ego_passes(place - self._notice() - (4.0 if side > 0 else 0.0))
+        rider = scripted and rng.random() < 0.25
+        for index in range(1 if rider else int(rng.choice([1, 1, 2, 3]))):
+            shift = float(rng.uniform(-1.2, 1.2))
+            model = self.cast.bicycle(rider=True) if rider else self.cast.person()
+            actor = self.cast.add(model)
+            depth = wait + (1.5 if rider else 0.35 * index + float(rng.uniform(0, 0.5)))
+            ends = road.path.position(
+                np.array([s + shift, s + shift]), np.array([side * depth, -side * (wait + 4.0)])
+            )
+            path = Path(ends)
+            kerbs = (depth - profile.half, depth + profile.half)
+            speed = float(rng.uniform(3.0, 4.5) if rider else np.clip(rng.normal(1.6, 0.3), 1.1, 2.6))
+            walker = Walker(actor.track_id, path, 0.0, speed, _kerb_height(*kerbs), trigger)
+            self.traffic.walkers.append(walker)
+            if scripted:
+                self.traffic.ego.rules.append(Yield(place - 3.2, walker, trigger, 1.9 if rider else 1.7))
+
+    def _cast_cross_vehicle(self, junction: Junction, side: float) -> None:
+        """Someone on the side road drives straight across in front of the ego vehicle."""
+        rng = self._rng
+        start, end = (
+            (junction.arms[1], junction.arms[3]) if side > 0 else (junction.arms[3], junction.arms[1])
+        )
+        assert start is not None and end is not None
+        path, stop = through(start, 0, end, 0)
+        model = self.cast.vehicle(heavy=0.6) if rng.random() < 0.65 else self.cast.cycle(rider=True)
+        back = float(rng.uniform(0.0, 14.0))
+        driver = self.driver(model, path, stop - model[1][0] / 2 - 0.5 - back, 3.0 if back > 3 else 0.0, 8.0)
+        if driver is None:
+            return
+        place = self.ego_s(junction.s)
+        arm = junction.arms[2]
+        assert arm is not None
+        signal = ego_passes(place - arm.start - self._notice() - (5.0 if side < 0 else 8.0))
+        driver.rules.append(WaitFor(stop, signal, brisk=8.0))
+        hold = self.ego_s(junction.s - arm.start - STOP_BEGIN)
+        self.traffic.ego.rules.append(Yield(hold, driver, signal, 1.6 + driver.rear))
+
+    def _cast_oncoming(self, junction: Junction) -> None:
+        """Someone who comes towards the ego vehicle turns left across its lane."""
+        start, end, arm = junction.arms[0], junction.arms[3], junction.arms[2]
+        assert start is not None and end is not None and arm is not None
+        path, stop = through(start, 0, end, end.road.profile.lanes - 1)
+        model = self.cast.vehicle(heavy=0.4)
+        place = self.ego_s(junction.s)
+        wait = stop + 4.0
+        ahead = max(place - self.traffic.ego.s - 32.0, 0.0)
+        begin = wait - model[1][0] / 2 - min(ahead * float(self._rng.uniform(0.6, 1.0)), 70.0)
+        driver = self.driver(model, path, begin, min(7.0, self.cruise), 9.0)
+        if driver is None:
+            return
+        signal = ego_passes(place - arm.start - self._notice() - 3.0)
+        driver.rules.append(WaitFor(wait, signal, brisk=8.0))
+        hold = self.ego_s(junction.s - arm.start - STOP_BEGIN)
+        self.traffic.ego.rules.append(Yield(hold, driver, signal, 1.6 + driver.rear))
+
+    def actor(self, track_id: int) -> Actor:
+        """The actor of a track id."""
+        return self.cast.actors[track_id]
+
+
+def _kerb_height(first: float, second: float):  # type: ignore[no-untyped-def]
+    """Height of the ground along a way across a road, whose kerbs are at two arc lengths."""
+    return lambda s: 0.0 if first < s < second else KERB

@@ -1,0 +1,295 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Motion of everything that moves: car following with the Intelligent Driver Model, and walking.
+
+Treiber, Hennecke, Helbing, "Congested traffic states in empirical observations and microscopic simulations",
+Phys. Rev. E 62 (2000), equations 2 and 3, with anything in the way of a vehicle as the one it follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from kestrel.sim.world.path import Path
+from kestrel.types import Float64Array
+
+STEP_S: Final = 0.1
+"""Time step of the simulation, seconds."""
+
+_LOOKAHEAD = 46
+_JERK = 9.0
+
+
+@dataclass
+class Driver:
+    """A vehicle, or a rider, that follows a path.
+
+    actor: track id (0 is the ego vehicle). s: arc length of its reference point; front, rear: from there to
+    its ends. rules: functions (driver, traffic) -> None called every step, which may set ``stops``,
+    ``target`` and ``forced``.
+    """
+
+    actor: int
+    path: Path
+    s: float
+    speed: float
+    desired: float
+    front: float
+    rear: float
+    width: float
+    z: float = 0.0
+    rules: list[Callable[[Driver, Traffic], None]] = field(default_factory=list)
+    acceleration: float = 0.0
+    target: float = 0.0
+    stops: list[float] = field(default_factory=list)
+    forced: float | None = None
+
+    def discs(self) -> list[float]:
+        """Places along the vehicle, from its reference point, of the discs that cover it."""
+        length = self.front + self.rear
+        count = max(round(length / max(self.width, 0.5)), 1)
+        return [(i + 0.5) / count * length - self.rear for i in range(count)]
+
+
+@dataclass
+class Walker:
+    """A person on foot, or pushing along a straight way. go: (traffic) -> bool, asked until it says yes."""
+
+    actor: int
+    path: Path
+    s: float
+    speed: float
+    z: Callable[[float], float]
+    go: Callable[[Traffic], bool]
+    walking: bool = False
+    stride: float = 1.4
+
+    def step(self, traffic: Traffic) -> None:
+        """Walk on for one time step, once the signal to go was given and until the way ends."""
+        self.walking = (self.walking or self.go(traffic)) and self.s < self.path.length
+        if self.walking:
+            self.s = min(self.s + self.speed * STEP_S, self.path.length)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Recorded motion, axis 0 time in steps of STEP_S, axis 1 the movers.
+
+    actor: (M,). position: (T, M, 3). yaw: (T, M), unwrapped. speed: (T, M). travelled: (T, M) metres.
+    exists, walks: (T, M) bool. ego_s, ego_speed, ego_acceleration: (T,).
+    """
+
+    actor: np.ndarray
+    position: Float64Array
+    yaw: Float64Array
+    speed: Float64Array
+    travelled: Float64Array
+    exists: np.ndarray
+    walks: np.ndarray
+    ego_path: Path
+    ego_s: Float64Array
+    ego_speed: Float64Array
+    ego_acceleration: Float64Array
+
+
+class Traffic:
+    """All movers; ``drivers[0]`` is the ego vehicle."""
+
+    def __init__(self, ego: Driver, *, reach: int) -> None:
+        self.drivers = [ego]
+        self.walkers: list[Walker] = []
+        self.time = 0.0
+        self.updates: list[Callable[[Traffic], None]] = []
+        self._stride = reach
+        self._ways: dict[int, Float64Array] = {}
+
+    @property
+    def ego(self) -> Driver:
+        """The vehicle that carries the sensors."""
+        return self.drivers[0]
+
+    def add(self, driver: Driver) -> bool:
+        """Add a vehicle unless it would stand in another one."""
+        own = driver.path.position(driver.s)
+        for other in self.drivers:
+            there = other.path.position(other.s)
+            distance = float(np.hypot(*(there - own)))
+            heading = float(driver.path.direction(driver.s) - other.path.direction(other.s))
+            lateral = abs(
+                float(
+                    -np.sin(other.path.direction(other.s)) * (own - there)[0]
+                    + np.cos(other.path.direction(other.s)) * (own - there)[1]
+                )
+            )
+            near = distance < driver.front + driver.rear + other.front + other.rear
+            if near and (lateral < 2.4 or abs(np.sin(heading)) > 0.3):
+                return False
+        self.drivers.append(driver)
+        return True
+
+    def reroute(self, driver: Driver, path: Path) -> None:
+        """Put a driver on another path, at the place nearest to where it is."""
+        s, _ = path.project(driver.path.position(driver.s)[None])
+        driver.path, driver.s = path, float(s[0])
+        self._ways.pop(id(driver), None)
+
+    def run(self, seconds: float) -> Motion:
+        """Simulate and record from 0 to a little after ``seconds``."""
+        steps = int(np.ceil(seconds / STEP_S)) + 3
+        frames = []
+        ego = []
+        for index in range(steps):
+            self.time = index * STEP_S
+            for update in self.updates:
+                update(self)
+            self._decide()
+            frames.append(self._snapshot())
+            ego.append((self.ego.s, self.ego.speed, self.ego.acceleration))
+            self._advance()
+        data = np.stack(frames)
+        own = np.array(ego)
+        return Motion(
+            actor=np.array([m.actor for m in (*self.drivers[1:], *self.walkers)], np.int64),
+            position=data[..., 0:3],
+            yaw=np.unwrap(data[..., 3], axis=0),
+            speed=data[..., 4],
+            travelled=data[..., 5],
+            exists=data[..., 6] > 0,
+            walks=data[..., 7] > 0,
+            ego_path=self.ego.path,
+            ego_s=own[:, 0],
+            ego_speed=own[:, 1],
+            ego_acceleration=own[:, 2],
+        )
+
+    def _snapshot(self) -> Float64Array:
+        rows = []
+        for driver in self.drivers[1:]:
+            x, y = driver.path.position(driver.s)
+            exists = 0.0 <= driver.s <= driver.path.length
+            rows.append(
+                (x, y, driver.z, driver.path.direction(driver.s), driver.speed, driver.s, exists, 0.0)
+            )
+        for walker in self.walkers:
+            x, y = walker.path.position(walker.s)
+            speed = walker.speed if walker.walking else 0.0
+            travelled = walker.s / walker.stride
+            rows.append(
+                (
+                    x,
+                    y,
+                    walker.z(walker.s),
+                    walker.path.direction(walker.s),
+                    speed,
+                    travelled,
+                    1.0,
+                    walker.walking,
+                )
+            )
+        return np.array(rows, np.float64).reshape(-1, 8)
+
+    def _decide(self) -> None:
+        """Choose every driver's acceleration from its rules and from what is in its way."""
+        gaps, closing = self._leaders()
+        for index, driver in enumerate(self.drivers):
+            driver.target, driver.forced = driver.desired, None
+            driver.stops.clear()
+            for rule in driver.rules:
+                rule(driver, self)
+            bend = abs(float(driver.path.direction(driver.s + 12.0) - driver.path.direction(driver.s))) / 12.0
+            target = min(driver.target, np.sqrt(2.2 / max(bend, 1e-4)))
+            wish = _idm(driver.speed, target, gaps[index], closing[index])
+            for stop in driver.stops:
+                gap = stop - driver.s - driver.front
+                if gap > -3.0:
+                    wish = min(wish, _idm(driver.speed, target, gap + 1.2, driver.speed))
+            if driver.forced is not None:
+                wish = min(wish, driver.forced)
+            change = np.clip(wish - driver.acceleration, -_JERK * STEP_S, _JERK * STEP_S)
+            if wish < -4.0:
+                change = wish - driver.acceleration
+            driver.acceleration = float(np.clip(driver.acceleration + change, -7.0, 2.5))
+
+    def _advance(self) -> None:
+        for driver in self.drivers:
+            speed = driver.speed + driver.acceleration * STEP_S
+            if speed < 0.0:
+                speed, driver.acceleration = 0.0, max(driver.acceleration, -driver.speed / STEP_S)
+            driver.s += (driver.speed + speed) / 2 * STEP_S
+            driver.speed = speed
+        for walker in self.walkers:
+            walker.step(self)
+
+    def _way(self, driver: Driver) -> Float64Array:
+        """Points of a path, padded so that the look ahead never runs out."""
+        key = id(driver)
+        if key not in self._ways:
+            s = np.arange(0.0, driver.path.length + _LOOKAHEAD * self._stride + 2.0)
+            self._ways[key] = driver.path.position(s)
+        return self._ways[key]
+
+    def _leaders(self) -> tuple[Float64Array, Float64Array]:
+        """Gap to the nearest thing in the way of each driver, and how fast it closes."""
+        centres, owners, velocities, radii = self._discs()
+        ahead = np.arange(_LOOKAHEAD + 1) * self._stride
+        ways = []
+        for driver in self.drivers:
+            way = self._way(driver)
+            first = int(np.clip(driver.s, 0, len(way) - ahead[-1] - 1))
+            ways.append(way[first + ahead])
+        points = np.stack(ways)
+        offset = np.array([int(np.clip(d.s, 0, None)) - d.s for d in self.drivers])
+        delta = centres - points[:, :, None]
+        nearest = (delta**2).sum(-1).argmin(1)
+        rows = np.arange(len(points))[:, None]
+        columns = np.arange(len(centres))
+        off = delta[rows, nearest, columns]
+        tangent = np.diff(points, axis=1)[rows, np.minimum(nearest, _LOOKAHEAD - 1)] / self._stride
+        along = nearest * self._stride + offset[:, None] + (off * tangent).sum(-1)
+        lateral = np.abs(off[..., 1] * tangent[..., 0] - off[..., 0] * tangent[..., 1])
+        half = np.array([d.width / 2 for d in self.drivers])[:, None]
+        relevant = (lateral < half + radii + 0.35) & (along > 0.0) & (owners != rows)
+        relevant &= along < ahead[-1] + 1.0
+        front = np.array([d.front for d in self.drivers])[:, None]
+        gap = np.where(relevant, np.maximum(along - front - radii, 0.05), np.inf)
+        first_in_way = gap.argmin(1)
+        speed = np.array([d.speed for d in self.drivers])
+        other = (velocities[first_in_way] * tangent[rows[:, 0], first_in_way]).sum(-1)
+        return gap[rows[:, 0], first_in_way], speed - other
+
+    def _discs(self) -> tuple[Float64Array, np.ndarray, Float64Array, Float64Array]:
+        """Centres (D, 2), owner index, velocity (D, 2) and radius of the discs that cover all movers."""
+        centres, owners, velocities, radii = [], [], [], []
+        for index, driver in enumerate(self.drivers):
+            if not 0.0 <= driver.s <= driver.path.length + 1.0:
+                continue
+            heading = float(driver.path.direction(driver.s))
+            forward = np.array([np.cos(heading), np.sin(heading)])
+            middle = driver.path.position(driver.s)
+            for place in driver.discs():
+                centres.append(middle + place * forward)
+                owners.append(index)
+                velocities.append(driver.speed * forward)
+                radii.append(driver.width / 2)
+        for walker in self.walkers:
+            heading = float(walker.path.direction(walker.s))
+            centres.append(walker.path.position(walker.s))
+            owners.append(-1)
+            velocities.append(
+                (walker.speed if walker.walking else 0.0) * np.array([np.cos(heading), np.sin(heading)])
+            )
+            radii.append(0.35)
+        return np.array(centres), np.array(owners), np.array(velocities), np.array(radii)
+
+
+def _idm(speed: float, target: float, gap: float, closing: float) -> float:
+    """Acceleration of the Intelligent Driver Model, m/s^2."""
+    strength, comfort, headway, standstill = 1.6, 2.2, 1.1, 2.0
+    free = strength * (1.0 - (speed / max(target, 0.1)) ** 4)
+    wanted = standstill + max(speed * headway + speed * closing / (2 * np.sqrt(strength * comfort)), 0.0)
+    follow = strength * (wanted / max(gap, 0.3)) ** 2 if np.isfinite(gap) else 0.0
+    return float(np.clip(max(free, -3.0) - follow, -7.0, strength))
