@@ -15,6 +15,7 @@ from kestrel.sim.render import Renderer, develop
 from kestrel.sim.rig import CameraSpec
 from kestrel.sim.scene import World
 from kestrel.sim.semantics import Semantic
+from kestrel.sim.surfaces import BoolArray
 from kestrel.types import Calibration, Float32Array, Float64Array, Int64Array, UInt8Array, UInt16Array
 
 BLOCK: Final = 16
@@ -41,7 +42,12 @@ class Camera:
     """One camera of one drive, sending pictures of one size."""
 
     def __init__(
-        self, spec: CameraSpec, size: tuple[int, int] | None, caster: WorldCaster, world: World, renderer: Renderer
+        self,
+        spec: CameraSpec,
+        size: tuple[int, int] | None,
+        caster: WorldCaster,
+        world: World,
+        renderer: Renderer,
     ) -> None:
         self.spec = spec
         self.calibration: Calibration = spec.calibration(size)
@@ -49,10 +55,10 @@ class Camera:
         self._world = world
         self._renderer = renderer
         directions = pixel_directions(self.calibration)
-        self._directions = directions.reshape(-1, 3)
+        self._directions = np.ascontiguousarray(directions.reshape(-1, 3).T)
         self._blocks, self._block_axis, self._block_angle = _blocks(directions)
         self._pixel_angle = 1.0 / float(self.calibration.camera_matrix[0, 0])
-        self._falloff = np.clip(self._directions[:, 2], 0.2, 1.0) ** np.float32(0.8)
+        self._falloff = np.clip(self._directions[2], 0.2, 1.0) ** np.float32(0.8)
         pixels = self.calibration.width * self.calibration.height
         grain = np.random.default_rng(len(spec.name)).standard_normal(pixels * 3 + _NOISE_SPARE, np.float32)
         self._grain = grain * np.float32(NOISE_SIGMA)
@@ -60,14 +66,13 @@ class Camera:
     def take(self, time_s: float, rng: np.random.Generator) -> Picture:
         """Return the picture of ``time_s``."""
         map_from_camera = self._world.ego(time_s).map_from_base @ self.spec.base_from_camera
-        rotation = map_from_camera[:3, :3].astype(np.float32)
-        directions = self._directions @ rotation.T
-        origins = np.broadcast_to(map_from_camera[:3, 3].astype(np.float32), directions.shape)
-        hits = self._caster.cast_static(origins, directions)
+        rays = self._rays(map_from_camera)
+        hits = self._caster.cast_static(rays)
         actors = self._caster.moving_actors(time_s, map_from_camera[:3, 3], ACTOR_RANGE_M)
-        self._caster.add_actors(hits, origins, directions, self._candidates(actors, map_from_camera))
-        lit = self._lit(hits, origins, directions, actors, map_from_camera)
-        radiance = self._renderer.radiance(hits, directions, lit, self._pixel_angle)
+        self._caster.add_actors(hits, self._candidates(actors, map_from_camera))
+        points = hits.points()
+        lit = self._lit(hits, points, actors, map_from_camera)
+        radiance = self._renderer.radiance(hits, points, lit, self._pixel_angle)
         offset = int(rng.integers(_NOISE_SPARE))
         grain = self._grain[offset : offset + radiance.size].reshape(radiance.shape)
         shape = (self.calibration.height, self.calibration.width)
@@ -79,29 +84,39 @@ class Camera:
             hits.instance.reshape(shape),
         )
 
+    def _rays(self, map_from_camera: Float64Array) -> Float32Array:
+        """Return the rays (N, 6) of all pixels, in map."""
+        rotation, position = map_from_camera[:3, :3].astype(np.float32), map_from_camera[:3, 3]
+        rays = np.empty((self._directions.shape[1], 6), np.float32)
+        for axis in range(3):
+            rays[:, axis] = position[axis]
+            turned = rotation[axis, 0] * self._directions[0]
+            turned += rotation[axis, 1] * self._directions[1]
+            turned += rotation[axis, 2] * self._directions[2]
+            rays[:, 3 + axis] = turned
+        return rays
+
     def _lit(
-        self,
-        hits: Hits,
-        origins: Float32Array,
-        directions: Float32Array,
-        actors: list[MovingActor],
-        map_from_camera: Float64Array,
-    ) -> np.ndarray:
+        self, hits: Hits, points: Float32Array, actors: list[MovingActor], map_from_camera: Float64Array
+    ) -> BoolArray:
         """Return (N,) bool: the sun shines on the surface of each pixel."""
-        sun = self._world.weather.sun_direction.astype(np.float32)
-        lit = self._renderer.needs_shadow(hits)
-        if self._world.weather.sun <= 0.02:
-            return np.zeros_like(lit)
+        weather = self._world.weather
+        lit = self._renderer.faces_sun(hits)
         rows = np.flatnonzero(lit)
-        points = origins[rows] + directions[rows] * hits.distance[rows, None]
-        points += hits.normal[rows] * np.float32(SHADOW_BIAS_M)
+        if weather.sun <= 0.02 or not len(rows):
+            return np.zeros_like(lit)
+        sun = weather.sun_direction.astype(np.float32)
+        rays = np.empty((len(rows), 6), np.float32)
+        for axis in range(3):
+            rays[:, axis] = points[axis][rows] + sun[axis] * np.float32(SHADOW_BIAS_M)
+            rays[:, 3 + axis] = sun[axis]
         place = np.full(len(lit), -1, np.int64)
         place[rows] = np.arange(len(rows))
         casting = []
         for actor, pixels in self._candidates(actors, map_from_camera, sun.astype(np.float64)):
             among = place[pixels]
             casting.append((actor, among[among >= 0]))
-        lit[rows] = ~self._caster.shaded(points, sun, casting)
+        lit[rows] = ~self._caster.shaded(rays, casting)
         return lit
 
     def _candidates(

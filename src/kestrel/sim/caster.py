@@ -17,6 +17,7 @@ import open3d as o3d
 
 from kestrel.sim.scene import ActorState, World
 from kestrel.sim.surfaces import (
+    BoolArray,
     MeshStack,
     bounding_sphere,
     map_from_actor,
@@ -24,7 +25,7 @@ from kestrel.sim.surfaces import (
     stack_static,
     surface_table,
 )
-from kestrel.types import Float32Array, Float64Array, Int64Array, UInt16Array
+from kestrel.types import Float32Array, Float64Array, Int64Array, UInt16Array, UInt32Array
 
 SLOT_MARGIN_M = 2.0
 """Free space around each mesh of the showroom."""
@@ -34,19 +35,39 @@ NO_TRIANGLE = -1
 
 @dataclass
 class Hits:
-    """First surface on each ray.
+    """First surface on each ray; arrays of vectors are (3, N), since channels are worked on one by one.
 
-    distance: (N,) float32 metres, inf where nothing is hit. triangle: (N,) int64 row of the SurfaceTable or
-    NO_TRIANGLE. normal: (N,) of (3,) float32 in map, towards the ray's origin. instance: (N,) uint16 track id.
-    local_point, local_normal: (N, 3) float32 where textures are anchored: map, or the frame of the actor.
+    rays: (N, 6) float32 origin and unit direction in map.
+    distance: (N,) float32 metres, inf where nothing is hit.
+    triangle: (N,) int64 row of the SurfaceTable, or NO_TRIANGLE.
+    normal: (3, N) float32 unit vectors in map, to either side. instance: (N,) uint16 track id, 0 for none.
+    on_actors: what moving actors were hit, farther ones first.
     """
 
+    rays: Float32Array
     distance: Float32Array
     triangle: Int64Array
     normal: Float32Array
     instance: UInt16Array
-    local_point: Float32Array
-    local_normal: Float32Array
+    on_actors: list[ActorHits]
+
+    def points(self) -> Float32Array:
+        """Return (3, N) float32 places in map; the origin of rays that hit nothing."""
+        along = np.where(np.isfinite(self.distance), self.distance, np.float32(0))
+        points = np.empty((3, len(along)), np.float32)
+        for axis in range(3):
+            np.multiply(self.rays[:, 3 + axis], along, out=points[axis])
+            points[axis] += self.rays[:, axis]
+        return points
+
+
+@dataclass(frozen=True)
+class ActorHits:
+    """Hits on one moving actor: rows (K,) of the rays, and point and normal (3, K) in the actor's frame."""
+
+    rows: Int64Array
+    point: Float32Array
+    normal: Float32Array
 
 
 @dataclass(frozen=True)
@@ -94,9 +115,13 @@ class WorldCaster:
         places: dict[int, int] = {}
         slots: dict[tuple[int, int], int] = {}
         spacing = 2 * max((radius for _, radius in self._balls.values()), default=0.0) + SLOT_MARGIN_M
-        meshes = [(track, phase, mesh) for track in self._moving for phase, mesh in enumerate(self._world.actors[track].meshes)]
+        meshes = [
+            (track, phase, mesh)
+            for track in self._moving
+            for phase, mesh in enumerate(self._world.actors[track].meshes)
+        ]
         side = int(np.ceil(np.sqrt(max(1, len(meshes)))))
-        origins = []
+        origins: list[Float32Array] = []
         for track, phase, mesh in meshes:
             if id(mesh) not in places:
                 places[id(mesh)] = row = len(origins)
@@ -106,7 +131,7 @@ class WorldCaster:
         return stack, slots, np.array(origins, np.float32).reshape(-1, 3)
 
     def moving_actors(self, time_s: float, near: Float64Array, within_m: float) -> list[MovingActor]:
-        """Return the moving actors whose balls come within ``within_m`` of the point ``near`` at ``time_s``."""
+        """Return the moving actors whose balls are within ``within_m`` of ``near`` (3,) at ``time_s``."""
         step = 0.02
         later = {state.track_id: state for state in self._world.actor_states(time_s + step)}
         found = []
@@ -132,23 +157,21 @@ class WorldCaster:
             slot=self._slots[state.track_id, state.phase],
         )
 
-    def cast_static(self, origins: Float32Array, directions: Float32Array) -> Hits:
-        """Return what the rays hit of the static world; origins and unit directions (N, 3) float32 in map."""
-        answer = self._static_scene.cast_rays(_rays(origins, directions))
+    def cast_static(self, rays: Float32Array) -> Hits:
+        """Return what the rays (N, 6) float32, origin and unit direction in map, hit of the static world."""
+        answer = self._static_scene.cast_rays(o3d.core.Tensor.from_numpy(rays))
         distance = answer["t_hit"].numpy()
-        hit = np.isfinite(distance)
-        triangle = np.where(hit, answer["primitive_ids"].numpy().astype(np.int64), NO_TRIANGLE)
-        normal = answer["primitive_normals"].numpy()
-        point = origins + directions * np.where(hit, distance, 0.0).astype(np.float32)[:, None]
+        miss = np.isinf(distance)
+        triangle = answer["primitive_ids"].numpy().astype(np.int64)
+        triangle[miss] = NO_TRIANGLE
         instance = self.table.instance[triangle]
-        instance[~hit] = 0
-        return Hits(distance, triangle, normal, instance, point, normal.copy())
+        instance[miss] = 0
+        normal = np.ascontiguousarray(answer["primitive_normals"].numpy().T)
+        return Hits(rays, distance, triangle, normal, instance, [])
 
     def add_actors(
         self,
         hits: Hits,
-        origins: Float32Array,
-        directions: Float32Array,
         candidates: list[tuple[MovingActor, Int64Array]],
         delay_s: Float32Array | None = None,
     ) -> None:
@@ -156,65 +179,65 @@ class WorldCaster:
 
         Args:
             hits: Of all rays, changed in place.
-            origins: (N, 3) float32 in map.
-            directions: (N, 3) float32 unit vectors in map.
             candidates: Per actor, the (K,) rows of the rays that may meet its ball.
             delay_s: (N,) seconds of each ray after the moment of the actors, or None for 0.
         """
-        batches = [
-            _ShowroomRays.enter(actor, rows, origins, directions, delay_s, self._slot_origin[actor.slot])
-            for actor, rows in candidates
-        ]
-        batches = [batch for batch in batches if len(batch.rows)]
+        batches = self._batches(hits.rays, candidates, delay_s)
         if not batches:
             return
-        answer = self._showroom_scene.cast_rays(
-            _rays(np.concatenate([b.origins for b in batches]), np.concatenate([b.directions for b in batches]))
-        )
-        fields = [answer[name].numpy() for name in ("t_hit", "primitive_ids", "primitive_normals")]
+        answer = self._showroom_scene.cast_rays(_joined(batches))
+        past, ids, normal = (answer[name].numpy() for name in ("t_hit", "primitive_ids", "primitive_normals"))
         start = 0
         for batch in batches:
             part = slice(start, start + len(batch.rows))
-            self._merge(hits, batch, fields[0][part], fields[1][part], fields[2][part])
+            self._merge(hits, batch, past[part], ids[part], normal[part])
             start = part.stop
 
-    def _merge(self, hits: Hits, batch: _ShowroomRays, past: Float32Array, ids: UInt16Array, normal: Float32Array) -> None:
+    def _batches(
+        self,
+        rays: Float32Array,
+        candidates: list[tuple[MovingActor, Int64Array]],
+        delay_s: Float32Array | None,
+    ) -> list[_ShowroomRays]:
+        entered = (
+            _ShowroomRays.enter(actor, rows, rays, delay_s, self._slot_origin[actor.slot])
+            for actor, rows in candidates
+            if len(rows)
+        )
+        return [batch for batch in entered if len(batch.rows)]
+
+    def _merge(
+        self, hits: Hits, batch: _ShowroomRays, past: Float32Array, ids: UInt32Array, normal: Float32Array
+    ) -> None:
         distance = past + batch.entered
         finite = np.isfinite(distance)
-        own = np.zeros(len(ids), bool)
-        own[finite] = self._slot_of_triangle[ids[finite]] == batch.actor.slot
-        nearer = own & (distance < hits.distance[batch.rows])
+        own = finite & (self._slot_of_triangle[np.where(finite, ids, 0)] == batch.actor.slot)
+        nearer = np.flatnonzero(own & (distance < hits.distance[batch.rows]))
         rows = batch.rows[nearer]
         hits.distance[rows] = distance[nearer]
         hits.triangle[rows] = ids[nearer].astype(np.int64) + self._static_count
         hits.instance[rows] = batch.actor.track_id
-        hits.local_normal[rows] = normal[nearer]
-        hits.normal[rows] = normal[nearer] @ batch.actor.map_from_actor[:3, :3].T.astype(np.float32)
-        along = batch.directions[nearer] * past[nearer, None]
-        hits.local_point[rows] = batch.origins[nearer] + along - self._slot_origin[batch.actor.slot]
+        local_normal = normal[nearer].T
+        hits.normal[:, rows] = batch.actor.map_from_actor[:3, :3].astype(np.float32) @ local_normal
+        ray = batch.rays[nearer]
+        point = ray[:, :3] + ray[:, 3:] * past[nearer, None] - self._slot_origin[batch.actor.slot]
+        hits.on_actors.append(ActorHits(rows, point.T, local_normal))
 
-    def shaded(
-        self,
-        points: Float32Array,
-        sun: Float32Array,
-        actors: list[tuple[MovingActor, Int64Array]],
-    ) -> Float32Array:
-        """Return (N,) bool: something stands between each point (N, 3) in map and the ``sun`` (3,)."""
-        directions = np.broadcast_to(sun.astype(np.float32), points.shape)
-        dark = self._static_scene.test_occlusions(_rays(points, directions)).numpy()
-        batches = [
-            _ShowroomRays.enter(actor, rows, points, directions, None, self._slot_origin[actor.slot])
-            for actor, rows in actors
-        ]
-        batches = [batch for batch in batches if len(batch.rows)]
+    def shaded(self, rays: Float32Array, actors: list[tuple[MovingActor, Int64Array]]) -> BoolArray:
+        """Return (N,) bool: something is in the way of the rays (N, 6), which lead to the sun.
+
+        Args:
+            rays: (N, 6) float32 in map.
+            actors: Per moving actor, the (K,) rows of the rays that may meet its ball.
+        """
+        dark: BoolArray = self._static_scene.test_occlusions(o3d.core.Tensor.from_numpy(rays)).numpy()
+        batches = self._batches(rays, [(actor, rows[~dark[rows]]) for actor, rows in actors], None)
         if batches:
-            answer = self._showroom_scene.cast_rays(
-                _rays(np.concatenate([b.origins for b in batches]), np.concatenate([b.directions for b in batches]))
-            )
+            answer = self._showroom_scene.cast_rays(_joined(batches))
             finite = np.isfinite(answer["t_hit"].numpy())
-            owner = self._slot_of_triangle[np.where(finite, answer["primitive_ids"].numpy(), 0)]
+            slot = self._slot_of_triangle[np.where(finite, answer["primitive_ids"].numpy(), 0)]
             expected = np.concatenate([np.full(len(b.rows), b.actor.slot) for b in batches])
-            dark[np.concatenate([b.rows for b in batches])[finite & (owner == expected)]] = True
+            dark[np.concatenate([b.rows for b in batches])[finite & (slot == expected)]] = True
         return dark
 
 
@@ -222,13 +245,12 @@ class WorldCaster:
 class _ShowroomRays:
     """Rays that meet one actor's ball, moved to where the ball stands in the showroom.
 
-    rows: which rays. entered: (K,) metres from the true origin to where the ray enters the ball (0 inside it).
+    rows: which rays. rays: (K, 6). entered: (K,) metres from the true origin to the ball, 0 inside it.
     """
 
     actor: MovingActor
     rows: Int64Array
-    origins: Float32Array
-    directions: Float32Array
+    rays: Float32Array
     entered: Float32Array
 
     @classmethod
@@ -236,30 +258,32 @@ class _ShowroomRays:
         cls,
         actor: MovingActor,
         rows: Int64Array,
-        origins: Float32Array,
-        directions: Float32Array,
+        rays: Float32Array,
         delay_s: Float32Array | None,
         slot_origin: Float32Array,
     ) -> _ShowroomRays:
-        start, direction = origins[rows], directions[rows]
-        moved = np.zeros_like(start)
+        chosen = rays[rows]
+        to_centre = actor.centre.astype(np.float32) - chosen[:, :3]
         if delay_s is not None:
-            moved = delay_s[rows, None] * actor.velocity.astype(np.float32)
-        towards = actor.centre.astype(np.float32) + moved - start
-        closest = np.einsum("nk,nk->n", towards, direction)
-        gap = np.einsum("nk,nk->n", towards, towards) - closest**2
+            to_centre += delay_s[rows, None] * actor.velocity.astype(np.float32)
+        closest = np.einsum("nk,nk->n", to_centre, chosen[:, 3:])
+        gap = np.einsum("nk,nk->n", to_centre, to_centre) - closest * closest
         radius = np.float32(actor.radius * 1.01 + 0.01)
-        meets = (gap < radius**2) & (closest > -radius)
-        rows, start, direction, closest, gap = (a[meets] for a in (rows, start, direction, closest, gap))
-        entered = np.maximum(closest - np.sqrt(np.maximum(radius**2 - gap, 0.0)), 0.0).astype(np.float32)
-        start = start + entered[:, None] * direction - moved[meets]
+        meets = np.flatnonzero((gap < radius**2) & (closest > -radius))
+        half = np.sqrt(np.maximum(radius**2 - gap[meets], 0))
+        entered = np.maximum(closest[meets] - half, np.float32(0))
+        direction = chosen[meets, 3:]
+        from_centre = entered[:, None] * direction - to_centre[meets]
         rotation = actor.map_from_actor[:3, :3].astype(np.float32)
-        local = (start - actor.map_from_actor[:3, 3].astype(np.float32)) @ rotation
-        direction = direction @ rotation
+        middle = (actor.centre - actor.map_from_actor[:3, 3]) @ actor.map_from_actor[:3, :3]
+        moved = np.empty((len(meets), 6), np.float32)
+        moved[:, :3] = from_centre @ rotation + middle.astype(np.float32)
+        moved[:, 3:] = direction @ rotation
         if delay_s is not None and abs(actor.yaw_rate) > 1e-6:
-            angle = -np.float32(actor.yaw_rate) * delay_s[rows]
-            local, direction = _turn(local, angle), _turn(direction, angle)
-        return cls(actor, rows, local + slot_origin, direction, entered)
+            angle = -np.float32(actor.yaw_rate) * delay_s[rows[meets]]
+            moved[:, :3], moved[:, 3:] = _turn(moved[:, :3], angle), _turn(moved[:, 3:], angle)
+        moved[:, :3] += slot_origin
+        return cls(actor, rows[meets], moved, entered)
 
 
 def _turn(vectors: Float32Array, angle: Float32Array) -> Float32Array:
@@ -268,11 +292,8 @@ def _turn(vectors: Float32Array, angle: Float32Array) -> Float32Array:
     return np.stack([cosine * x - sine * y, sine * x + cosine * y, z], axis=1).astype(np.float32)
 
 
-def _rays(origins: Float32Array, directions: Float32Array) -> o3d.core.Tensor:
-    rays = np.empty((len(origins), 6), np.float32)
-    rays[:, :3] = origins
-    rays[:, 3:] = directions
-    return o3d.core.Tensor.from_numpy(rays)
+def _joined(batches: list[_ShowroomRays]) -> o3d.core.Tensor:
+    return o3d.core.Tensor.from_numpy(np.concatenate([batch.rays for batch in batches]))
 
 
 def _scene(stack: MeshStack) -> o3d.t.geometry.RaycastingScene:

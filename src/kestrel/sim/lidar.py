@@ -13,6 +13,7 @@ from kestrel.sim.caster import Hits, MovingActor, WorldCaster
 from kestrel.sim.rig import LidarSpec
 from kestrel.sim.scene import Texture, Weather, World
 from kestrel.sim.semantics import Semantic
+from kestrel.sim.surfaces import BoolArray
 from kestrel.types import Float32Array, Float64Array, Int64Array, PointCloud, UInt8Array, UInt16Array
 
 POSES_PER_SWEEP: Final = 9
@@ -63,13 +64,15 @@ class Lidar:
         map_from_lidar = self._poses(time_s)
         local = _turn_about_z(self._directions, rng.uniform(-0.5, 0.5) * 2 * np.pi / spec.columns)
         shaped = local.reshape(spec.columns, rings, 3)
-        directions = np.einsum("cij,crj->cri", map_from_lidar[:, :3, :3], shaped).reshape(-1, 3)
-        origins = np.repeat(map_from_lidar[:, :3, 3], rings, axis=0)
+        rays = np.empty((spec.columns, rings, 6), np.float32)
+        rays[..., :3] = map_from_lidar[:, None, :3, 3]
+        rays[..., 3:] = shaped @ map_from_lidar[:, :3, :3].swapaxes(1, 2)
         delay = np.repeat(self._column_time_s, rings)
-        hits = self._caster.cast_static(origins, directions)
-        actors = self._caster.moving_actors(time_s, map_from_lidar[0, :3, 3].astype(np.float64), spec.range_m[1])
-        self._caster.add_actors(hits, origins, directions, self._candidates(actors, map_from_lidar), delay)
-        distance, intensity, semantic, kept = self._returns(hits, directions, rng)
+        hits = self._caster.cast_static(rays.reshape(-1, 6))
+        sensor = map_from_lidar[0, :3, 3].astype(np.float64)
+        actors = self._caster.moving_actors(time_s, sensor, spec.range_m[1])
+        self._caster.add_actors(hits, self._candidates(actors, map_from_lidar), delay)
+        distance, intensity, semantic, kept = self._returns(hits, rng)
         points = np.empty((len(distance), 4), np.float32)
         points[:, :3] = local * distance[:, None]
         points[:, 3] = intensity
@@ -79,7 +82,9 @@ class Lidar:
 
     def _poses(self, time_s: float) -> Float32Array:
         knots = np.linspace(0.0, 1.0 / self._spec.hz, POSES_PER_SWEEP)
-        poses = np.stack([self._world.ego(time_s + knot).map_from_base @ self._spec.base_from_lidar for knot in knots])
+        poses = np.stack(
+            [self._world.ego(time_s + knot).map_from_base @ self._spec.base_from_lidar for knot in knots]
+        )
         position = np.interp(self._column_time_s, knots, np.arange(POSES_PER_SWEEP))
         lower = np.minimum(position.astype(int), POSES_PER_SWEEP - 2)
         weight = (position - lower)[:, None, None]
@@ -106,16 +111,16 @@ class Lidar:
         return found
 
     def _returns(
-        self, hits: Hits, directions: Float32Array, rng: np.random.Generator
-    ) -> tuple[Float32Array, Float32Array, UInt8Array, UInt8Array]:
+        self, hits: Hits, rng: np.random.Generator
+    ) -> tuple[Float32Array, Float32Array, UInt8Array, BoolArray]:
         """Return range, intensity, semantic of every shot, and which shots return."""
         spec, table, weather = self._spec, self._caster.table, self._world.weather
-        shots = len(directions)
+        shots = len(hits.distance)
         chance = rng.random((3, shots), np.float32)
         noise = rng.standard_normal((2, shots), np.float32)
         hit = np.isfinite(hits.distance)
         distance = np.where(hit, hits.distance, np.float32(1.0))
-        cosine = np.abs(np.einsum("nk,nk->n", hits.normal, directions))
+        cosine = np.abs(np.einsum("kn,nk->n", hits.normal, hits.rays[:, 3:]))
         echo = table.reflectivity[hits.triangle] * (1 - DIFFUSE + DIFFUSE * cosine)
         echo *= np.exp(-2 * np.float32(_lidar_extinction(weather)) * distance)
         relative = echo / 0.1 * (spec.reference_range_m / distance) ** 2
@@ -134,11 +139,11 @@ class Lidar:
 def _add_drops(
     weather: Weather,
     chance: Float32Array,
-    solid: UInt8Array,
+    solid: BoolArray,
     distance: Float32Array,
     intensity: Float32Array,
     semantic: UInt8Array,
-    kept: UInt8Array,
+    kept: BoolArray,
 ) -> None:
     """Let some shots return from rain drops or fog near the sensor, in place."""
     share = 0.004 * weather.rain + min(0.01, 0.2 * weather.fog_per_m)

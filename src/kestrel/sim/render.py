@@ -11,14 +11,20 @@ import numpy as np
 from kestrel.sim import textures
 from kestrel.sim.caster import NO_TRIANGLE, Hits
 from kestrel.sim.scene import Texture, Weather
-from kestrel.sim.surfaces import SurfaceTable
-from kestrel.types import Float32Array, UInt8Array
+from kestrel.sim.surfaces import BoolArray, SurfaceTable
+from kestrel.types import Float32Array, Int64Array, UInt8Array
 
 SUN_COLOUR: Final = {"dusk": (1.0, 0.62, 0.36)}
 DAY_SUN_COLOUR: Final = (1.0, 0.96, 0.88)
 
 DUSK_AMBIENT: Final = 0.55
 """Below this ambient light lamps and lit windows are on."""
+
+HAZE_PER_M: Final = 0.0006
+"""Extinction of clear air."""
+
+EXPOSURE: Final = 1.9
+"""Radiance that a white surface facing the sky gets; above 1 so that the usual grey world is bright enough."""
 
 _TONE_BINS: Final = 4096
 _TONE_WHITE: Final = 2.5
@@ -33,6 +39,13 @@ def _tone_curve() -> UInt8Array:
     return np.round(255 * encoded).astype(np.uint8)
 
 
+def _cloud_cover() -> Float32Array:
+    """Return (TILE, TILE) how much of the sky's colour is cloud, repeating at its borders."""
+    large = textures.noise_tile(np.random.default_rng(7), 8)
+    small = textures.noise_tile(np.random.default_rng(8), 32)
+    return (0.7 * np.clip(4 * (0.6 * large + 0.4 * small - 0.5), 0, 1)).astype(np.float32)
+
+
 _TONE: Final = _tone_curve()
 _SRGB_TO_LINEAR: Final = np.where(
     np.arange(256) <= 10, np.arange(256) / 255 / 12.92, ((np.arange(256) / 255 + 0.055) / 1.055) ** 2.4
@@ -44,119 +57,178 @@ class Renderer:
 
     def __init__(self, table: SurfaceTable, weather: Weather) -> None:
         self._table = table
-        self._linear = _SRGB_TO_LINEAR[table.colour]
+        self._linear = np.ascontiguousarray(_SRGB_TO_LINEAR[table.colour].T)
         self._weather = weather
         self._sun = weather.sun_direction.astype(np.float32)
-        self._sun_colour = np.array(SUN_COLOUR.get(weather.name, DAY_SUN_COLOUR), np.float32) * np.float32(weather.sun)
+        self._sun_colour = np.array(SUN_COLOUR.get(weather.name, DAY_SUN_COLOUR), np.float32) * np.float32(
+            weather.sun
+        )
         sky = 0.5 * (weather.sky + weather.zenith)
-        self._ambient = (0.5 * (sky / max(float(sky.mean()), 1e-3)) + 0.5).astype(np.float32) * np.float32(weather.ambient)
+        self._ambient = (0.5 * (sky / max(float(sky.mean()), 1e-3)) + 0.5).astype(np.float32) * np.float32(
+            weather.ambient
+        )
         self._dark = weather.ambient < DUSK_AMBIENT
-        self._clouds = textures.noise_tile(np.random.default_rng(7), 8) * 0.6 + textures.noise_tile(
-            np.random.default_rng(8), 32
-        ) * 0.4
+        self._clouds = _cloud_cover()
         light = float(weather.sun * max(float(self._sun[2]), 0.0) + weather.ambient)
-        self._exposure = np.float32(1.05 / max(light, 0.25))
+        self._exposure = np.float32(EXPOSURE / max(light, 0.25))
 
-    def needs_shadow(self, hits: Hits) -> np.ndarray:
-        """Return (N,) bool: surfaces turned to the sun, on which shadows can fall."""
-        return (hits.triangle != NO_TRIANGLE) & (hits.normal @ self._sun > 0.02)
+    def faces_sun(self, hits: Hits) -> BoolArray:
+        """Return (N,) bool: surfaces whose seen side is turned to the sun, on which shadows can fall."""
+        seen = _dot(hits.normal, hits.rays[:, 3:].T)
+        sunny: BoolArray = _towards(self._sun, hits.normal) * -np.sign(seen) > 0.02
+        return sunny & (hits.triangle != NO_TRIANGLE)
 
-    def radiance(
-        self, hits: Hits, directions: Float32Array, lit: np.ndarray, pixel_angle: float
-    ) -> Float32Array:
-        """Return (N, 3) linear light along each ray, exposed so that 1 is a sunlit white wall or so.
+    def radiance(self, hits: Hits, points: Float32Array, lit: BoolArray, pixel_angle: float) -> Float32Array:
+        """Return (3, N) linear light along each ray, exposed for the light there is.
 
         Args:
             hits: What the rays hit.
-            directions: (N, 3) float32 unit vectors in map.
+            points: (3, N) float32 where, in map; overwritten.
             lit: (N,) bool, the sun reaches the surface.
             pixel_angle: Radians that one pixel covers.
         """
-        solid = np.flatnonzero(hits.triangle != NO_TRIANGLE)
-        light = self.sky(directions)
-        if len(solid):
-            light[solid] = self._surfaces(hits, directions, lit, solid, pixel_angle, light)
-        return light * self._exposure
+        solid = hits.triangle != NO_TRIANGLE
+        light = np.empty((3, len(solid)), np.float32)
+        above = np.flatnonzero(~solid)
+        light[:, above] = self.sky(hits.rays[above, 3:].T)
+        rows = np.flatnonzero(solid)
+        if len(rows):
+            light[:, rows] = self._surfaces(hits, points, lit, rows, pixel_angle)
+        light *= self._exposure
+        return light
 
-    def sky(self, directions: Float32Array) -> Float32Array:
-        """Return (N, 3) light of the sky in each direction."""
+    def sky(self, ray: Float32Array) -> Float32Array:
+        """Return (3, N) light of the sky in directions (3, N)."""
         weather = self._weather
-        height = np.clip(directions[:, 2], 0.0, 1.0)
-        blend = (1 - (1 - height) ** 4)[:, None]
-        colour = weather.sky * (1 - blend) + weather.zenith * blend
-        stretch = 60.0 / (height + 0.12)
-        column = (directions[:, 0] * stretch).astype(np.int32) & (textures.TILE - 1)
-        row = (directions[:, 1] * stretch).astype(np.int32) & (textures.TILE - 1)
-        cover = np.clip((self._clouds[row, column] - 0.5) * 4, 0, 1) * np.minimum(height * 5, 1) * 0.7
+        height = np.clip(ray[2], 0.0, 1.0)
+        low = (1 - height) ** 2
+        low *= low
+        stretch = np.float32(60.0) / (height + np.float32(0.12))
+        column = (ray[0] * stretch).astype(np.int32) & (textures.TILE - 1)
+        row = (ray[1] * stretch).astype(np.int32) & (textures.TILE - 1)
+        cover = self._clouds[row, column] * np.minimum(height * np.float32(5), np.float32(1))
         cloud = np.float32(0.25 + 0.75 * weather.sky.mean())
-        colour += cover[:, None] * (cloud - colour)
-        glow = np.maximum(directions @ self._sun, 0.0) ** 64 * np.float32(weather.sun) * 0.6
-        return (colour + glow[:, None] * self._sun_colour).astype(np.float32)
+        glow = np.maximum(_towards(self._sun, ray), np.float32(0))
+        for _ in range(6):
+            glow *= glow
+        light = np.empty(ray.shape, np.float32)
+        for channel in range(3):
+            clear = weather.zenith[channel] + low * (weather.sky[channel] - weather.zenith[channel])
+            light[channel] = (
+                clear + cover * (cloud - clear) + glow * (np.float32(0.6) * self._sun_colour[channel])
+            )
+        return light
 
     def _surfaces(
-        self,
-        hits: Hits,
-        directions: Float32Array,
-        lit: np.ndarray,
-        rows: np.ndarray,
-        pixel_angle: float,
-        sky: Float32Array,
+        self, hits: Hits, points: Float32Array, lit: BoolArray, rows: Int64Array, pixel_angle: float
     ) -> Float32Array:
+        """Return (3, K) light of the surfaces that the rays ``rows`` hit, through the air before them."""
         triangle, distance = hits.triangle[rows], hits.distance[rows]
-        normal, ray = hits.normal[rows], directions[rows]
         kind = self._table.texture[triangle]
-        facing = -np.einsum("nk,nk->n", normal, ray)
-        detail = self._detail(hits, rows, kind, distance * np.float32(pixel_angle), facing)
-        albedo = self._linear[triangle] * detail[:, :3]
-        up = normal[:, 2]
+        normal, ray = hits.normal[:, rows], np.ascontiguousarray(hits.rays[rows, 3:].T)
+        facing = -_dot(normal, ray)
+        normal *= np.sign(facing)
+        facing = np.abs(facing)
+        detail = self._detail(hits, points, rows, kind, distance * np.float32(pixel_angle), facing)
+        sun = np.maximum(_towards(self._sun, normal), np.float32(0)) * lit[rows]
+        open_sky = np.float32(0.65) + np.float32(0.35) * normal[2]
         if self._weather.rain > 0:
-            albedo *= (1 - 0.45 * self._weather.rain * np.clip(up, 0, 1))[:, None]
-        sun = np.maximum(normal @ self._sun, 0.0) * lit[rows]
-        light = albedo * (sun[:, None] * self._sun_colour + (0.65 + 0.35 * up)[:, None] * self._ambient)
+            wet = 1 - np.float32(0.45 * self._weather.rain) * np.maximum(normal[2], 0)
+            sun *= wet
+            open_sky *= wet
+        light = np.empty((3, len(rows)), np.float32)
+        for channel in range(3):
+            albedo = self._linear[channel][triangle] * detail[:, channel]
+            light[channel] = albedo * (sun * self._sun_colour[channel] + open_sky * self._ambient[channel])
         self._add_reflection(light, kind, normal, ray, facing)
         self._add_glow(light, kind, triangle, detail[:, 3])
-        air = np.exp(-np.float32(self._weather.fog_per_m + 0.0006) * distance)[:, None]
-        return light * air + self._weather.sky.astype(np.float32) * (1 - air)
+        air = np.exp(-np.float32(self._weather.fog_per_m + HAZE_PER_M) * distance)
+        for channel in range(3):
+            horizon = np.float32(self._weather.sky[channel])
+            light[channel] = horizon + air * (light[channel] - horizon)
+        return light
 
     def _detail(
-        self, hits: Hits, rows: np.ndarray, kind: UInt8Array, footprint: Float32Array, facing: Float32Array
+        self,
+        hits: Hits,
+        points: Float32Array,
+        rows: Int64Array,
+        kind: UInt8Array,
+        footprint: Float32Array,
+        facing: Float32Array,
     ) -> Float32Array:
-        """Return texture factors (N, 4), projected along the main axis of each surface."""
-        point, normal = hits.local_point[rows], hits.local_normal[rows]
-        flat = np.abs(normal[:, 2]) > 0.7
-        across = np.sqrt(np.maximum(normal[:, 0] ** 2 + normal[:, 1] ** 2, 1e-6))
-        along = (point[:, 1] * normal[:, 0] - point[:, 0] * normal[:, 1]) / across
-        u = np.where(flat, point[:, 0], along)
-        v = np.where(flat, point[:, 1], point[:, 2])
-        return textures.sample(kind, u, v, footprint / np.sqrt(np.maximum(np.abs(facing), 0.02)))
+        """Return texture factors (K, 4), projected along the main axis of each surface."""
+        normal = hits.normal
+        if hits.on_actors:
+            normal = normal.copy()
+        for part in hits.on_actors:
+            points[:, part.rows] = part.point
+            normal[:, part.rows] = part.normal
+        detail = np.tile(np.array([1, 1, 1, 0], np.float32), (len(rows), 1))
+        drawn = np.flatnonzero(textures.DRAWN[kind])
+        rows = rows[drawn]
+        x, y, z = normal[:, rows]
+        point = points[:, rows]
+        across = np.sqrt(np.maximum(x * x + y * y, np.float32(1e-6)))
+        flat = np.abs(z) > 0.7
+        u = np.where(flat, point[0], (point[1] * x - point[0] * y) / across)
+        v = np.where(flat, point[1], point[2])
+        slant = np.sqrt(np.maximum(facing[drawn], np.float32(0.02)))
+        detail[drawn] = textures.sample(kind[drawn], u, v, footprint[drawn] / slant)
+        return detail
 
     def _add_reflection(
-        self, light: Float32Array, kind: UInt8Array, normal: Float32Array, ray: Float32Array, facing: Float32Array
+        self,
+        light: Float32Array,
+        kind: UInt8Array,
+        normal: Float32Array,
+        ray: Float32Array,
+        facing: Float32Array,
     ) -> None:
         """Let glass, and the ground in rain, mirror the sky (Schlick's approximation), in place."""
         mirror = kind == Texture.GLASS
         if self._weather.rain > 0:
-            mirror |= (normal[:, 2] > 0.9) & (facing < 0.5)
+            mirror |= (normal[2] > 0.9) & (facing < 0.5)
         rows = np.flatnonzero(mirror)
         if not len(rows):
             return
-        cosine = np.clip(facing[rows], 0, 1)[:, None]
-        reflected = ray[rows] + 2 * cosine * normal[rows]
+        cosine = np.clip(facing[rows], 0, 1)
+        reflected = ray[:, rows] + 2 * cosine * normal[:, rows]
         fresnel = 0.06 + 0.94 * (1 - cosine) ** 5
-        fresnel = np.where((kind[rows] == Texture.GLASS)[:, None], 0.12 + 0.88 * fresnel, 0.8 * fresnel)
-        light[rows] += fresnel * (self.sky(reflected) - light[rows])
+        fresnel = np.where(kind[rows] == Texture.GLASS, 0.12 + 0.88 * fresnel, 0.8 * fresnel)
+        light[:, rows] += fresnel * (self.sky(reflected) - light[:, rows])
 
-    def _add_glow(self, light: Float32Array, kind: UInt8Array, triangle: np.ndarray, glow: Float32Array) -> None:
+    def _add_glow(
+        self, light: Float32Array, kind: UInt8Array, triangle: Int64Array, glow: Float32Array
+    ) -> None:
         """Add lamps, and at dusk lit windows, in place."""
         rows = np.flatnonzero(kind == Texture.EMISSIVE)
-        light[rows] += self._linear[triangle[rows]] * np.float32(1.6 / self._exposure)
+        light[:, rows] += self._linear[:, triangle[rows]] * np.float32(1.6 / self._exposure)
         if self._dark:
             rows = np.flatnonzero(glow > 0)
-            warm = np.array([1.0, 0.75, 0.42], np.float32) * np.float32(0.7 / self._exposure)
-            light[rows] += glow[rows, None] * warm
+            warm = np.array([[1.0], [0.75], [0.42]], np.float32) * np.float32(0.7 / self._exposure)
+            light[:, rows] += glow[rows] * warm
+
+
+def _dot(first: Float32Array, second: Float32Array) -> Float32Array:
+    """Return (N,) scalar products of vectors (3, N)."""
+    total: Float32Array = first[0] * second[0] + first[1] * second[1] + first[2] * second[2]
+    return total
+
+
+def _towards(direction: Float32Array, vectors: Float32Array) -> Float32Array:
+    """Return (N,) scalar products of ``direction`` (3,) and vectors (3, N); without BLAS and its threads."""
+    total: Float32Array = direction[0] * vectors[0] + direction[1] * vectors[1] + direction[2] * vectors[2]
+    return total
 
 
 def develop(radiance: Float32Array, falloff: Float32Array, noise: Float32Array) -> UInt8Array:
-    """Return the picture of linear ``radiance`` (N, 3): vignetting (N,), noise (N, 3), tone curve."""
-    exposed = radiance * falloff[:, None] + noise
-    return _TONE[np.clip(exposed * np.float32(_TONE_BINS / _TONE_WHITE), 0, _TONE_BINS - 1).astype(np.uint16)]
+    """Return the picture (N, 3) of linear ``radiance`` (3, N): vignetting (N,), noise (3, N), tone curve."""
+    picture = np.empty(radiance.shape[::-1], np.uint8)
+    for channel in range(3):
+        exposed = radiance[channel] * falloff
+        exposed += noise[channel]
+        exposed *= np.float32(_TONE_BINS / _TONE_WHITE)
+        np.clip(exposed, 0, _TONE_BINS - 1, out=exposed)
+        picture[:, channel] = _TONE[exposed.astype(np.uint16)]
+    return picture

@@ -119,7 +119,9 @@ class Rig:
 def rig_names() -> list[str]:
     """Return the names of the rigs that come with Kestrel."""
     folder = resources.files("kestrel.sim") / "rigs"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def load_rig(name_or_path: str | Path) -> Rig:
@@ -133,7 +135,9 @@ def load_rig(name_or_path: str | Path) -> Rig:
     elif Path(name_or_path).is_file():
         text = Path(name_or_path).read_text()
     else:
-        raise ConfigError(describe("rig", expected=f"one of {rig_names()} or a YAML file", found=name_or_path))
+        raise ConfigError(
+            describe("rig", expected=f"one of {rig_names()} or a YAML file", found=name_or_path)
+        )
     try:
         return _rig(yaml.safe_load(text))
     except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:

@@ -27,8 +27,9 @@ EPOCH_NS: Final = 1_700_000_000 * 1_000_000_000
 class LidarSample:
     """One sweep.
 
-    cloud: in frame ``lidar``, each point where the sensor was when it measured it; stamp = start of the sweep.
-    semantic: (N,) uint8 Semantic, VOID for a return from rain or fog. instance: (N,) uint16 track id, 0 for none.
+    cloud: in frame ``lidar`` as it was when it measured each point; the stamp is the start of the sweep.
+    semantic: (N,) uint8 Semantic, VOID for a return from rain or fog.
+    instance: (N,) uint16 track id, 0 for none.
     truth: boxes in base_link at the stamp. bev_map: map layers in base_link at the stamp.
     odom_from_base: (4, 4) float64 at the stamp. base_from_lidar: (4, 4) float64.
     ego: motion at the stamp, to undo the motion within the sweep.

@@ -6,11 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kestrel.sim.scene import Actor, ActorState, Mesh, World
 from kestrel.types import Float32Array, Float64Array, UInt8Array, UInt16Array, UInt32Array
+
+BoolArray: TypeAlias = NDArray[np.bool_]
 
 SAMPLING_S = 0.5
 """How often actors are looked at to find those that never move."""
@@ -92,7 +96,9 @@ def stack_static(world: World, resting: dict[int, ActorState]) -> MeshStack:
     for track, state in sorted(resting.items()):
         mesh = world.actors[track].meshes[state.phase]
         pose = map_from_actor(state)
-        stack.add(mesh, mesh.vertices @ pose[:3, :3].T.astype(np.float32) + pose[:3, 3].astype(np.float32), track)
+        stack.add(
+            mesh, mesh.vertices @ pose[:3, :3].T.astype(np.float32) + pose[:3, 3].astype(np.float32), track
+        )
     return stack
 
 

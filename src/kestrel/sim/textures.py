@@ -8,14 +8,13 @@ glows by itself at night.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Final
 
 import cv2
 import numpy as np
 
 from kestrel.sim.scene import Texture
-from kestrel.types import Float32Array, Int64Array
+from kestrel.types import Float32Array, Int64Array, UInt8Array
 
 TILE: Final = 512
 """Texels along one side of a tile."""
@@ -109,11 +108,9 @@ def _stripes() -> Float32Array:
     return _grey(np.where((row + column) // 8 % 2 == 0, 1.0, 0.35).astype(np.float32))
 
 
-@cache
-def _pyramids() -> tuple[Float32Array, Int64Array]:
-    """Return all texels (N, 4) of all tiles and levels, and where each (kind, level) starts."""
+def _tiles() -> dict[int, Float32Array]:
     rng = np.random.default_rng(20)
-    tiles = {
+    return {
         Texture.ASPHALT: _asphalt(rng),
         Texture.PAVING: _grey(_courses(rng, 8, 8, 0.72, 0.08) + _mixed(rng, {16: 0.05, 256: 0.04})),
         Texture.GRASS: _grass(rng),
@@ -124,29 +121,40 @@ def _pyramids() -> tuple[Float32Array, Int64Array]:
         Texture.CONCRETE: _grey(1 + _mixed(rng, {4: 0.05, 32: 0.06, 256: 0.06})),
         Texture.STRIPES: _stripes(),
     }
-    plain = _grey(np.ones((TILE, TILE), np.float32))
-    texels, starts, filled = [], np.zeros((_KINDS, LEVELS), np.int64), 0
-    for kind in range(_KINDS):
-        tile = tiles.get(kind, plain)
+
+
+def _pyramids(tiles: dict[int, Float32Array]) -> tuple[Float32Array, Int64Array]:
+    """Return all texels (N, 4) of all tiles and levels, and where each (kind, level) starts, flattened."""
+    texels: list[Float32Array] = []
+    starts = np.zeros((_KINDS, LEVELS), np.int64)
+    filled = 0
+    for kind, tile in tiles.items():
         for level in range(LEVELS):
             starts[kind, level] = filled
             texels.append(tile.reshape(-1, 4))
             filled += len(texels[-1])
-            tile = cv2.resize(tile, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return np.concatenate(texels), starts
+            tile = cv2.resize(tile, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(np.float32)
+    return np.concatenate(texels), starts.reshape(-1)
 
 
-def sample(kind: Int64Array, u: Float32Array, v: Float32Array, footprint: Float32Array) -> Float32Array:
+_TEXELS, _STARTS = _pyramids(_tiles())
+
+DRAWN: Final = np.isin(np.arange(256), list(_tiles()))
+"""(256,) bool: this Texture has a tile; all others are plain."""
+
+
+def sample(kind: UInt8Array, u: Float32Array, v: Float32Array, footprint: Float32Array) -> Float32Array:
     """Return (N, 4) colour factors and glow of textures at places on their surfaces.
 
     Args:
-        kind: (N,) Texture.
-        u, v: (N,) float32 metres along and up (or across) the surface.
+        kind: (N,) Texture, each with a tile.
+        u: (N,) float32 metres along the surface.
+        v: (N,) float32 metres up the surface, or across a flat one.
         footprint: (N,) float32 metres that one pixel covers there; picks the mip level.
     """
-    texels, starts = _pyramids()
-    level = np.clip(np.log2(np.maximum(footprint, 1e-6) / np.float32(TEXEL_M)), 0, LEVELS - 1).astype(np.int32)
-    side = np.right_shift(TILE, level)
+    fine = np.maximum(footprint * np.float32(1 / TEXEL_M), np.float32(1))
+    level = np.minimum(np.log2(fine), np.float32(LEVELS - 1)).astype(np.int32)
+    side = np.right_shift(np.int32(TILE), level)
     column = np.right_shift(np.floor(u * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
     row = np.right_shift(np.floor(v * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
-    return texels[starts[kind, level] + row * side + column]
+    return _TEXELS[_STARTS[kind.astype(np.int32) * LEVELS + level] + row * side + column]

@@ -21,9 +21,7 @@ MAP_CELLS: Final = 200
 MAP_RESOLUTION_M: Final = 0.5
 
 
-def object_boxes(
-    world: World, ego: EgoState, time_s: float, stamp_ns: int, instance: UInt16Array
-) -> Boxes3D:
+def object_boxes(world: World, ego: EgoState, time_s: float, stamp_ns: int, instance: UInt16Array) -> Boxes3D:
     """Return the boxes around the vehicle in base_link.
 
     Args:
@@ -35,7 +33,11 @@ def object_boxes(
     """
     base_from_map = np.linalg.inv(ego.map_from_base)
     heading = np.arctan2(ego.map_from_base[1, 0], ego.map_from_base[0, 0])
-    states = [state for state in world.actor_states(time_s) if world.actors[state.track_id].semantic in DETECTION_CLASS]
+    states = [
+        state
+        for state in world.actor_states(time_s)
+        if world.actors[state.track_id].semantic in DETECTION_CLASS
+    ]
     actors = [world.actors[state.track_id] for state in states]
     foot = np.array([state.position for state in states], np.float64).reshape(-1, 3)
     size = np.array([actor.size for actor in actors], np.float64).reshape(-1, 3)
