@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from kestrel.models.bevfusion_config import build_bevfusion
 from kestrel.models.swin import SwinTransformer
 from kestrel.nn.bev_decoder import LSSFPN, SECOND, SECONDFPN, ConvFuser, GeneralizedResNet
 from kestrel.nn.bev_segmentation_head import BEVSegmentationHead
@@ -23,6 +25,9 @@ from kestrel.nn.transfusion_head import TransFusionHead
 from kestrel.nn.view_transform import DepthLSSTransform, LSSTransform, cells_of
 from kestrel.ops.bev_pool import bev_cells, bev_pool
 from tests.parity.fixture import Runner, fill, tensors
+
+MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+NECK_KEY = "encoders.camera.neck.fpn_convs.0.conv.weight"
 
 
 def cameras_of(inputs: dict[str, torch.Tensor]) -> CameraGeometry:
@@ -136,27 +141,31 @@ def center_head(fixture: Any) -> Iterator[tuple[str, Any]]:
         min_radius=config["min_radius"],
     )
     fill(network, fixture)
-    predictions = network(inputs["x"])
+    yield from center_outputs(network, network(inputs["x"]))
+
+
+def center_outputs(
+    network: CenterHead, predictions: list[dict[str, torch.Tensor]]
+) -> Iterator[tuple[str, Any]]:
     for task, prediction in enumerate(predictions):
         for name in ("reg", "height", "dim", "rot", "vel", "heatmap"):
             yield f"task{task}.{name}", prediction[name]
-        (found,) = network.candidates(prediction)
+        found = network.candidates(prediction)[0]
         for name, values in zip(("boxes", "scores", "labels"), found, strict=True):
             yield f"task{task}.{name}", values
-        radius = config["min_radius"][task]
-        yield f"task{task}.circle_keep", circle_nms(found.boxes[:, :2], found.scores, radius, 83)
+        keep = circle_nms(found.boxes[:, :2], found.scores, network.min_radius[task], network.nms_limit)
+        yield f"task{task}.circle_keep", keep
 
 
 def camera_backbone(fixture: Any) -> Iterator[tuple[str, Any]]:
     backbone = SwinTransformer()
-    network = torch.nn.ModuleDict(
-        {"backbone": backbone, "neck": GeneralizedLSSFPN(backbone.out_channels, 256)}
-    )
+    neck = GeneralizedLSSFPN(backbone.out_channels, fixture.shapes()[NECK_KEY][0])
+    network = torch.nn.ModuleDict({"backbone": backbone, "neck": neck})
     fill(network, fixture)
     stages = backbone(tensors(fixture)["image"])
     for index, stage in zip(backbone.out_indices, stages, strict=True):
         yield f"swin{index}", stage
-    for index, level in enumerate(network["neck"](stages)):
+    for index, level in enumerate(neck(stages)):
         yield f"neck{index}", level
 
 
@@ -221,6 +230,63 @@ def image_augmentation(fixture: Any) -> Iterator[tuple[str, Any]]:
         yield f"{name}.matrix", augmentation.matrix()
 
 
+def end_to_end(fixture: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what the fixture holds: which stages it keeps depends on the sensors and heads."""
+    for name, value in stages_of_bevfusion(fixture):
+        if name in fixture.outputs or f"{name}.value" in fixture.outputs:
+            yield name, value
+
+
+def stages_of_bevfusion(fixture: Any) -> Iterator[tuple[str, Any]]:
+    inputs, network = tensors(fixture), build_bevfusion(fixture.manifest["config"])
+    fill(network, fixture)
+    clouds = [inputs[name] for name in sorted(inputs) if re.fullmatch(r"points\d+", name)] or None
+    maps = {}
+    if "lidar" in network.encoders:
+        maps["lidar"] = network.encoders["lidar"](clouds)
+        yield "lidar_bev", maps["lidar"]
+    if "camera" in network.encoders:
+        encoder, cameras = network.encoders["camera"], cameras_of(inputs)
+        images = (inputs["images"].float() / 255 - MEAN) / STD
+        features = encoder.features(images)
+        yield "camera_neck0", features.flatten(0, 1)
+        transform = encoder.vtransform
+        yield (
+            "camera_pooled",
+            transform.splat(*transform.lift(features, cameras, clouds), transform.index(cameras)),
+        )
+        maps["camera"] = encoder(images, cameras, clouds)
+        yield "camera_bev", maps["camera"]
+    fused = network.fuse([maps[name] for name in network.encoders])
+    yield "fused", fused
+    decoded = network.decoder(fused)
+    yield "decoder_neck", decoded
+    if "map" in network.heads:
+        logits = network.heads["map"](decoded)
+        yield "map_logits", logits
+        yield "map_probabilities", logits.sigmoid()
+    if "object" in network.heads:
+        yield from detections(network.heads["object"], decoded, fixture.outputs)
+
+
+def detections(
+    head: torch.nn.Module, decoded: torch.Tensor, expected: dict[str, np.ndarray]
+) -> Iterator[tuple[str, Any]]:
+    answer = head(decoded)
+    boxes = head.decode(answer)[0]
+    order = np.arange(len(boxes.labels))
+    if isinstance(head, CenterHead):
+        yield from center_outputs(head, answer)
+    else:
+        yield "dense_heatmap", answer["dense_heatmap"]
+        if "labels" in expected:  # the reference decodes single samples only
+            order = same_order(boxes, expected)
+        labels = answer["query_labels"]
+        yield "query_labels", labels[:, order] if len(order) == labels.shape[1] else labels
+    for name, values in zip(("boxes", "scores", "labels"), boxes, strict=True):
+        yield name, values[order]
+
+
 RUNNERS: dict[str, Runner] = {
     "BEV pooling": pooling_operator,
     "LSSTransform|DepthLSSTransform": view_transform,
@@ -231,4 +297,5 @@ RUNNERS: dict[str, Runner] = {
     r"Swin-T \+ GeneralizedLSSFPN": camera_backbone,
     "TransFusionHead.*": transfusion_head,
     "camera image resize.*": image_augmentation,
+    "BEVFusion end to end.*": end_to_end,
 }

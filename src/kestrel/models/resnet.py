@@ -62,3 +62,21 @@ class ResNet(nn.Module):
         """(B, 3, H, W) normalised pictures to (B, num_classes) logits."""
         logits: Tensor = self.fc(self.forward_features(x)[-1].mean((2, 3)))
         return logits
+
+
+class ResNetFeatures(ResNet):
+    """A ResNet as a camera backbone.
+
+    Args:
+        depth: 50 or 101.
+        out_indices: stages that are returned.
+    """
+
+    def __init__(self, depth: int = 50, out_indices: Sequence[int] = (1, 2, 3)) -> None:
+        super().__init__({50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth], num_classes=0)
+        self.out_indices = tuple(out_indices)
+
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+        """(B, 3, H, W) normalised pictures to one (B, C, H', W') per stage in out_indices, finest first."""
+        outputs = self.forward_features(x)
+        return [outputs[index] for index in self.out_indices]
