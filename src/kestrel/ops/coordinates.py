@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
+from kestrel.ops.backend import NATIVE, address
 
 AXIS_BITS: Final = 17
 _AXIS_BIAS: Final = 1 << (AXIS_BITS - 1)
@@ -66,9 +67,27 @@ def offset_key(offset: tuple[int, int, int]) -> int:
     return (dx << 2 * AXIS_BITS) + (dy << AXIS_BITS) + dz
 
 
+def sort_unique(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the (M,) sorted keys without repetition and the (N,) int64 position of each given key there."""
+    if NATIVE is None or keys.device.type != "cpu":
+        unique, inverse = torch.unique(keys, return_inverse=True)
+        return unique, inverse
+    keys = keys.contiguous()
+    unique, inverse = torch.empty_like(keys), torch.empty_like(keys)
+    count = NATIVE.unique_keys(address(keys), len(keys), address(unique), address(inverse))
+    return unique[:count].clone(), inverse
+
+
 def find(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     """Return, for every wanted key, its row in ``sorted_keys`` as int32, or -1 where it is not there."""
     if not len(sorted_keys):
         return torch.full(wanted.shape, -1, dtype=torch.int32, device=wanted.device)
+    if NATIVE is not None and wanted.device.type == "cpu":
+        found = torch.empty(wanted.shape, dtype=torch.int32)
+        NATIVE.find_keys(
+            *(address(sorted_keys.contiguous()), len(sorted_keys), address(wanted.contiguous())),
+            *(wanted.numel(), address(found), torch.get_num_threads()),
+        )
+        return found
     rows = torch.searchsorted(sorted_keys, wanted).clamp_(max=len(sorted_keys) - 1)
     return torch.where(sorted_keys[rows] == wanted, rows, -1).int()

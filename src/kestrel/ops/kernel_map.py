@@ -10,14 +10,17 @@ input gradient and of the transposed convolution.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from kestrel.ops.coordinates import find, offset_key, pack, pack_unchecked, unpack
+from kestrel.ops.backend import NATIVE, address
+from kestrel.ops.coordinates import find, offset_key, pack, pack_unchecked, sort_unique, unpack
 
 Triple: TypeAlias = tuple[int, int, int]
 
@@ -115,12 +118,17 @@ def coordinate_set(indices: Tensor, *, spatial_shape: Triple | None = None) -> t
     Returns:
         The set, and the (P,) int64 row in the set of every given index.
     """
-    keys, inverse = torch.unique(pack(indices), return_inverse=True)
+    keys, inverse = sort_unique(pack(indices))
     return CoordinateSet(keys, spatial_shape=spatial_shape), inverse
 
 
 def _submanifold_table(keys: Tensor, offsets: tuple[Triple, ...]) -> Tensor:
     count, middle = len(offsets), len(offsets) // 2
+    if NATIVE is not None and keys.device.type == "cpu":
+        table = torch.empty((count, len(keys)), dtype=torch.int32)
+        threads = torch.get_num_threads()
+        NATIVE.submanifold_table(address(keys), len(keys), offsets, address(table), threads)
+        return table
     table = torch.full((count, len(keys)), -1, dtype=torch.int32, device=keys.device)
     for k in range(middle):
         # A pair (j, i) at one offset is the pair (i, j) at the opposite one: half of the searches suffice.
@@ -135,18 +143,49 @@ def _submanifold_table(keys: Tensor, offsets: tuple[Triple, ...]) -> Tensor:
 def _strided_map(
     source: CoordinateSet, offsets: tuple[Triple, ...], stride: Triple, dilate: bool
 ) -> tuple[CoordinateSet, KernelMap]:
+    # Where kernel and stride are equal, every voxel lies in the window of one output.
+    covers_once = offsets == tuple(itertools.product(*map(range, stride)))
+    if NATIVE is not None and source.keys.device.type == "cpu" and (dilate or covers_once):
+        return _strided_map_native(NATIVE, source, offsets, stride)
     indices = source.indices
     steps = torch.tensor((1, *stride), device=indices.device)
     shape = _strided_shape(source.spatial_shape, offsets, stride)
     if dilate:
         reached = [_reached(indices, offset, steps, shape) for offset in offsets]
-        keys = torch.unique(torch.cat(reached))
+        keys = sort_unique(torch.cat(reached))[0]
     else:
-        keys = torch.unique(pack(indices.div(steps, rounding_mode="floor")))
-    coarse = CoordinateSet(keys, tuple(a * b for a, b in zip(source.stride, stride, strict=True)), shape)  # type: ignore[arg-type]
+        keys = sort_unique(pack(indices.div(steps, rounding_mode="floor")))[0]
+    coarse = CoordinateSet(keys, _scaled(source.stride, stride), shape)
     origin = pack_unchecked(unpack(keys) * steps)
     gather = torch.stack([find(source.keys, origin + offset_key(offset)) for offset in offsets])
     return coarse, KernelMap(gather, _inverse(gather, len(source)))
+
+
+def _strided_map_native(
+    native: ModuleType, source: CoordinateSet, offsets: tuple[Triple, ...], stride: Triple
+) -> tuple[CoordinateSet, KernelMap]:
+    shape = _strided_shape(source.spatial_shape, offsets, stride)
+    windows = math.prod(
+        math.ceil(len({offset[axis] for offset in offsets}) / stride[axis]) for axis in range(3)
+    )
+    capacity = windows * len(source)
+    keys = torch.empty(capacity, dtype=torch.int64)
+    inputs, slices, outputs = torch.empty(3, capacity, dtype=torch.int32)
+    count, found = native.strided_triples(
+        *(address(source.keys), len(source), offsets, stride, shape or (), capacity),
+        *map(address, (keys, inputs, slices, outputs)),
+    )
+    gather = torch.full((len(offsets), found), -1, dtype=torch.int32)
+    scatter = torch.full((len(offsets), len(source)), -1, dtype=torch.int32)
+    inputs, slices, outputs = (part[:count] for part in (inputs, slices, outputs))
+    gather.view(-1).index_copy_(0, slices.long() * found + outputs, inputs)
+    scatter.view(-1).index_copy_(0, slices.long() * len(source) + inputs, outputs)
+    coarse = CoordinateSet(keys[:found].clone(), _scaled(source.stride, stride), shape)
+    return coarse, KernelMap(gather, scatter)
+
+
+def _scaled(stride: Triple, by: Triple) -> Triple:
+    return (stride[0] * by[0], stride[1] * by[1], stride[2] * by[2])
 
 
 def _reached(indices: Tensor, offset: Triple, steps: Tensor, shape: Triple | None) -> Tensor:

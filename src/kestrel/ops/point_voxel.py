@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import itertools
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kestrel.ops.backend import address, native_for
 from kestrel.ops.coordinates import COORDINATE_LIMIT, find, offset_key, pack
 from kestrel.ops.kernel_map import CoordinateSet
 
@@ -85,9 +87,27 @@ def devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return result
 
 
+def _scatter(
+    native: ModuleType, values: Tensor, rows: Tensor, weights: Tensor | None, voxel_count: int
+) -> Tensor:
+    """Add weighted rows of points to their voxels; deterministic for any number of threads."""
+    source = values.float().contiguous()
+    out = source.new_zeros(voxel_count, source.shape[1])
+    scale = None if weights is None else weights.float().contiguous()
+    native.weighted_scatter(
+        *map(address, (source, rows.contiguous(), scale, out)),
+        *(len(rows), rows.shape[1], source.shape[1], torch.get_num_threads()),
+    )
+    return out.to(values.dtype)
+
+
 @torch.library.custom_op("kestrel::scatter_mean", mutates_args=())
 def _scatter_mean(features: Tensor, rows: Tensor, voxel_count: int) -> tuple[Tensor, Tensor]:
     counts = torch.bincount(rows.long() + 1, minlength=voxel_count + 1)[1:].to(features.dtype)
+    native = native_for(features)
+    if native is not None:
+        sums = _scatter(native, features, rows[:, None], None, voxel_count)
+        return sums / counts.clamp(min=1)[:, None], counts
     # Row 0 collects the points without a voxel.
     sums = features.new_zeros(voxel_count + 1, features.shape[1]).index_add_(0, rows.long() + 1, features)
     return sums[1:] / counts.clamp(min=1)[:, None], counts
@@ -114,6 +134,15 @@ _scatter_mean.register_autograd(_mean_backward, setup_context=_save_mean)
 
 @torch.library.custom_op("kestrel::devoxelize", mutates_args=())
 def _devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    native = native_for(features)
+    if native is not None:
+        source = features.float().contiguous()
+        out = source.new_empty(len(rows), source.shape[1])
+        native.weighted_gather(
+            *map(address, (source, rows.contiguous(), weights.float().contiguous(), out)),
+            *(len(rows), rows.shape[1], source.shape[1], torch.get_num_threads()),
+        )
+        return out.to(features.dtype)
     result = features.new_zeros(len(rows), features.shape[1])
     if len(features):
         for row, weight in zip(rows.clamp(min=0).unbind(1), weights.unbind(1), strict=True):
@@ -128,6 +157,9 @@ def _(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 @torch.library.custom_op("kestrel::devoxelize_gradient", mutates_args=())
 def _devoxelize_gradient(gradient: Tensor, rows: Tensor, weights: Tensor, voxel_count: int) -> Tensor:
+    native = native_for(gradient)
+    if native is not None:
+        return _scatter(native, gradient, rows, weights, voxel_count)
     result = gradient.new_zeros(voxel_count, gradient.shape[1])
     if voxel_count:
         for row, weight in zip(rows.clamp(min=0).unbind(1), weights.unbind(1), strict=True):

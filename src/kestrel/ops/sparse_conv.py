@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
+from kestrel.ops.backend import address, native_for
 from kestrel.ops.kernel_map import KernelMap
 
 
@@ -98,7 +99,22 @@ def _sparse_conv(
     scatter: Tensor,
     relu: bool,
 ) -> Tensor:
-    return convolve_reference(features, weight, bias, residual, gather, relu)
+    native = native_for(features, weight, bias, residual)
+    if native is None:
+        return convolve_reference(features, weight, bias, residual, gather, relu)
+    slices, channels, width = weight.shape
+    features, weight = features.contiguous(), weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    residual = None if residual is None else residual.contiguous()
+    out = features.new_empty(gather.shape[1], width)
+    native.sparse_conv(
+        *map(address, (features, weight, bias, residual, gather.contiguous(), out)),
+        *(len(features), len(out), slices, channels, width),
+        features.dtype == torch.bfloat16,
+        relu,
+        torch.get_num_threads(),
+    )
+    return out
 
 
 @_sparse_conv.register_fake
@@ -116,7 +132,16 @@ def _(
 
 @torch.library.custom_op("kestrel::sparse_conv_weight_gradient", mutates_args=())
 def _weight_gradient(features: Tensor, gradient: Tensor, gather: Tensor) -> Tensor:
-    return weight_gradient_reference(features, gradient, gather)
+    native = native_for(features, gradient)
+    if native is None:
+        return weight_gradient_reference(features, gradient, gather)
+    left, right = features.float().contiguous(), gradient.float().contiguous()
+    out = left.new_empty(len(gather), left.shape[1], right.shape[1])
+    native.weight_gradient(
+        *map(address, (left, right, gather.contiguous(), out)),
+        *(len(right), *out.shape, torch.get_num_threads()),
+    )
+    return out.to(features.dtype)
 
 
 @_weight_gradient.register_fake

@@ -1,0 +1,118 @@
+// SPDX-FileCopyrightText: The Kestrel Authors
+// SPDX-License-Identifier: Apache-2.0
+// Python module kestrel_kernels.native. Arrays cross as addresses with their sizes; kestrel.ops checks them.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/dispatch.h"
+#include "kernel_map/kernel_map.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Address = uintptr_t;
+using Offsets = std::vector<std::vector<int>>;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+kestrel::Offset triple(const std::vector<int>& values) { return {values.at(0), values.at(1), values.at(2)}; }
+
+std::vector<kestrel::Offset> triples(const Offsets& offsets) {
+  std::vector<kestrel::Offset> result;
+  for (const std::vector<int>& offset : offsets) result.push_back(triple(offset));
+  return result;
+}
+
+std::vector<std::string> available_levels() {
+  std::vector<std::string> names;
+  for (const kestrel::Level* const* each = kestrel::available_levels(); *each; ++each)
+    names.emplace_back((*each)->name);
+  return names;
+}
+
+void set_dispatch_level(const std::string& name) {
+  if (!kestrel::set_level(name.c_str())) throw nb::value_error("this machine cannot run that level");
+}
+
+void sparse_conv(Address features, Address weight, Address bias, Address residual, Address gather, Address out,
+                 int64_t inputs, int64_t outputs, int slices, int cin, int cout, bool bfloat16, bool relu,
+                 int threads) {
+  kestrel::level().sparse_conv({at<void>(features), at<void>(weight), at<void>(bias), at<void>(residual),
+                                at<int32_t>(gather), at<void>(out), inputs, outputs, slices, cin, cout,
+                                bfloat16, relu, threads});
+}
+
+void weight_gradient(Address features, Address gradient, Address gather, Address out, int64_t outputs,
+                     int slices, int cin, int cout, int threads) {
+  kestrel::level().weight_gradient({at<float>(features), at<float>(gradient), at<int32_t>(gather),
+                                    at<float>(out), outputs, slices, cin, cout, threads});
+}
+
+void weighted_gather(Address features, Address rows, Address weights, Address out, int64_t points,
+                     int neighbours, int channels, int threads) {
+  kestrel::level().weighted_gather({at<float>(features), at<int32_t>(rows), at<float>(weights),
+                                    at<float>(out), points, neighbours, channels, threads});
+}
+
+void weighted_scatter(Address gradient, Address rows, Address weights, Address out, int64_t points,
+                      int neighbours, int channels, int threads) {
+  kestrel::level().weighted_scatter({at<float>(gradient), at<int32_t>(rows), at<float>(weights),
+                                     at<float>(out), points, neighbours, channels, threads});
+}
+
+int64_t unique_keys(Address keys, int64_t count, Address unique, Address inverse) {
+  return kestrel::unique_keys(at<int64_t>(keys), count, at<int64_t>(unique), at<int64_t>(inverse));
+}
+
+void submanifold_table(Address keys, int64_t count, const Offsets& offsets, Address table, int threads) {
+  const std::vector<kestrel::Offset> list = triples(offsets);
+  kestrel::submanifold_table(at<int64_t>(keys), count, list.data(), static_cast<int>(list.size()),
+                             at<int32_t>(table), threads);
+}
+
+nb::tuple strided_triples(Address keys, int64_t count, const Offsets& offsets, const std::vector<int>& stride,
+                          const std::vector<int>& shape, int64_t capacity, Address outputs, Address input,
+                          Address slice, Address output) {
+  const std::vector<kestrel::Offset> list = triples(offsets);
+  const kestrel::Offset limit = shape.empty() ? kestrel::Offset{0, 0, 0} : triple(shape);
+  const kestrel::StridedMap map{at<int64_t>(keys),  count, list.data(), static_cast<int>(list.size()),
+                                triple(stride), shape.empty() ? nullptr : &limit};
+  kestrel::Triples found{};
+  {
+    nb::gil_scoped_release release;
+    found = kestrel::strided_triples(map, capacity, at<int64_t>(outputs), at<int32_t>(input),
+                                     at<int32_t>(slice), at<int32_t>(output));
+  }
+  return nb::make_tuple(found.count, found.outputs);
+}
+
+void find_keys(Address keys, int64_t count, Address wanted, int64_t queries, Address rows, int threads) {
+  kestrel::find_keys(at<int64_t>(keys), count, at<int64_t>(wanted), queries, at<int32_t>(rows), threads);
+}
+
+}  // namespace
+
+NB_MODULE(native, m) {
+  using Release = nb::call_guard<nb::gil_scoped_release>;
+  m.def("dispatch_level", [] { return std::string(kestrel::level().name); });
+  m.def("available_levels", &available_levels);
+  m.def("set_dispatch_level", &set_dispatch_level, "name"_a);
+  m.def("sparse_conv", &sparse_conv, Release());
+  m.def("weight_gradient", &weight_gradient, Release());
+  m.def("weighted_gather", &weighted_gather, Release());
+  m.def("weighted_scatter", &weighted_scatter, Release());
+  m.def("unique_keys", &unique_keys, Release());
+  m.def("submanifold_table", &submanifold_table, Release());
+  m.def("strided_triples", &strided_triples);
+  m.def("find_keys", &find_keys, Release());
+}

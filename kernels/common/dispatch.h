@@ -1,0 +1,74 @@
+// SPDX-FileCopyrightText: The Kestrel Authors
+// SPDX-License-Identifier: Apache-2.0
+// The functions that exist once per instruction set, and the choice between the sets.
+#pragma once
+
+#include <cstdint>
+
+namespace kestrel {
+
+// out[j] = act(sum_k features[gather[k][j]] @ weight[k] + bias + residual[j]); all matrices row-major.
+struct SparseConv {
+  const void* features;     // (n, cin) float or bfloat16
+  const void* weight;       // (slices, cin, cout), same type
+  const void* bias;         // (cout) or null
+  const void* residual;     // (outputs, cout) or null
+  const int32_t* gather;    // (slices, outputs), -1 where there is no input
+  void* out;                // (outputs, cout)
+  int64_t inputs, outputs;
+  int32_t slices, cin, cout;
+  bool bfloat16, relu;
+  int threads;
+};
+
+// out[k] = sum_j features[gather[k][j]]^T gradient[j], all float.
+struct WeightGradient {
+  const float* features;    // (n, cin)
+  const float* gradient;    // (outputs, cout)
+  const int32_t* gather;    // (slices, outputs)
+  float* out;               // (slices, cin, cout)
+  int64_t outputs;
+  int32_t slices, cin, cout;
+  int threads;
+};
+
+// out[p] = sum_n weights[p][n] * features[rows[p][n]]; rows below zero count as zero.
+struct WeightedGather {
+  const float* features;    // (m, channels)
+  const int32_t* rows;      // (points, neighbours)
+  const float* weights;     // (points, neighbours)
+  float* out;               // (points, channels)
+  int64_t points;
+  int32_t neighbours, channels;
+  int threads;
+};
+
+// The transpose: out[rows[p][n]] += weights[p][n] * gradient[p]; out starts at zero.
+struct WeightedScatter {
+  const float* gradient;    // (points, channels)
+  const int32_t* rows;      // (points, neighbours)
+  const float* weights;     // (points, neighbours), or null for ones
+  float* out;               // (m, channels), zeroed by the caller
+  int64_t points;
+  int32_t neighbours, channels;
+  int threads;
+};
+
+struct Level {
+  const char* name;
+  void (*sparse_conv)(const SparseConv&);
+  void (*weight_gradient)(const WeightGradient&);
+  void (*weighted_gather)(const WeightedGather&);
+  void (*weighted_scatter)(const WeightedScatter&);
+};
+
+// The level in use: the best one of this machine, or what KESTREL_DISPATCH or set_level named.
+const Level& level();
+
+// Levels this machine can run, best first, ended by null.
+const Level* const* available_levels();
+
+// Returns false for a name that this machine cannot run.
+bool set_level(const char* name);
+
+}  // namespace kestrel

@@ -1,0 +1,31 @@
+// SPDX-FileCopyrightText: The Kestrel Authors
+// SPDX-License-Identifier: Apache-2.0
+// Compiled once per instruction set. No standard C++ templates in here: the linker keeps one copy of an
+// inline function for the whole module, and it might keep the one that only runs on newer machines.
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "common/dispatch.h"
+#include "common/simd.h"
+#include "sparse_conv/forward.h"
+#include "sparse_conv/weight_gradient.h"
+#include "point_voxel/weighted.h"
+
+#define KESTREL_STRING_(x) #x
+#define KESTREL_STRING(x) KESTREL_STRING_(x)
+#define KESTREL_JOIN_(a, b) a##b
+#define KESTREL_JOIN(a, b) KESTREL_JOIN_(a, b)
+
+namespace kestrel {
+
+extern const Level KESTREL_JOIN(level_, KESTREL_LEVEL);
+const Level KESTREL_JOIN(level_, KESTREL_LEVEL) = {
+    KESTREL_STRING(KESTREL_LEVEL), sparse_conv, weight_gradient, weighted_gather, weighted_scatter,
+};
+
+}  // namespace kestrel

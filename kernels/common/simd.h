@@ -1,0 +1,94 @@
+// SPDX-FileCopyrightText: The Kestrel Authors
+// SPDX-License-Identifier: Apache-2.0
+// Vectors of the instruction set this translation unit is compiled for, and what the kernels share.
+#pragma once
+
+namespace kestrel {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16, kMaxVectors = 4;  // 6 x 4 accumulators, 4 + 1 operands: 29 of 32 registers
+#elif defined(__AVX2__)
+constexpr int kWidth = 8, kMaxVectors = 2;   // 6 x 2 + 2 + 1 of 16
+#else
+constexpr int kWidth = 4, kMaxVectors = 2;
+#endif
+constexpr int kRows = 6;
+
+// Unaligned vector of kWidth floats.
+typedef float Vector __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
+
+inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
+
+inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Scratch memory of one call, aligned for any vector.
+struct Scratch {
+  explicit Scratch(int64_t bytes) : data(aligned_alloc(64, round_up(larger(bytes, 64), 64))) {
+    if (!data) abort();
+  }
+  ~Scratch() { free(data); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  float* floats() const { return static_cast<float*>(data); }
+  int32_t* ints() const { return static_cast<int32_t*>(data); }
+  void* data;
+};
+
+inline float from_bfloat16(uint16_t value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float result;
+  memcpy(&result, &bits, 4);
+  return result;
+}
+
+// Round to nearest even; NaN stays NaN.
+inline uint16_t to_bfloat16(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const uint32_t quiet = bits >> 16 | 0x40;
+  return static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
+}
+
+// Write the positions of the non-negative entries of row[0..count) and the entries themselves.
+// Both outputs need room for count + 16.
+inline int compact(const int32_t* row, int count, int32_t* position, int32_t* entry) {
+  int kept = 0, j = 0;
+#if defined(__AVX512F__)
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (; j + 16 <= count; j += 16) {
+    const __m512i values = _mm512_loadu_si512(row + j);
+    const __mmask16 valid = _mm512_cmpge_epi32_mask(values, _mm512_setzero_si512());
+    const __m512i where = _mm512_add_epi32(lanes, _mm512_set1_epi32(j));
+    _mm512_storeu_si512(position + kept, _mm512_maskz_compress_epi32(valid, where));
+    _mm512_storeu_si512(entry + kept, _mm512_maskz_compress_epi32(valid, values));
+    kept += __builtin_popcount(valid);
+  }
+#endif
+  for (; j < count; ++j) {
+    position[kept] = j;
+    entry[kept] = row[j];
+    kept += row[j] >= 0;
+  }
+  return kept;
+}
+
+// Call act(first_column, vectors) for slices of at most kMaxVectors vectors, as even as they can be.
+template <class Action>
+inline void for_panels(int padded_columns, const Action& act) {
+  const int vectors = padded_columns / kWidth;
+  const int panels = (vectors + kMaxVectors - 1) / kMaxVectors;
+  int first = 0;
+  for (int panel = 0; panel < panels; ++panel) {
+    const int count = (vectors - first + panels - panel - 1) / (panels - panel);
+    act(first * kWidth, count);
+    first += count;
+  }
+}
+
+}  // namespace
+}  // namespace kestrel

@@ -1,0 +1,221 @@
+// SPDX-FileCopyrightText: The Kestrel Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "kernel_map/kernel_map.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace kestrel {
+namespace {
+
+constexpr uint64_t kAxisMask = (uint64_t{1} << kAxisBits) - 1;
+constexpr int64_t kAxisBias = int64_t{1} << (kAxisBits - 1);
+
+struct Item {
+  uint64_t key;
+  uint64_t value;
+};
+
+int bit_width(uint64_t value) { return value ? 64 - __builtin_clzll(value) : 0; }
+
+// Keys spread their fields over 63 bits although a cloud spans few cells along each axis. Moving each field to its
+// smallest value keeps the order and leaves fewer bits to sort by.
+struct Compression {
+  uint64_t low[4], bits[4];
+
+  Compression(const int64_t* keys, int64_t count) {
+    uint64_t high[4] = {0, 0, 0, 0};
+    for (uint64_t& value : low) value = ~uint64_t{0};
+    for (int64_t i = 0; i < count; ++i) {
+      for (int field = 0; field < 4; ++field) {
+        const uint64_t value = part(keys[i], field);
+        low[field] = std::min(low[field], value);
+        high[field] = std::max(high[field], value);
+      }
+    }
+    for (int field = 0; field < 4; ++field) bits[field] = count ? bit_width(high[field] - low[field]) : 0;
+  }
+
+  static uint64_t part(int64_t key, int field) {
+    const uint64_t shifted = static_cast<uint64_t>(key) >> (kAxisBits * (3 - field));
+    return field ? shifted & kAxisMask : shifted;
+  }
+
+  uint64_t operator()(int64_t key) const {
+    uint64_t packed = 0;
+    for (int field = 0; field < 4; ++field)
+      packed = packed << bits[field] | (part(key, field) - low[field]);
+    return packed;
+  }
+
+  int total() const { return static_cast<int>(bits[0] + bits[1] + bits[2] + bits[3]); }
+};
+
+// Stable radix sort by the lowest `bits` bits of the keys.
+void radix_sort(std::vector<Item>& items, int bits) {
+  constexpr int kDigit = 11;
+  std::vector<Item> other(items.size());
+  std::vector<uint32_t> start(1 << kDigit);
+  for (int shift = 0; shift < bits; shift += kDigit) {
+    std::fill(start.begin(), start.end(), 0);
+    constexpr uint64_t mask = (1 << kDigit) - 1;
+    for (const Item& item : items) ++start[item.key >> shift & mask];
+    uint32_t sum = 0;
+    for (uint32_t& entry : start) {
+      const uint32_t count = entry;
+      entry = sum;
+      sum += count;
+    }
+    for (const Item& item : items) other[start[item.key >> shift & mask]++] = item;
+    items.swap(other);
+  }
+}
+
+std::vector<Item> sorted_items(const int64_t* keys, int64_t count) {
+  const Compression compress(keys, count);
+  std::vector<Item> items(count);
+  bool sorted = true;
+  for (int64_t i = 0; i < count; ++i) {
+    items[i] = {compress(keys[i]), static_cast<uint64_t>(i)};
+    sorted = sorted && (i == 0 || items[i - 1].key <= items[i].key);
+  }
+  if (!sorted) radix_sort(items, compress.total());
+  return items;
+}
+
+int64_t offset_key(const Offset& offset) {
+  return offset.x * (int64_t{1} << 2 * kAxisBits) + offset.y * (int64_t{1} << kAxisBits) + offset.z;
+}
+
+// Kernel slices in one column (x, y): slice_of[z - low] or -1.
+struct Column {
+  int64_t first_key;  // of the lowest slice
+  std::vector<int> slice_of;
+};
+
+std::vector<Column> columns_of(const Offset* offsets, int slices) {
+  std::vector<Column> columns;
+  std::vector<bool> taken(slices, false);
+  for (int k = 0; k < slices; ++k) {
+    if (taken[k]) continue;
+    int low = offsets[k].z, high = offsets[k].z;
+    const auto same = [&](int other) {
+      return offsets[other].x == offsets[k].x && offsets[other].y == offsets[k].y;
+    };
+    for (int other = k; other < slices; ++other) {
+      if (!same(other)) continue;
+      low = std::min(low, offsets[other].z);
+      high = std::max(high, offsets[other].z);
+    }
+    Column column{offset_key({offsets[k].x, offsets[k].y, low}), std::vector<int>(high - low + 1, -1)};
+    for (int other = k; other < slices; ++other) {
+      if (!same(other)) continue;
+      taken[other] = true;
+      column.slice_of[offsets[other].z - low] = other;
+    }
+    columns.push_back(column);
+  }
+  return columns;
+}
+
+int64_t floor_divide(int64_t value, int64_t by) {
+  return value >= 0 ? value / by : -((-value + by - 1) / by);
+}
+
+}  // namespace
+
+int64_t unique_keys(const int64_t* keys, int64_t count, int64_t* unique, int64_t* inverse) {
+  const std::vector<Item> items = sorted_items(keys, count);
+  int64_t found = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t source = static_cast<int64_t>(items[i].value);
+    if (i == 0 || items[i].key != items[i - 1].key) unique[found++] = keys[source];
+    inverse[source] = found - 1;
+  }
+  return found;
+}
+
+void submanifold_table(const int64_t* keys, int64_t count, const Offset* offsets, int slices, int32_t* table,
+                       int threads) {
+  const int middle = slices / 2;
+  // A pair (j, i) at one offset is the pair (i, j) at the opposite one: half of the searches suffice.
+  const std::vector<Column> columns = columns_of(offsets, middle);
+  constexpr int64_t kChunk = 4096;
+  const int64_t chunks = (count + kChunk - 1) / kChunk;
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for schedule(static)
+    for (int k = 0; k < slices; ++k) std::fill_n(table + k * count, count, -1);
+#pragma omp for schedule(dynamic) collapse(2)
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      for (size_t number = 0; number < columns.size(); ++number) {
+        const Column& column = columns[number];
+        const int64_t first = chunk * kChunk, last = std::min(count, first + kChunk);
+        const int64_t reach = static_cast<int64_t>(column.slice_of.size());
+        int64_t at = std::lower_bound(keys, keys + count, keys[first] + column.first_key) - keys;
+        for (int64_t j = first; j < last; ++j) {
+          const int64_t base = keys[j] + column.first_key;
+          while (at < count && keys[at] < base) ++at;
+          for (int64_t i = at; i < count && keys[i] < base + reach; ++i) {
+            const int k = column.slice_of[keys[i] - base];
+            if (k < 0) continue;
+            table[k * count + j] = static_cast<int32_t>(i);
+            table[(slices - 1 - k) * count + i] = static_cast<int32_t>(j);
+          }
+        }
+      }
+    }
+  }
+  for (int64_t j = 0; j < count; ++j) table[middle * count + j] = static_cast<int32_t>(j);
+}
+
+Triples strided_triples(const StridedMap& map, int64_t capacity, int64_t* outputs, int32_t* input,
+                        int32_t* slice, int32_t* output) {
+  const int64_t steps[3] = {map.stride.x, map.stride.y, map.stride.z};
+  const int64_t limits[3] = {map.shape ? map.shape->x : 0, map.shape ? map.shape->y : 0,
+                             map.shape ? map.shape->z : 0};
+  std::vector<int64_t> reached;
+  reached.reserve(capacity);
+  for (int64_t i = 0; i < map.count; ++i) {
+    const int64_t key = map.keys[i];
+    int64_t index[3];
+    for (int axis = 0; axis < 3; ++axis)
+      index[axis] = static_cast<int64_t>(Compression::part(key, axis + 1)) - kAxisBias;
+    for (int k = 0; k < map.slices; ++k) {
+      const int32_t offset[3] = {map.offsets[k].x, map.offsets[k].y, map.offsets[k].z};
+      int64_t packed = key >> 3 * kAxisBits;
+      bool fits = true;
+      for (int axis = 0; axis < 3 && fits; ++axis) {
+        const int64_t moved = index[axis] - offset[axis];
+        const int64_t cell = floor_divide(moved, steps[axis]);
+        fits = cell * steps[axis] == moved && (!map.shape || (cell >= 0 && cell < limits[axis]));
+        packed = packed << kAxisBits | (cell + kAxisBias);
+      }
+      if (!fits) continue;
+      const int64_t at = static_cast<int64_t>(reached.size());
+      if (at == capacity) return {-1, 0};
+      reached.push_back(packed);
+      input[at] = static_cast<int32_t>(i);
+      slice[at] = k;
+    }
+  }
+  const int64_t count = static_cast<int64_t>(reached.size());
+  const std::vector<Item> items = sorted_items(reached.data(), count);
+  int64_t found = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (i == 0 || items[i].key != items[i - 1].key) outputs[found++] = reached[items[i].value];
+    output[items[i].value] = static_cast<int32_t>(found - 1);
+  }
+  return {count, found};
+}
+
+void find_keys(const int64_t* keys, int64_t count, const int64_t* wanted, int64_t queries, int32_t* rows,
+               int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t q = 0; q < queries; ++q) {
+    const int64_t* at = std::lower_bound(keys, keys + count, wanted[q]);
+    rows[q] = at != keys + count && *at == wanted[q] ? static_cast<int32_t>(at - keys) : -1;
+  }
+}
+
+}  // namespace kestrel

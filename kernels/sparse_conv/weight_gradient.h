@@ -1,0 +1,119 @@
+// SPDX-FileCopyrightText: The Kestrel Authors
+// SPDX-License-Identifier: Apache-2.0
+// Weight gradient of a sparse convolution: per kernel slice a product of gathered rows, summed in registers
+// over blocks of pairs that stay in cache. Every thread owns parts of the result, so the sums are
+// always formed in the same order.
+#pragma once
+
+namespace kestrel {
+namespace {
+
+constexpr int kPairBlock = 128;
+constexpr int kChannelBlock = 4 * kRows;
+
+// c[r][...] += sum_p a_p[r] * b_p[...] over pairs of rows given by index.
+template <int R, int V>
+inline void outer(const float* features, int64_t a_stride, const int32_t* a_rows, const float* gradient,
+                  int64_t b_stride, const int32_t* b_rows, int pairs, float* c, int64_t c_stride) {
+  Vector sum[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sum[r][v] = load(c + r * c_stride + v * kWidth);
+  for (int p = 0; p < pairs; ++p) {
+    const float* a = features + a_rows[p] * a_stride;
+    const float* b = gradient + b_rows[p] * b_stride;
+    Vector right[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) right[v] = load(b + v * kWidth);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vector left = Vector{} + a[r];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[r][v] += left * right[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store(c + r * c_stride + v * kWidth, sum[r][v]);
+}
+
+template <int V>
+void outer_rows(int rows, const float* features, int64_t a_stride, const int32_t* a_rows,
+                const float* gradient, int64_t b_stride, const int32_t* b_rows, int pairs, float* c,
+                int64_t c_stride) {
+  switch (rows) {
+    case 1: outer<1, V>(features, a_stride, a_rows, gradient, b_stride, b_rows, pairs, c, c_stride); break;
+    case 2: outer<2, V>(features, a_stride, a_rows, gradient, b_stride, b_rows, pairs, c, c_stride); break;
+    case 3: outer<3, V>(features, a_stride, a_rows, gradient, b_stride, b_rows, pairs, c, c_stride); break;
+    case 4: outer<4, V>(features, a_stride, a_rows, gradient, b_stride, b_rows, pairs, c, c_stride); break;
+    case 5: outer<5, V>(features, a_stride, a_rows, gradient, b_stride, b_rows, pairs, c, c_stride); break;
+    default: outer<6, V>(features, a_stride, a_rows, gradient, b_stride, b_rows, pairs, c, c_stride);
+  }
+}
+
+// The gradient of `channels` input channels from `channel` on, of one slice, into sums (channels, padded).
+void slice_gradient(const WeightGradient& grad, const float* gradient, int padded, int channel, int channels,
+                    const int32_t* inputs, const int32_t* outputs, int64_t pairs, float* sums) {
+  memset(sums, 0, static_cast<int64_t>(channels) * padded * 4);
+  for (int64_t start = 0; start < pairs; start += kPairBlock) {
+    const int block = static_cast<int>(smaller(kPairBlock, pairs - start));
+    for_panels(padded, [&](int column, int vectors) {
+      for (int r = 0; r < channels; r += kRows) {
+        const int rows = static_cast<int>(smaller(kRows, channels - r));
+        const float* a = grad.features + channel + r;
+        const float* b = gradient + column;
+        float* c = sums + static_cast<int64_t>(r) * padded + column;
+        const int32_t *in = inputs + start, *out = outputs + start;
+        if (vectors == 1)
+          outer_rows<1>(rows, a, grad.cin, in, b, padded, out, block, c, padded);
+        else if (vectors == 2)
+          outer_rows<2>(rows, a, grad.cin, in, b, padded, out, block, c, padded);
+        else if (vectors == 3)
+          outer_rows<3>(rows, a, grad.cin, in, b, padded, out, block, c, padded);
+        else
+          outer_rows<4>(rows, a, grad.cin, in, b, padded, out, block, c, padded);
+      }
+    });
+  }
+}
+
+void weight_gradient(const WeightGradient& grad) {
+  const int padded = static_cast<int>(round_up(grad.cout, kWidth));
+  const int64_t room = round_up(grad.outputs + 16, 16);
+  Scratch input_memory(grad.slices * room * 4), output_memory(grad.slices * room * 4),
+      count_memory(grad.slices * 4), wide(padded == grad.cout ? 0 : grad.outputs * padded * 4);
+  const float* gradient = grad.gradient;
+  if (padded != grad.cout) {
+#pragma omp parallel for num_threads(grad.threads) schedule(static)
+    for (int64_t j = 0; j < grad.outputs; ++j) {
+      memcpy(wide.floats() + j * padded, grad.gradient + j * grad.cout, 4 * grad.cout);
+      memset(wide.floats() + j * padded + grad.cout, 0, 4 * (padded - grad.cout));
+    }
+    gradient = wide.floats();
+  }
+#pragma omp parallel for num_threads(grad.threads) schedule(dynamic)
+  for (int k = 0; k < grad.slices; ++k)
+    count_memory.ints()[k] =
+        compact(grad.gather + k * grad.outputs, static_cast<int>(grad.outputs),
+                output_memory.ints() + k * room, input_memory.ints() + k * room);
+  const int blocks = (grad.cin + kChannelBlock - 1) / kChannelBlock;
+#pragma omp parallel num_threads(grad.threads)
+  {
+    Scratch sum_memory(static_cast<int64_t>(kChannelBlock) * padded * 4);
+#pragma omp for schedule(dynamic)
+    for (int unit = 0; unit < grad.slices * blocks; ++unit) {
+      const int k = unit / blocks, channel = unit % blocks * kChannelBlock;
+      const int channels = static_cast<int>(smaller(kChannelBlock, grad.cin - channel));
+      slice_gradient(grad, gradient, padded, channel, channels, input_memory.ints() + k * room,
+                     output_memory.ints() + k * room, count_memory.ints()[k], sum_memory.floats());
+      for (int r = 0; r < channels; ++r)
+        memcpy(grad.out + (static_cast<int64_t>(k) * grad.cin + channel + r) * grad.cout,
+               sum_memory.floats() + static_cast<int64_t>(r) * padded, 4 * grad.cout);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kestrel
