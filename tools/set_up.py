@@ -127,7 +127,7 @@ def make_environment(torch: str) -> None:
         [pyproject, constraints],
         lambda: pip("--constraint", str(constraints), "--editable", f"{ROOT}[{extras}]"),
     )
-    step("kernels", files(ROOT / "kernels"), install_kernels)
+    step("kernels", files(ROOT / "kernels"), install_kernels, salt=shutil.which("c++") or "")
     interfaces = [*OWN_INTERFACES, *ROS_FROM_WHEELS]
     sources = [path for name in interfaces for path in files(WORKSPACE / "src" / name)]
     step("ROS 2 interfaces", sources, lambda: colcon(interfaces))
