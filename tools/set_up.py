@@ -36,7 +36,6 @@ SUPPORTED = ((3, 11), (3, 12))
 OPEN3D_LIBRARIES = {"usb-1.0": "libusb-1.0-0", "GL": "libgl1", "gomp": "libgomp1"}
 ROS_FROM_WHEELS = "interfaces/vision_msgs", "interfaces/tf2_msgs"
 OWN_INTERFACES = ("kestrel_msgs",)
-OWN_PACKAGES = "kestrel_nodes", "kestrel_bringup"
 
 
 class SetUpError(Exception):
@@ -131,10 +130,13 @@ def make_environment(torch: str) -> None:
     interfaces = [*OWN_INTERFACES, *ROS_FROM_WHEELS]
     sources = [path for name in interfaces for path in files(WORKSPACE / "src" / name)]
     step("ROS 2 interfaces", sources, lambda: colcon(interfaces))
-    metadata = [
-        WORKSPACE / "src" / name / part for name in OWN_PACKAGES for part in ("setup.py", "package.xml")
-    ]
-    step("ROS 2 nodes", metadata, lambda: colcon(OWN_PACKAGES, "--symlink-install"))
+    nodes = WORKSPACE / "src" / "kestrel_nodes"
+    # Installed as a link: what describes the package matters, not its modules.
+    step(
+        "ROS 2 nodes",
+        [nodes / "setup.py", nodes / "setup.cfg", nodes / "package.xml"],
+        lambda: pip("--no-deps", "--editable", str(nodes)),
+    )
 
 
 def install_kernels() -> None:
@@ -150,8 +152,8 @@ def pip(*arguments: str) -> None:
     run([str(PYTHON), "-m", "pip", "install", *arguments])
 
 
-def colcon(packages: Iterable[str], *options: str) -> None:
-    """Build packages of the workspace into the environment."""
+def colcon(packages: Iterable[str]) -> None:
+    """Build interface packages of the workspace into the environment."""
     environment = {
         **{
             key: value for key, value in os.environ.items() if not key.startswith(("AMENT", "COLCON", "ROS_"))
@@ -170,7 +172,6 @@ def colcon(packages: Iterable[str], *options: str) -> None:
             *("--build-base", str(VENV / "colcon" / "build")),
             *("--install-base", str(VENV)),
             "--merge-install",
-            *options,
             "--cmake-args",
             "-DBUILD_TESTING=OFF",
             "-DCMAKE_BUILD_TYPE=Release",
