@@ -22,7 +22,7 @@ from kestrel.errors import KestrelError, SetupError, describe
 EXTENSION_GROUP = "kestrel.commands"
 """Entry-point group through which a distribution (kestrel_nodes, for one) adds commands."""
 
-NEEDS_ROS = ("up", "replay", "doctor")
+NEEDS_ROS = ("demo", "doctor", "replay", "up")
 
 
 def _version(value: bool) -> None:

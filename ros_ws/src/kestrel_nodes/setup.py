@@ -27,6 +27,7 @@ setup(
         "kestrel.commands": [
             "up = kestrel_nodes.commands.up:up",
             "replay = kestrel_nodes.commands.replay:replay",
+            "demo = kestrel_nodes.commands.demo:demo",
             "doctor = kestrel_nodes.commands.doctor:doctor",
         ],
     },

@@ -1,0 +1,98 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The stack end to end, by the commands that people would type."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from kestrel.errors import KestrelError
+
+STOP_TIMEOUT_S = 20.0
+FREE_DOMAINS = range(60, 100)
+"""ROS domains to choose from, so that the demo hears no other graph on this machine."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One run of the demo; everything it makes lies in ``out``."""
+
+    out: Path
+    seconds: float
+    town: str
+    seed: int
+    rate: str
+
+    def run(self) -> None:
+        """Simulate (unless the drive is there), replay through the nodes, score, show.
+
+        Raises:
+            KestrelError: a step ended with an error; the text names it.
+        """
+        started = time.monotonic()
+        os.environ.setdefault("ROS_DOMAIN_ID", str(FREE_DOMAINS[os.getpid() % len(FREE_DOMAINS)]))
+        self.out.mkdir(parents=True, exist_ok=True)
+        drive = self.out / f"drive-{self.town}-{self.seed}-{self.seconds:g}s"
+        recording, pictures = self.out / "recording.mcap", self.out / "pictures"
+        if not drive.exists():
+            kestrel("sim", "--rig", "nuscenes", "--scene", "urban", "--town", self.town,
+                    "--seed", str(self.seed), "--seconds", f"{self.seconds:g}", "--lidar-hz", "10",
+                    "--image-size", "704x256", "--out", str(drive))  # fmt: skip
+        recording.unlink(missing_ok=True)
+        with running_nodes(self.out / "nodes.log"):
+            kestrel("replay", str(drive), "--rate", self.rate, "--record", str(recording))
+        kestrel("eval", str(recording))
+        kestrel("show", str(recording), "--out", str(pictures))
+        self.say_where(recording, pictures, time.monotonic() - started)
+
+    def say_where(self, recording: Path, pictures: Path, took_s: float) -> None:
+        """Print what was made and how to look at it."""
+        console = Console(highlight=False)
+        console.print(f"\n[bold]Done in {took_s:.0f} s.[/] What the nodes saw:")
+        for path in sorted(pictures.iterdir()):
+            console.print(f"  {path}")
+        rerun = next(pictures.glob("*.rrd"), None)
+        if rerun is not None:
+            console.print(
+                f"In the browser: [bold]{Path(sys.executable).with_name('rerun')} --web-viewer {rerun}[/]"
+            )
+        console.print(f"Score it again: [bold]kestrel eval {recording}[/]")
+
+
+def kestrel(*arguments: str) -> None:
+    """Run one command of the tool; raise KestrelError if it ends with an error."""
+    Console(highlight=False).print(f"[bold]$ kestrel {' '.join(arguments)}[/]")
+    code = subprocess.run([sys.executable, "-m", "kestrel", *arguments], check=False).returncode
+    if code != 0:
+        raise KestrelError(f"kestrel {arguments[0]}: ended with exit code {code}")
+
+
+@contextmanager
+def running_nodes(log: Path) -> Iterator[None]:
+    """Keep `kestrel up` running; its output goes to ``log``. It is stopped the way a user would: Ctrl-C."""
+    with log.open("w") as sink:
+        command = [sys.executable, "-m", "kestrel", "up", "--rig", "nuscenes", "--use-sim-time"]
+        nodes = subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True)
+        try:
+            yield
+        finally:
+            nodes.send_signal(signal.SIGINT)
+            try:
+                code = nodes.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                nodes.kill()
+                raise KestrelError(
+                    f"kestrel up: did not stop within {STOP_TIMEOUT_S:.0f} s; see {log}"
+                ) from None
+    if code != 0:
+        raise KestrelError(f"kestrel up: ended with exit code {code}; see {log}")
