@@ -147,6 +147,11 @@ class BagWriter:
             self._connections[topic] = connection
         self._folder.write(connection, log_time_ns, raw)
 
+    def flush(self) -> None:
+        """Hand every finished chunk of a single file to the operating system."""
+        if self._file is not None:
+            self._file.flush()
+
     def close(self) -> None:
         """Finish the bag; it is complete only after this."""
         if self._file is not None:

@@ -1,0 +1,198 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Publishes the messages of a bag with /clock, at a fixed rate or as fast as the nodes keep up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from kestrel.data.bag import BagMessage, BagReader
+from kestrel_nodes.replay.listener import header_key, message_class
+from kestrel_nodes.replay.pacing import Answers, Pace
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+TRUTH: Final = "/truth/"
+CLOCK_PERIOD_S: Final = 0.01
+CLOCK_PERIOD_OF_BAG_S: Final = 0.02
+DEPTH: Final = 50
+LATCHED_DEPTH: Final = 100
+ACKNOWLEDGE_S: Final = 5.0
+
+Progress: TypeAlias = Callable[[float, float, float], None]
+"""Called with the seconds of the bag that are done, those to do in all, and the rate so far."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a bag to replay.
+
+    topics: None for all. start_s: from the begin of the bag. duration_s: None for the rest.
+    publish_truth: publish /truth/... too; it is copied to the recording in any case.
+    """
+
+    topics: frozenset[str] | None = None
+    start_s: float = 0.0
+    duration_s: float | None = None
+    publish_truth: bool = False
+
+    def published(self, topic: str) -> bool:
+        """Whether messages of this topic are published."""
+        if topic.startswith(TRUTH) and not self.publish_truth:
+            return False
+        return topic != "/clock" and (self.topics is None or topic in self.topics)
+
+
+@dataclass
+class Played:
+    """What was published: messages by topic, and how long it took."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    bag_s: float = 0.0
+    wall_s: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Seconds of the bag per second of this machine."""
+        return self.bag_s / self.wall_s if self.wall_s > 0 else 0.0
+
+
+class Player:
+    """Publishes raw bytes; nothing is decoded.
+
+    Args:
+        node: to publish with.
+        reader: the bag.
+        selection: what of it.
+        answers: of the nodes; told of everything that is published.
+        record: called with (topic, msgtype, raw) just before a message is published, and for the truth.
+        stop: ends the replay.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        reader: BagReader,
+        selection: Selection,
+        answers: Answers,
+        record: Callable[[str, str, bytes], None],
+        stop: threading.Event,
+    ) -> None:
+        from rosgraph_msgs.msg import Clock
+
+        self.reader = reader
+        self._node = node
+        self._selection = selection
+        self._answers = answers
+        self._record = record
+        self._stop = stop
+        self._clock_type = Clock
+        self._clock = node.create_publisher(Clock, "/clock", 10)
+        self._publishers: dict[str, Any] = {}
+        self.start_ns = reader.start_ns + int(selection.start_s * 1e9)
+        self.stop_ns = reader.end_ns + 1
+        if selection.duration_s is not None:
+            self.stop_ns = min(self.stop_ns, self.start_ns + int(selection.duration_s * 1e9))
+        for name, topic in sorted(reader.topics.items()):
+            if selection.published(name):
+                self._advertise(name, topic.msgtype, latched=topic.latched)
+
+    @property
+    def topics(self) -> set[str]:
+        """Names of all topics that are published."""
+        return set(self._publishers)
+
+    def matched(self) -> bool:
+        """Whether every subscriber that the graph shows is connected."""
+        return all(
+            publisher.get_subscription_count() >= self._node.count_subscribers(topic)
+            for topic, publisher in self._publishers.items()
+        )
+
+    def play(self, rate: float, *, lockstep: bool, played: Played, progress: Progress) -> None:
+        """Publish once from start to end.
+
+        Args:
+            rate: seconds of the bag per second.
+            lockstep: before a message that a node would have to drop because it is still busy, wait for it.
+            played: is added to.
+            progress: see Progress.
+        """
+        begin = time.monotonic()
+        done_before, wall_before = played.bag_s, played.wall_s
+        pace = Pace(rate, self.start_ns)
+        for message in self._messages():
+            if not self._wait_until(message.log_time_ns, pace):
+                break
+            if not self._selection.published(message.topic):
+                self._record(message.topic, message.msgtype, message.raw)
+                continue
+            if lockstep and self._answers.wait(message.topic, self._stop.is_set):
+                pace.resume(message.log_time_ns)
+            self._publish(message, max(message.log_time_ns, self.start_ns), played)
+            played.bag_s = done_before + max(message.log_time_ns - self.start_ns, 0) / 1e9
+            played.wall_s = wall_before + time.monotonic() - begin
+            progress(played.bag_s, done_before + (self.stop_ns - self.start_ns) / 1e9, played.rate)
+        played.wall_s = wall_before + time.monotonic() - begin
+
+    def finish(self) -> bool:
+        """Wait until reliable subscribers have everything; return whether they have."""
+        from rclpy.duration import Duration
+
+        timeout = Duration(seconds=ACKNOWLEDGE_S)
+        return all(publisher.wait_for_all_acked(timeout) for publisher in self._publishers.values())
+
+    def _messages(self) -> Iterator[BagMessage]:
+        """Yield what is latched from before the start, then everything from start to stop."""
+        latched = {
+            name for name, topic in self.reader.topics.items() if topic.latched and name in self.topics
+        }
+        if self.start_ns > self.reader.start_ns:
+            yield from self.reader.messages(latched, stop_ns=self.start_ns)
+        wanted = {name for name in self.reader.topics if name in self.topics or name.startswith(TRUTH)}
+        yield from self.reader.messages(wanted, start_ns=self.start_ns, stop_ns=self.stop_ns)
+
+    def _advertise(self, topic: str, msgtype: str, *, latched: bool) -> None:
+        from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+        kind = message_class(msgtype)
+        if kind is None:
+            self._node.get_logger().warning(f"{topic}: {msgtype} is not installed, not published")
+            return
+        profile = QoSProfile(
+            depth=LATCHED_DEPTH if latched else DEPTH,
+            reliability=ReliabilityPolicy.RELIABLE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        )
+        self._publishers[topic] = self._node.create_publisher(kind, topic, profile)
+
+    def _wait_until(self, bag_ns: int, pace: Pace) -> bool:
+        """Keep /clock going until ``bag_ns`` is due; return False if the replay was stopped."""
+        period = min(CLOCK_PERIOD_S, CLOCK_PERIOD_OF_BAG_S / pace.rate)
+        while not self._stop.is_set():
+            left = pace.left_s(bag_ns)
+            if left <= 0:
+                return True
+            self._stop.wait(min(left, period))
+            self._tick(min(pace.bag_ns, max(bag_ns, self.start_ns)))
+        return False
+
+    def _tick(self, bag_ns: int) -> None:
+        clock = self._clock_type()
+        clock.clock.sec, clock.clock.nanosec = divmod(bag_ns, 10**9)
+        self._clock.publish(clock)
+
+    def _publish(self, message: BagMessage, bag_ns: int, played: Played) -> None:
+        self._tick(bag_ns)
+        self._record(message.topic, message.msgtype, message.raw)
+        key = header_key(message.msgtype, message.raw)
+        if key is not None:
+            self._answers.sent(message.topic, key)
+        self._publishers[message.topic].publish(message.raw)
+        played.counts[message.topic] += 1

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writes one MCAP file in a thread of its own: neither player nor receiver waits for the disk."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from pathlib import Path
+
+from kestrel.data.bag import BagWriter
+
+FLUSH_S = 1.0
+
+_Item = tuple[str, str, int, bytes]
+
+
+class WallClock:
+    """Nanoseconds since 1970 that never jump while the process runs."""
+
+    def __init__(self) -> None:
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+
+    def now_ns(self) -> int:
+        """Return the time now."""
+        return self._offset_ns + time.monotonic_ns()
+
+
+class Recorder:
+    """Takes messages from any thread and writes them in the order of arrival.
+
+    An error of the file system ends the recording, not the replay; `close` raises it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+        self._error: OSError | None = None
+        self._bag = BagWriter(path)
+        self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+
+    def write(self, topic: str, msgtype: str, log_time_ns: int, raw: bytes) -> None:
+        """Hand over one message."""
+        self._items.put((topic, msgtype, log_time_ns, raw))
+
+    def close(self) -> None:
+        """Write what is left, then the index.
+
+        Raises:
+            OSError: the file could not be written.
+        """
+        self._items.put(None)
+        self._thread.join()
+        self._bag.close()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        flushed = time.monotonic()
+        while True:
+            try:
+                item = self._items.get(timeout=FLUSH_S)
+            except queue.Empty:
+                self._bag.flush()
+                continue
+            if item is None:
+                return
+            if self._error is None:
+                try:
+                    self._bag.write_raw(*item)
+                except OSError as error:
+                    self._error = error
+                    continue
+                self.count += 1
+            if time.monotonic() - flushed > FLUSH_S:
+                self._bag.flush()
+                flushed = time.monotonic()
