@@ -15,14 +15,17 @@ from kestrel.sim.world.ground import Paver
 from kestrel.sim.world.layout import Layout, build_layout
 from kestrel.sim.world.mesh import MeshBuilder
 from kestrel.sim.world.people import PHASES
-from kestrel.sim.world.raster import FreeSpace, MapRaster
-from kestrel.sim.world.scenery import Scenery, lay_car_parks
+from kestrel.sim.world.raster import FreeSpace, MapRaster, rectangle
+from kestrel.sim.world.scenery import Scenery, lay_lots
 from kestrel.sim.world.script import Script
 from kestrel.sim.world.terrain import Terrain
 from kestrel.sim.world.towns import SCENES, town_named
 from kestrel.sim.world.traffic import STEP_S, Motion
 from kestrel.sim.world.weather import build_weather
 from kestrel.types import BevMap, Float64Array
+
+AFTERMATH_S = 4.0
+"""Traffic runs on so long after the drive, for events that show what they become later."""
 
 REACH = 88.0
 """How far from the roads there is anything, metres."""
@@ -144,16 +147,18 @@ def build_world(scene: str, town: str, seed: int, seconds: float, weather: str |
     lower, upper = _bounds(layout)
     paved = [p for layer in ("drivable_area", "walkway") for p in ground.polygons[layer]]
     lots = FreeSpace(paved, lower, upper)
-    lay_car_parks(streams[4], style, layout, ground, lots, cast)
-    paved += ground.polygons["carpark_area"]
+    paved += lay_lots(streams[4], style, layout, ground, lots, cast)
     space = FreeSpace(paved, lower, upper)
+    for state in cast.standing:
+        length, width, _ = cast.actors[state.track_id].size
+        space.claim(rectangle(np.array(state.position[:2]), length + 0.6, width + 0.6, state.yaw))
     terrain = Terrain(streams[5], space, scene)
     scenery = Scenery(streams[5], style, layout, scene, space, terrain).furnish(script)
     builder = MeshBuilder()
     builder.add_mesh(ground.builder.build())
     builder.add_mesh(scenery)
     terrain.add(builder, style, REACH)
-    motion = script.traffic.run(seconds)
+    motion = script.traffic.run(seconds + AFTERMATH_S)
     layers = MapRaster(ground.polygons, lower, upper)
     return TownWorld(builder.build(), cast, motion, layers, build_weather(streams[0], weather))
 

@@ -149,21 +149,21 @@ def _add_details(
             y = side * (width / 2 - 0.12)
             builder.add(wheel((x, y, radius), radius, 0.23, sides=11), tyre)
             builder.add(wheel((x, y + side * 0.01, radius), radius * 0.62, 0.23, sides=8), rim)
-    nose, tail = float(rings[1, 0, 0]), float(rings[-2, 0, 0])
+    nose, tail = float(rings[0, 0, 0]), float(rings[-1, 0, 0])
     lamps = 0.44 * height if semantic is Semantic.CAR else 0.38 * height
     white = Finish(semantic, (236, 238, 232), Texture.PLAIN, 0.7)
     red = Finish(semantic, (188, 24, 22), Texture.PLAIN, 0.85)
     plate = Finish(semantic, (228, 228, 220), Texture.PLAIN, 0.95)
     for side in (-1, 1):
         y = side * width * 0.36
-        builder.add(box((0.10, 0.34, 0.14), (nose + 0.03, y, lamps)), white)
-        builder.add(box((0.10, 0.30, 0.18), (tail - 0.03, y, lamps + 0.1)), red)
+        builder.add(box((0.10, 0.34, 0.14), (nose - 0.03, y, lamps)), white)
+        builder.add(box((0.10, 0.30, 0.18), (tail + 0.03, y, lamps + 0.07)), red)
         mirror = Finish(semantic, (40, 42, 44), Texture.PLAIN, 0.2)
         builder.add(
             box((0.14, 0.16, 0.12), (length * 0.17, side * (width / 2 - 0.01), 0.66 * height)), mirror
         )
-    builder.add(box((0.04, 0.5, 0.12), (tail - 0.06, 0, 0.33 * height)), plate)
-    builder.add(box((0.04, 0.5, 0.12), (nose + 0.06, 0, 0.27 * height)), plate)
+    builder.add(box((0.04, 0.5, 0.12), (tail, 0, 0.33 * height)), plate)
+    builder.add(box((0.04, 0.5, 0.12), (nose, 0, 0.27 * height)), plate)
     if rng.random() < 0.15:
         bar = Finish(semantic, (60, 62, 64), Texture.PLAIN, 0.3)
         for y in (-0.45, 0.45):

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from kestrel.sim.world.cars import Model
 from kestrel.sim.world.cast import STANDING_PHASE, Cast
 from kestrel.sim.world.ground import KERB
 from kestrel.sim.world.layout import RUN_IN, STOP_END, Junction, Layout, Road
+from kestrel.sim.world.path import Path
 from kestrel.sim.world.rules import StopAt, always, never
 from kestrel.sim.world.script import Script, inbound, outbound, through
 from kestrel.sim.world.traffic import Driver, Walker
@@ -61,15 +63,27 @@ class Crowd:
             for place in places:
                 if rng.random() < 0.75:
                     wish = script.cruise * float(rng.uniform(0.9, 1.2))
-                    driver = script.driver(self._model(), path, place, wish * 0.95, wish)
+                    driver = self._drive(path, place, wish * 0.95, wish)
                     if driver is not None and lane != script.lane:
                         self._obey_main_lights(driver, forward=True)
 
-    def _model(self):  # type: ignore[no-untyped-def]
+    def _model(self) -> Model:
         """A vehicle, or now and then a motorcycle with its rider."""
         if self._rng.random() < 0.07:
             return self._cast.motorcycle(rider=True)
-        return self._cast.vehicle(heavy=2.0 if self._scene == "highway" else 1.0)
+        return self._cast.vehicle(heavy=2.0 if self._scene == "highway" else 1.3)
+
+    def _drive(self, path: Path, s: float, speed: float, wish: float) -> Driver | None:
+        """Put some vehicle on the road; now and then one with a trailer."""
+        if self._rng.random() > (0.14 if self._scene == "highway" else 0.06):
+            return self._script.driver(self._model(), path, s, speed, wish)
+        trailer = self._cast.trailer()
+        model = self._cast.tractor()
+        back = model[1][0] / 2 - 2.2 + trailer[1][0] / 2
+        driver = self._script.driver(model, path, s, speed, wish, trail=back + trailer[1][0] / 2)
+        if driver is not None:
+            driver.towed = (self._cast.add(trailer).track_id, back)
+        return driver
 
     def _obey_main_lights(self, driver: Driver, *, forward: bool) -> None:
         for junction in self._layout.junctions:
@@ -87,7 +101,7 @@ class Crowd:
             s = rng.uniform(0, 40)
             while s < path.length - 30.0:
                 wish = script.cruise * float(rng.uniform(0.85, 1.15))
-                driver = script.driver(self._model(), path, float(s), wish, wish)
+                driver = self._drive(path, float(s), wish, wish)
                 if driver is not None:
                     self._obey_main_lights(driver, forward=False)
                 s += rng.uniform(20, 75) / self._density * (1.4 if self._scene == "highway" else 1.0)
@@ -192,7 +206,7 @@ class Crowd:
                     self._stroll(
                         road, start, end, side * (profile.half + rng.uniform(0.6, profile.sidewalk - 0.3))
                     )
-                if rng.random() < 0.25 * self._script.cast.town.people and end - start > 12.0:
+                if rng.random() < 0.5 * self._script.cast.town.people and end - start > 12.0:
                     self._group(road, rng.uniform(start + 4, end - 4), side)
 
     def _stroll(self, road: Road, start: float, end: float, left: float) -> None:
@@ -209,7 +223,7 @@ class Crowd:
         """A few people who stand together and talk, or cycles that lean somewhere."""
         rng, profile = self._rng, road.profile
         centre = road.path.position(s, side * (profile.half + profile.sidewalk * 0.6))
-        if rng.random() < 0.45:
+        if rng.random() < 0.6:
             along = float(road.path.direction(s))
             for index in range(int(rng.integers(1, 5))):
                 place = centre + 0.75 * index * np.array([np.cos(along), np.sin(along)])
@@ -235,7 +249,9 @@ class Crowd:
     def _works(self) -> None:
         """Road works: cones and barriers around a machine on the edge strip or the sidewalk."""
         rng, main = self._rng, self._layout.main
-        count = int(rng.poisson(2.2 * self._script.cast.town.works_rate)) + int(self._scene == "highway")
+        count = (
+            1 + int(rng.poisson(3.5 * self._script.cast.town.works_rate)) + 2 * int(self._scene == "highway")
+        )
         for _ in range(count):
             road = (
                 main
@@ -248,9 +264,11 @@ class Crowd:
             start, end = stretches[int(rng.integers(len(stretches)))]
             s = rng.uniform(start + 2.0, end - 13.0)
             if road is main:
-                s = float(np.clip(s, RUN_IN - 60.0, main.path.length - 60.0))
-                if not start < s < end - 12.0:
+                s = float(rng.uniform(RUN_IN - 10.0, max(main.path.length - 170.0, RUN_IN + 40.0)))
+                inside = [(a, b) for a, b in stretches if a < s < b - 12.0]
+                if not inside:
                     continue
+                end = inside[0][1]
             self._work_zone(road, s, min(float(rng.uniform(10, 30)), end - s), int(rng.choice([-1, 1])))
 
     def _work_zone(self, road: Road, s: float, length: float, side: int) -> None:
@@ -260,7 +278,7 @@ class Crowd:
         outer = profile.half - 0.3 if on_edge else profile.half + max(profile.sidewalk, 2.0) - 0.2
         z = 0.0 if on_edge else (KERB if profile.sidewalk else 0.0)
         kind = int(rng.integers(4))
-        barriers = rng.random() < 0.6
+        barriers = rng.random() < 0.7
         spacing = 2.7 if barriers else float(rng.uniform(2.0, 4.0))
         for along in np.arange(s, s + length, spacing):
             yaw = float(road.path.direction(along))
@@ -277,9 +295,9 @@ class Crowd:
                 if self._free(place, 1.0):
                     self._cast.stand(self._cast.cone(), place, rng.uniform(0, 6), z)
         middle = road.path.position(s + length / 2, side * (max(outer, inner) + (0.0 if on_edge else 2.2)))
-        if not on_edge and length > 9.0 and rng.random() < 0.6 and self._free(middle, 4.5):
+        if not on_edge and length > 9.0 and rng.random() < 0.7 and self._free(middle, 4.5):
             yaw = float(road.path.direction(s + length / 2)) + rng.choice([0.0, np.pi])
-            self._cast.stand(self._cast.machine(), middle, yaw + rng.normal(0, 0.1), 0.05)
+            self._cast.stand(self._cast.machine(), middle, yaw + rng.normal(0, 0.1), KERB - 0.03)
         for _ in range(int(rng.integers(0, 3))):
             place = road.path.position(s + rng.uniform(1, length), side * (inner + outer) / 2)
             if self._free(place, 0.9):

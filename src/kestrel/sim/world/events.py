@@ -72,8 +72,7 @@ class EventReader:
         across = near & (np.abs(drift) > 0.55 * motion.speed[k]) & (np.abs(angle) < 0.84)
         inward = -np.sign(left) * np.sign(drift) > 0
         reach = _LANE / 2 + np.where(length > 1.2, length / 2, 0.4)
-        coming = inward & (np.abs(left) < 3.2 + 2.2 * np.abs(drift))
-        relevant = across & (coming | (np.abs(left) < reach))
+        relevant = across & (np.abs(left) < 16.0) & ((inward & self._enters(k)) | (np.abs(left) < reach))
         turned = self._came_against(k)
         order = np.where(relevant, ahead, np.inf)
         if relevant.any():
@@ -124,8 +123,8 @@ class EventReader:
         return (recent & np.isfinite(self._ahead[back : k + 1])).any(0) & driving
 
     def _enters(self, k: int) -> np.ndarray:
-        """Movers that are in the ego lane within the next three seconds."""
-        later = min(k + int(3.0 / STEP_S), len(self._left) - 1)
+        """Movers that are in the ego lane within the next four seconds."""
+        later = min(k + int(4.0 / STEP_S), len(self._left) - 1)
         return (np.abs(self._left[k : later + 1]) < 1.2).any(0)
 
     def _stops(self, k: int) -> bool:

@@ -53,7 +53,8 @@ def sign(rng: np.random.Generator) -> Mesh:
         builder.add(box((0.04, width, 0.65), (-0.06, 0, height)), face)
     else:
         sides = {"round": 12, "triangle": 3, "octagon": 8}[kind]
-        builder.add(tube((-0.08, 0, height), (-0.04, 0, height), 0.38, sides=sides), face)
+        upright = np.pi / 2 if kind == "triangle" else np.pi / sides
+        builder.add(tube((-0.08, 0, height), (-0.04, 0, height), 0.38, sides=sides, phase=upright), face)
     if rng.random() < 0.3:
         builder.add(
             box((0.03, 0.6, 0.25), (-0.06, 0, height - 0.6)),

@@ -55,14 +55,17 @@ class Ground:
         if layer is not None:
             self.polygons[layer].append(np.concatenate([left, right[::-1]]))
 
-    def fan(self, centre: Float64Array, outline: Float64Array, z: float, finish: Finish, layer: str) -> None:
+    def fan(
+        self, centre: Float64Array, outline: Float64Array, z: float, finish: Finish, layer: str | None
+    ) -> None:
         """Surface inside a closed outline (N, 2), all of which is seen from ``centre``."""
         count = len(outline)
         points = np.concatenate([outline, centre[None]])
         i = np.arange(count)
         triangles = np.stack([np.full(count, count), i, (i + 1) % count], -1)
         self.builder.add((np.column_stack([points, np.full(count + 1, z)]), triangles), finish)
-        self.polygons[layer].append(outline)
+        if layer is not None:
+            self.polygons[layer].append(outline)
 
     def kerb(self, line: Float64Array, low: float, high: float, finish: Finish) -> None:
         """Upright face along a line (N, 2)."""

@@ -24,6 +24,9 @@ CROSSING_BEGIN, CROSSING_END, STOP_BEGIN, STOP_END = 0.6, 4.0, 4.9, 5.4
 CRUISE = {"urban": 9.5, "suburban": 11.0, "highway": 24.0}
 """Usual speed of a scene, m/s."""
 
+_STRAIGHT = {"cross": 32.0, "left": 32.0, "right": 32.0, "zebra": 8.0, "open": 0.0}
+"""How far the main road is straight on both sides of a station, metres."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -162,20 +165,19 @@ def plan_stations(rng: np.random.Generator, scene: str, seconds: float) -> list[
             for i, event in enumerate(events)
         ]
     choices = ["crossing_from_left", "crossing_from_right", "oncoming_turn", "cut_in", "lead_braking"]
-    weights = np.array([1.1, 1.1, 1.7, 1.9, 1.7])
+    weights = np.array([2.2, 2.0, 1.6, 1.8, 0.8])
     names = [*choices, "ego_stopping", "clear"]
-    weights = np.append(weights, (1.0, 0.4))
+    weights = np.append(weights, (1.5, 0.3))
     stations: list[Station] = []
     s = RUN_IN + speed * rng.uniform(2.0, 4.5) + 14.0
     while s < RUN_IN + speed * seconds + 40.0:
-        if not stations:
-            weights_now = np.where(np.array(names) == "clear", 0.1, weights)
-        else:
-            weights_now = np.where(np.array(names) == stations[-1].event, 0.3 * weights, weights)
-        event = str(rng.choice(names, p=weights_now / weights_now.sum()))
+        previous = stations[-1].event if stations else "clear"
+        likely = np.where(np.array(names) == previous, 0.25 * weights, weights)
+        event = str(rng.choice(names, p=likely / likely.sum()))
         kind = _kind_for(event, rng)
+        if stations:
+            s += max(_STRAIGHT[stations[-1].kind] + _STRAIGHT[kind], 34.0) + rng.uniform(3, 16)
         stations.append(Station(float(s), kind, event))
-        s += rng.uniform(66, 92) if kind != "zebra" else rng.uniform(58, 70)
     turns = {"cross": (-1, 1), "left": (1,), "right": (-1,)}
     last = stations[-1] if len(stations) == 1 else stations[-2]
     if last.kind in turns and last.event in ("ego_stopping", "clear", "cut_in") and rng.random() < 0.6:
@@ -206,10 +208,9 @@ def _profile(rng: np.random.Generator, town: Town, scene: str, events: set[str],
 def _main_path(rng: np.random.Generator, scene: str, stations: list[Station], length: float) -> Path:
     """Straight where the stations are, bent between them."""
     curvature = np.zeros(round(length))
-    reach = {"cross": 33.0, "left": 33.0, "right": 33.0, "zebra": 8.0, "open": 0.0}
     edges = [0.0]
     for station in stations:
-        edges += [station.s - reach[station.kind], station.s + reach[station.kind]]
+        edges += [station.s - _STRAIGHT[station.kind], station.s + _STRAIGHT[station.kind]]
     edges.append(length)
     tightest = 1 / 350 if scene == "highway" else 1 / 38
     heading = 0.0
@@ -266,7 +267,8 @@ def _junction(
         road.gaps.append((-1.0, across))
         roads.append(road)
         arms[index] = Arm(road, 0.0, 1, across, bool(zebra[index]))
-    signals = station.event == "ego_stopping" or (station.kind == "cross" and rng.random() < 0.35)
+    calm = station.event in ("clear", "cut_in", "lead_braking")
+    signals = station.event == "ego_stopping" or (calm and station.kind == "cross" and rng.random() < 0.6)
     return Junction(station.s, centre, radius, signals, (arms[0], arms[1], arms[2], arms[3]))
 
 

@@ -136,14 +136,19 @@ def loft(rings: Float64Array, *, closed: bool = True, caps: bool = True) -> Shap
 
 
 def tube(
-    start: ArrayLike, end: ArrayLike, radius: float, end_radius: float | None = None, sides: int = 6
+    start: ArrayLike,
+    end: ArrayLike,
+    radius: float,
+    end_radius: float | None = None,
+    sides: int = 6,
+    phase: float = 0.0,
 ) -> Shape:
-    """Round bar from ``start`` to ``end``."""
+    """Round bar from ``start`` to ``end``; ``phase`` turns the corners of its cross-section."""
     a, b = np.asarray(start, np.float64), np.asarray(end, np.float64)
     axis = (b - a) / max(float(np.linalg.norm(b - a)), 1e-9)
     side = np.cross(axis, (0.0, 0.0, 1.0) if abs(axis[2]) < 0.9 else (1.0, 0.0, 0.0))
     side /= np.linalg.norm(side)
-    angle = np.arange(sides) * (2 * np.pi / sides)
+    angle = np.arange(sides) * (2 * np.pi / sides) + phase
     circle = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * np.cross(axis, side)
     return loft(np.stack([a + radius * circle, b + (radius if end_radius is None else end_radius) * circle]))
 

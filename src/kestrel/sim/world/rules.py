@@ -89,7 +89,7 @@ class Yield:
         _, left = driver.path.project(self.other.path.position(self.other.s)[None])
         self.side = self.side or float(np.sign(left[0]))
         past = left[0] * self.side < -self.clear or self.other.s >= self.other.path.length
-        self.done = past or traffic.time - self.began > 12.0
+        self.done = past or traffic.time - self.began > 8.0
         if driver.s + driver.front < self.s + 1.5:
             driver.stops.append(self.s)
 

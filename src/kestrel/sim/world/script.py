@@ -92,12 +92,21 @@ class Script:
         return through(start, self.lane, end, 0 if turn.turn > 0 else end.road.profile.lanes - 1)[0]
 
     def driver(
-        self, model: Model, path: Path, s: float, speed: float, desired: float | None = None
+        self,
+        model: Model,
+        path: Path,
+        s: float,
+        speed: float,
+        desired: float | None = None,
+        *,
+        trail: float = 0.0,
     ) -> Driver | None:
-        """Put a vehicle on the road; None where there is no room. No actor is made then."""
+        """Put a vehicle on the road; None where there is no room. No actor is made then.
+
+        trail: metres from the middle of the vehicle to the end of what it tows."""
         length, width, _ = model[1]
         wish = self.cruise if desired is None else desired
-        driver = Driver(-1, path, s, speed, wish, length / 2, length / 2, width)
+        driver = Driver(-1, path, s, speed, wish, length / 2, max(length / 2, trail), width)
         if not self.traffic.add(driver):
             return None
         driver.actor = self.cast.add(model).track_id
@@ -130,7 +139,7 @@ class Script:
         assert arm is not None
         stop = self.ego_s(junction.s - arm.start - STOP_BEGIN) - 0.6
         red = station.event == "ego_stopping"
-        light = Light(stop, not red, float(self._rng.uniform(3.5, 7.0)))
+        light = Light(stop, not red, float(self._rng.uniform(2.0, 4.5)))
         self.lights[junction.s] = light
         self.traffic.updates.append(light)
         self.traffic.ego.rules.append(StopAt(stop, lambda: not light.main_green))
@@ -150,7 +159,7 @@ class Script:
         slow = (
             float(self._rng.uniform(0.0, 2.0)) if jam else lead.desired * float(self._rng.uniform(0.25, 0.5))
         )
-        hold = float(self._rng.uniform(1.0, 3.5))
+        hold = float(self._rng.uniform(0.6, 2.0))
         lead.rules.append(Brake(ego_passes(s), float(self._rng.uniform(2.3, 3.8)), slow, hold))
 
     def _cast_cut_in(self, station: Station) -> None:
@@ -175,7 +184,11 @@ class Script:
                 break
         else:
             return
-        signal = ego_passes(trigger)
+
+        def signal(traffic: Traffic) -> bool:
+            s, _ = self.path.project(driver.path.position(driver.s)[None])
+            return traffic.ego.s >= trigger and float(s[0]) - driver.rear > traffic.ego.s + EGO_FRONT + 3.0
+
         driver.rules.append(Pace(lead + driver.rear, signal))
         driver.rules.append(ChangePath(signal, lambda d: self._merge(d, begin, end, duration)))
 
@@ -205,7 +218,7 @@ class Script:
 
     def _notice(self) -> float:
         """Distance at which someone starts to cross, far enough to brake."""
-        return max(20.0, self.cruise**2 / 5.2 + 7.0) + float(self._rng.uniform(0, 5))
+        return max(18.0, self.cruise**2 / 5.6 + 6.0) + float(self._rng.uniform(0, 4))
 
     def _cast_crossing(self, station: Station, junction: Junction | None) -> None:
         side = 1.0 if station.event == "crossing_from_left" else -1.0
@@ -258,7 +271,7 @@ class Script:
         place = self.ego_s(junction.s)
         arm = junction.arms[2]
         assert arm is not None
-        signal = ego_passes(place - arm.start - self._notice() - (5.0 if side < 0 else 8.0))
+        signal = ego_passes(place - arm.start - self._notice() - (2.0 if side < 0 else 4.0))
         driver.rules.append(WaitFor(stop, signal, brisk=8.0))
         hold = self.ego_s(junction.s - arm.start - STOP_BEGIN)
         self.traffic.ego.rules.append(Yield(hold, driver, signal, 1.6 + driver.rear))
@@ -276,7 +289,7 @@ class Script:
         driver = self.driver(model, path, begin, min(7.0, self.cruise), 9.0)
         if driver is None:
             return
-        signal = ego_passes(place - arm.start - self._notice() - 3.0)
+        signal = ego_passes(place - arm.start - self._notice())
         driver.rules.append(WaitFor(wait, signal, brisk=8.0))
         hold = self.ego_s(junction.s - arm.start - STOP_BEGIN)
         self.traffic.ego.rules.append(Yield(hold, driver, signal, 1.6 + driver.rear))

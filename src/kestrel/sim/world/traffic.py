@@ -41,7 +41,7 @@ class Driver:
     front: float
     rear: float
     width: float
-    z: float = 0.0
+    towed: tuple[int, float] | None = None
     rules: list[Callable[[Driver, Traffic], None]] = field(default_factory=list)
     acceleration: float = 0.0
     target: float = 0.0
@@ -151,9 +151,11 @@ class Traffic:
             ego.append((self.ego.s, self.ego.speed, self.ego.acceleration))
             self._advance()
         data = np.stack(frames)
+        towed = [driver.towed[0] for driver in self._towing() if driver.towed is not None]
+        actors = [driver.actor for driver in self.drivers[1:]] + towed + [w.actor for w in self.walkers]
         own = np.array(ego)
         return Motion(
-            actor=np.array([m.actor for m in (*self.drivers[1:], *self.walkers)], np.int64),
+            actor=np.array(actors, np.int64),
             position=data[..., 0:3],
             yaw=np.unwrap(data[..., 3], axis=0),
             speed=data[..., 4],
@@ -169,11 +171,10 @@ class Traffic:
     def _snapshot(self) -> Float64Array:
         rows = []
         for driver in self.drivers[1:]:
-            x, y = driver.path.position(driver.s)
-            exists = 0.0 <= driver.s <= driver.path.length
-            rows.append(
-                (x, y, driver.z, driver.path.direction(driver.s), driver.speed, driver.s, exists, 0.0)
-            )
+            rows.append(self._row(driver, 0.0))
+        for driver in self._towing():
+            assert driver.towed is not None
+            rows.append(self._row(driver, driver.towed[1]))
         for walker in self.walkers:
             x, y = walker.path.position(walker.s)
             speed = walker.speed if walker.walking else 0.0
@@ -191,6 +192,17 @@ class Traffic:
                 )
             )
         return np.array(rows, np.float64).reshape(-1, 8)
+
+    def _towing(self) -> list[Driver]:
+        return [driver for driver in self.drivers if driver.towed is not None]
+
+    @staticmethod
+    def _row(driver: Driver, back: float) -> tuple[float, ...]:
+        """State of a vehicle, or of the trailer ``back`` metres behind it."""
+        s = driver.s - back
+        x, y = driver.path.position(s)
+        exists = 0.0 <= s <= driver.path.length
+        return float(x), float(y), 0.0, float(driver.path.direction(s)), driver.speed, s, float(exists), 0.0
 
     def _decide(self) -> None:
         """Choose every driver's acceleration from its rules and from what is in its way."""

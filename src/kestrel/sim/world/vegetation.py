@@ -53,7 +53,7 @@ def broadleaf(rng: np.random.Generator, town: Town) -> Mesh:
         radii = crown * rng.uniform(0.5, 0.75, 3) * (1.0, 1.0, 0.9)
         builder.add(tube(top - (0, 0, 0.4), centre, radius * 0.5, 0.04, sides=5), bark)
         builder.add(_clump(rng, centre, radii * 0.72), _foliage(shade(colour, rng)))
-        builder.add(_leaves(rng, centre, radii, 40, 0.22), _foliage(shade(colour, rng)))
+        builder.add(_leaves(rng, centre, radii, 60, 0.15), _foliage(shade(colour, rng)))
     return builder.build()
 
 
