@@ -32,7 +32,8 @@ from rclpy.qos import QoSProfile, qos_policy_name_from_kind
 from rclpy.service import Service
 from rclpy.timer import Timer
 
-from kestrel.errors import CalibrationError, KestrelError, ModelError
+from kestrel.errors import CalibrationError, KestrelError, ModelError, SetupError, describe
+from kestrel.weights import Manifest
 from kestrel_nodes.health import Level
 from kestrel_nodes.managed import ManagedNode
 from kestrel_nodes.parameters import NodeParameters
@@ -40,7 +41,7 @@ from kestrel_nodes.ports import Input, Output
 from kestrel_nodes.qos import LATCHED, OUTPUT, input_qos
 from kestrel_nodes.stamps import NANOSECONDS, StampGuard, Verdict, stamp_ns
 from kestrel_nodes.timing import ClockWatch, Timing
-from kestrel_nodes.worker import Job, Worker
+from kestrel_nodes.worker import Job, Outcome, Worker
 
 P = TypeVar("P", bound=NodeParameters)
 
@@ -140,8 +141,9 @@ class KestrelNode(ManagedNode[P]):
                 that is not latched), the handler is not called.
         """
         guard = StampGuard(int(self.params.jump_back_limit_s * NANOSECONDS))
+        name = topic.lstrip("/")
         port = Input(
-            topic, self.health[f"input/{topic}"], guard, required=required, single_source=single_source
+            name, self.health[f"input/{name}"], guard, required=required, single_source=single_source
         )
         port.outputs = () if outputs is None else outputs
         receive = self._receive_for_worker if in_worker else self._receive_now
@@ -152,7 +154,7 @@ class KestrelNode(ManagedNode[P]):
             port.restart()
             port.subscription = self.create_subscription(
                 kind,
-                f"~/input/{topic}",
+                topic if topic.startswith("/") else f"~/input/{topic}",
                 self.guard.wrap(callback, port.concern),
                 profile,
                 event_callbacks=SubscriptionEventCallbacks(
@@ -201,6 +203,26 @@ class KestrelNode(ManagedNode[P]):
         """
         run = partial(self._run, work, stamp_ns, on_error, on_done)
         self.worker.submit(slot, Job(run, superseded or partial(self.health["sync"].count, "superseded")))
+
+    async def in_worker(self, slot: str, work: Callable[[], object]) -> None:
+        """Run ``work`` in the worker and wait for it without holding up the executor; raises what it raised.
+
+        Raises:
+            SetupError: the node is not active, or newer work for ``slot`` came first.
+        """
+        if not self.active:
+            raise SetupError(describe("node state", expected="active", found=self.state_label))
+        outcome = Outcome()
+        newer = SetupError(f"{slot}: given up for a newer request, or because the node stopped")
+        self.worker.submit(slot, Job(partial(outcome.run, work), partial(outcome.fail, newer)))
+        await outcome
+
+    def show_model(self, manifest: Manifest | None) -> None:
+        """Say in /diagnostics which weights are in use (None: random ones)."""
+        concern = self.health["model"]
+        concern.set("weights", "untrained" if manifest is None else manifest.name)
+        concern.set("sha256", "" if manifest is None else manifest.sha256)
+        concern.check("untrained", "the weights are random" if manifest is None else None)
 
     @property
     def wanted(self) -> bool:

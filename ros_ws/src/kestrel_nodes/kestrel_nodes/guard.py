@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from kestrel.errors import KestrelError
+from kestrel.errors import InputError, KestrelError
 from kestrel_nodes.health import Concern
 
 LOG_PERIOD_S = 5.0
@@ -29,7 +30,7 @@ class Logger(Protocol):
 class Guard:
     """Calls functions that may raise.
 
-    A KestrelError is bad data from outside and is logged as one line; anything else is a bug and is logged with
+    A KestrelError is bad data from outside and is logged in one line; anything else is a bug and logged with
     its traceback, counted as ``exceptions`` and shown in the concern until a later call succeeds.
     """
 
@@ -63,23 +64,37 @@ class Guard:
     def wrap_service(
         self, callback: Callable[[Any, Any], Any], concern: Concern
     ) -> Callable[[Any, Any], Any]:
-        """Return ``callback`` as a service that never raises.
+        """Return ``callback`` (a function or a coroutine function) as a service that never raises.
 
         After an error the response is sent as it is, with ``success`` False and the reason in ``message``
         where it has these fields.
         """
 
-        def guarded(request: Any, response: Any) -> Any:
-            answers = [response]
-            error = self.call(lambda: answers.append(callback(request, response)), concern)
-            if error is not None:
-                if hasattr(response, "success"):
-                    response.success = False
-                if hasattr(response, "message"):
-                    response.message = str(error)
-            return answers[-1]
+        async def guarded(request: Any, response: Any) -> Any:
+            try:
+                answer = callback(request, response)
+                answer = await answer if inspect.isawaitable(answer) else answer
+            except Exception as error:
+                self._refuse(error, response, concern)
+                return response
+            concern.clear("service")
+            return answer
 
         return guarded
+
+    def _refuse(self, error: Exception, response: Any, concern: Concern) -> None:
+        """Say why a request failed; only a request that was itself wrong leaves the node healthy."""
+        concern.count("refused_requests")
+        if isinstance(error, KestrelError):
+            self.log(error)
+        else:
+            self._bug(error, concern, key="service")
+        if isinstance(error, KestrelError) and not isinstance(error, InputError):
+            concern.error("service", str(error))
+        if hasattr(response, "success"):
+            response.success = False
+        if hasattr(response, "message"):
+            response.message = str(error)
 
     def log(self, error: KestrelError) -> None:
         """Log bad data, the same text at most every few seconds."""
@@ -90,10 +105,10 @@ class Guard:
             self._logged[text] = now
             self._logger.warning(text)
 
-    def _bug(self, error: Exception, concern: Concern) -> None:
+    def _bug(self, error: Exception, concern: Concern, key: str = "exception") -> None:
         text = f"{type(error).__name__}: {error}"
         concern.count("exceptions")
-        concern.error("exception", text)
+        concern.error(key, text)
         now = time.monotonic()
         if now - self._logged.get(text, -LOG_PERIOD_S) >= LOG_PERIOD_S:
             self._logged[text] = now

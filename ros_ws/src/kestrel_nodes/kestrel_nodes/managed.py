@@ -30,7 +30,7 @@ CONCERNS = (LIFE_CYCLE, "sync", "calibration", "model", "latency", "output")
 class ManagedNode(LifecycleNode, Generic[P]):
     """Life cycle, parameters, diagnostics and heartbeat; what the node does comes from subclasses.
 
-    A failing configure or activate leaves the node where it was; the reason is in the log and in /diagnostics.
+    A failing configure or activate leaves the node where it was; the reason is logged and in /diagnostics.
     """
 
     parameters_type: ClassVar[type[NodeParameters]]

@@ -6,8 +6,41 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+
+POLL_S = 0.02
+
+
+class Outcome:
+    """What work in the worker thread came to, awaited in the executor thread.
+
+    rclpy resumes a waiting coroutine without pause; waiting here for a moment at each turn leaves the
+    processor to the worker and lets other callbacks run in between.
+    """
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._error: Exception | None = None
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Do ``work`` and keep what it raised."""
+        try:
+            work()
+        except Exception as error:
+            self._error = error
+        self._done.set()
+
+    def fail(self, error: Exception) -> None:
+        """End the waiting with ``error``."""
+        self._error = error
+        self._done.set()
+
+    def __await__(self) -> Generator[None, None, None]:
+        while not self._done.wait(POLL_S):
+            yield
+        if self._error is not None:
+            raise self._error
 
 
 @dataclass
@@ -81,12 +114,15 @@ class Worker:
         return self._thread is not None and self._thread.is_alive()
 
     def stop(self, timeout_s: float) -> bool:
-        """Forget the waiting jobs and wait for the current one; False if it did not end in time."""
+        """Supersede the waiting jobs and wait for the current one; False if it did not end in time."""
         with self._condition:
             self._running = False
+            dropped = list(self._waiting.values())
             self._waiting.clear()
             self._urgent.clear()
             self._condition.notify()
+        for job in dropped:
+            job.superseded()
         if self._thread is None:
             return True
         self._thread.join(timeout_s)

@@ -1,0 +1,160 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The segmentation node: names the class of every point of a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import Header
+from vision_msgs.msg import LabelInfo, VisionClass
+
+from kestrel.classes import IGNORE, POINT_COLOURS
+from kestrel.errors import ConfigError, describe
+from kestrel.pipelines.segmentation import PointSegmenter
+from kestrel.types import Float32Array, PointCloud, PointLabels
+from kestrel_nodes.base import KestrelNode
+from kestrel_nodes.parameters import NodeParameters, parameter
+from kestrel_nodes.qos import RELIABILITY, input_qos
+from kestrel_nodes.ros_arrays import DecodedCloud, cloud_message, read_cloud
+from kestrel_nodes.tf_buffer import TransformBuffer
+from kestrel_nodes.transforms import listen
+
+NO_CLASS_COLOUR = (96, 96, 96)
+
+
+@dataclass(frozen=True)
+class SegmentationParameters(NodeParameters):
+    """What the segmentation node can be told."""
+
+    weights: str = parameter("kestrel-seg", "Name of shipped weights or path of a .safetensors file.")
+    threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
+    base_frame: str = parameter(
+        "base_link", "Frame on the ground in which the network works; empty: the cloud is in it already."
+    )
+    points_reliability: str = parameter(
+        "best_effort", "Reliability of the point cloud input.", choices=RELIABILITY
+    )
+    points_depth: int = parameter(2, "Queue depth of the point cloud input.", minimum=1, maximum=100)
+    capacity: int = parameter(
+        400_000, "More points per cloud than this are thinned out evenly.", minimum=1, maximum=10_000_000
+    )
+    intensity_max: float = parameter(
+        0.0,
+        "Intensity that means 1; 0: the largest of an integer type, 1 for floats.",
+        minimum=0.0,
+        maximum=1e9,
+    )
+    removed_classes: tuple[str, ...] = parameter(
+        (), "Points of these classes are left out of the output `points_filtered`."
+    )
+
+
+class SegmentationNode(KestrelNode[SegmentationParameters]):
+    """PointCloud2 in; labelled, coloured and filtered clouds out, in the order and frame of the input."""
+
+    parameters_type = SegmentationParameters
+
+    def load(self) -> PointSegmenter:
+        """Return the pipeline."""
+        return PointSegmenter(self.params.weights, self.params.threads or None)
+
+    def setup(self) -> None:
+        """Load the network, offer the outputs, subscribe to the cloud and to the transforms."""
+        self.segmenter = self.load()
+        self.show_model(self.segmenter.manifest)
+        self.segmenter.segment(PointCloud(np.zeros((1, 4), np.float32), 1, self.params.base_frame))
+        self.removed = class_indices(self.params.removed_classes, self.segmenter.classes)
+        self.palette = np.array(
+            [POINT_COLOURS.get(name, NO_CLASS_COLOUR) for name in self.segmenter.classes], np.uint32
+        )
+        self.labelled = self.add_output("points", PointCloud2)
+        self.coloured = self.add_output("points_coloured", PointCloud2)
+        self.filtered = self.add_output("points_filtered", PointCloud2)
+        self.label_info = self.add_output("label_info", LabelInfo, latched=True)
+        self.transforms = TransformBuffer()
+        if self.params.base_frame:
+            listen(self, self.transforms)
+        qos = input_qos(self.params.points_reliability, self.params.points_depth)
+        self.add_input("points", PointCloud2, self.segment, qos=qos)
+
+    def started(self) -> None:
+        """Publish what the class ids mean."""
+        classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(self.segmenter.classes)]
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self.params.base_frame)
+        self.label_info.publish(LabelInfo(header=header, class_map=classes))
+
+    def reset(self, cause: str, source: object) -> None:
+        """Forget the transforms of the time before."""
+        self.transforms.reset()
+
+    def segment(self, message: PointCloud2) -> None:
+        """Answer one cloud."""
+        decoded = read_cloud(message, capacity=self.params.capacity, intensity_max=self.params.intensity_max)
+        self._report(decoded)
+        labels = self.segmenter.segment(self._in_base(decoded.cloud))
+        self._publish(message.header, decoded, labels)
+
+    def _in_base(self, cloud: PointCloud) -> PointCloud:
+        if self.params.base_frame in ("", cloud.frame_id):
+            return cloud
+        base_from_cloud = self.transforms.lookup(self.params.base_frame, cloud.frame_id, cloud.stamp_ns)
+        points = cloud.points.copy()
+        points[:, :3] = points[:, :3] @ base_from_cloud[:3, :3].T.astype(np.float32)
+        points[:, :3] += base_from_cloud[:3, 3].astype(np.float32)
+        return replace(cloud, points=points, frame_id=self.params.base_frame)
+
+    def _report(self, decoded: DecodedCloud) -> None:
+        concern = self.health["input/points"]
+        for reason, times in (
+            ("invalid_points", decoded.invalid),
+            ("far_points", decoded.far),
+            ("clipped_points", decoded.clipped),
+            ("empty_clouds", int(decoded.total == 0)),
+        ):
+            if times:
+                concern.count(reason, times)
+        clipped = f"{decoded.clipped} points beyond the capacity of {self.params.capacity} are left out"
+        concern.check("capacity", clipped if decoded.clipped else None)
+        unusable = decoded.total > 0 and not len(decoded.cloud)
+        concern.check("unusable", "no usable point: all are NaN, infinite or too far" if unusable else None)
+        concern.check("layout", "; ".join(decoded.notes) or None)
+
+    def _publish(self, header: Header, decoded: DecodedCloud, labels: PointLabels) -> None:
+        """Publish what is wanted; points that could not be used stay in their place as NaN without class."""
+        points = np.full((decoded.total, 3), np.nan, np.float32)
+        points[decoded.kept] = decoded.cloud.points[:, :3]
+        classes = np.full(decoded.total, IGNORE, np.uint8)
+        classes[decoded.kept] = labels.label
+        probability = np.zeros(decoded.total, np.float32)
+        probability[decoded.kept] = labels.probability
+        xyz = [("x", points[:, 0]), ("y", points[:, 1]), ("z", points[:, 2])]
+        answer = [*xyz, ("class_id", classes), ("probability", probability)]
+        if self.labelled.wanted:
+            self.labelled.publish(cloud_message(answer, header))
+        if self.coloured.wanted:
+            self.coloured.publish(cloud_message([*xyz, ("rgb", self._rgb(labels, decoded))], header))
+        if self.filtered.wanted:
+            stays = ~np.isin(classes, self.removed) & np.isfinite(points).all(axis=1)
+            self.filtered.publish(cloud_message([(name, column[stays]) for name, column in answer], header))
+
+    def _rgb(self, labels: PointLabels, decoded: DecodedCloud) -> Float32Array:
+        """Return colours as RViz reads them: 0x00RRGGBB in the bits of a float."""
+        palette = np.tile(np.array(NO_CLASS_COLOUR, np.uint32), (256, 1))
+        palette[: len(self.palette)] = self.palette
+        packed = palette[:, 0] << 16 | palette[:, 1] << 8 | palette[:, 2]
+        colours = np.full(decoded.total, packed[IGNORE], np.uint32)
+        colours[decoded.kept] = packed[labels.label]
+        return colours.view(np.float32)
+
+
+def class_indices(names: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:
+    """Return the indices of ``names``; raise ConfigError for one that is not a class."""
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise ConfigError(
+            describe("parameter removed_classes", expected=f"names of {classes}", found=unknown)
+        )
+    return [classes.index(name) for name in names]
