@@ -14,7 +14,7 @@ import torch
 from tests.parity.fixture import Comparison, Runner, loader, parity_folder
 
 MODULES = ("video", "bev", "gan", "points", "metrics")
-"""Modules of this folder with RUNNERS: pattern of the manifest's network name to its runner."""
+"""Modules of this folder with RUNNERS: the manifest's network name, or a pattern for it, to its runner."""
 
 
 def runner_for(network: str) -> Runner | None:
@@ -23,7 +23,7 @@ def runner_for(network: str) -> Runner | None:
             continue
         runners: dict[str, Runner] = importlib.import_module(f"tests.parity.{name}").RUNNERS
         for pattern, runner in runners.items():
-            if re.fullmatch(pattern, network):
+            if network == pattern or re.fullmatch(pattern, network):
                 return runner
     return None
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kestrel.models.decision import DecisionSmoother
 from kestrel.models.mobilenetv2 import MobileNetV2, OnlineTSMMobileNetV2
 from kestrel.models.resnet import ResNet
 from kestrel.models.tsm import TSM
@@ -77,8 +78,18 @@ def layers(network: MobileNetV2 | ResNet, x: Tensor, stored: dict[str, Any]) -> 
             yield name, x.clone()  # the next activation works in place
 
 
+def decisions(fixture: Any) -> Iterator[tuple[str, Any]]:
+    config, logits = fixture.manifest["config"], tensors(fixture)["logits"]
+    smoother = DecisionSmoother(config["logit window"], config["masked"])
+    windows = [smoother.window_class(frame) for frame in logits]
+    yield "raw", logits.argmax(dim=1)
+    yield "window", windows
+    yield "decision", [smoother.decide(candidate) for candidate in windows]
+
+
 RUNNERS: dict[str, Runner] = {
     "temporal shift operator": shift_operator,
     "online TSM MobileNetV2": online,
     "offline TSM .*": offline,
+    "decision smoothing.*": decisions,
 }
