@@ -36,7 +36,9 @@ _FACES = np.array(
 )
 
 
-def box_mesh(size, centre=(0.0, 0.0, 0.0), semantic=Semantic.CAR, colour=(200, 30, 30), texture=Texture.PLAIN):
+def box_mesh(
+    size, centre=(0.0, 0.0, 0.0), semantic=Semantic.CAR, colour=(200, 30, 30), texture=Texture.PLAIN
+):
     """Return a box that stands on ``centre``."""
     return coloured(_CORNERS * np.float32(size) + np.float32(centre), _FACES, semantic, colour, texture)
 
@@ -97,7 +99,9 @@ class Street:
     weather: Weather = field(default_factory=daylight)
 
     def __post_init__(self):
-        wall = box_mesh((0.5, 60.0, 12.0), (WALL_X + 0.25, 0, 0), Semantic.BUILDING, (160, 120, 90), Texture.BRICK)
+        wall = box_mesh(
+            (0.5, 60.0, 12.0), (WALL_X + 0.25, 0, 0), Semantic.BUILDING, (160, 120, 90), Texture.BRICK
+        )
         self.static = joined(_ground(), wall)
         size = (4.0, 1.8, 1.5)
         self.actors = {

@@ -24,7 +24,13 @@ HAZE_PER_M: Final = 0.0006
 """Extinction of clear air."""
 
 EXPOSURE: Final = 1.9
-"""Radiance that a white surface facing the sky gets; above 1 so that the usual grey world is bright enough."""
+"""Radiance that a white surface facing the sky gets; above 1, for the world is mostly grey."""
+
+MIRRORS_WHEN_WET: Final = np.isin(np.arange(256), (Texture.PLAIN, Texture.ASPHALT, Texture.CONCRETE))
+"""(256,) bool by Texture: ground on which rain leaves a film of water."""
+
+SKY_EXPOSURE: Final = 1.3
+"""Highest value of the sky at the horizon; it keeps dusk and fog from being developed as bright as day."""
 
 _TONE_BINS: Final = 4096
 _TONE_WHITE: Final = 2.5
@@ -70,13 +76,16 @@ class Renderer:
         self._dark = weather.ambient < DUSK_AMBIENT
         self._clouds = _cloud_cover()
         light = float(weather.sun * max(float(self._sun[2]), 0.0) + weather.ambient)
-        self._exposure = np.float32(EXPOSURE / max(light, 0.25))
+        self._exposure = np.float32(
+            min(EXPOSURE / max(light, 0.25), SKY_EXPOSURE / float(weather.sky.mean()))
+        )
 
     def faces_sun(self, hits: Hits) -> BoolArray:
         """Return (N,) bool: surfaces whose seen side is turned to the sun, on which shadows can fall."""
         seen = _dot(hits.normal, hits.rays[:, 3:].T)
-        sunny: BoolArray = _towards(self._sun, hits.normal) * -np.sign(seen) > 0.02
-        return sunny & (hits.triangle != NO_TRIANGLE)
+        sunny: BoolArray = _towards(self._sun, hits.normal) * -np.sign(seen) > np.float32(0.02)
+        sunny &= hits.triangle != NO_TRIANGLE
+        return sunny
 
     def radiance(self, hits: Hits, points: Float32Array, lit: BoolArray, pixel_angle: float) -> Float32Array:
         """Return (3, N) linear light along each ray, exposed for the light there is.
@@ -173,7 +182,7 @@ class Renderer:
         flat = np.abs(z) > 0.7
         u = np.where(flat, point[0], (point[1] * x - point[0] * y) / across)
         v = np.where(flat, point[1], point[2])
-        slant = np.sqrt(np.maximum(facing[drawn], np.float32(0.02)))
+        slant: Float32Array = np.sqrt(np.maximum(facing[drawn], np.float32(0.02)))
         detail[drawn] = textures.sample(kind[drawn], u, v, footprint[drawn] / slant)
         return detail
 
@@ -188,14 +197,15 @@ class Renderer:
         """Let glass, and the ground in rain, mirror the sky (Schlick's approximation), in place."""
         mirror = kind == Texture.GLASS
         if self._weather.rain > 0:
-            mirror |= (normal[2] > 0.9) & (facing < 0.5)
+            mirror |= (normal[2] > 0.9) & (facing < 0.35) & MIRRORS_WHEN_WET[kind]
         rows = np.flatnonzero(mirror)
         if not len(rows):
             return
         cosine = np.clip(facing[rows], 0, 1)
         reflected = ray[:, rows] + 2 * cosine * normal[:, rows]
         fresnel = 0.06 + 0.94 * (1 - cosine) ** 5
-        fresnel = np.where(kind[rows] == Texture.GLASS, 0.12 + 0.88 * fresnel, 0.8 * fresnel)
+        wet = np.float32(0.5 * self._weather.rain) * fresnel
+        fresnel = np.where(kind[rows] == Texture.GLASS, 0.12 + 0.88 * fresnel, wet)
         light[:, rows] += fresnel * (self.sky(reflected) - light[:, rows])
 
     def _add_glow(

@@ -157,4 +157,5 @@ def sample(kind: UInt8Array, u: Float32Array, v: Float32Array, footprint: Float3
     side = np.right_shift(np.int32(TILE), level)
     column = np.right_shift(np.floor(u * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
     row = np.right_shift(np.floor(v * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
-    return _TEXELS[_STARTS[kind.astype(np.int32) * LEVELS + level] + row * side + column]
+    texels: Float32Array = _TEXELS[_STARTS[kind.astype(np.int32) * LEVELS + level] + row * side + column]
+    return texels

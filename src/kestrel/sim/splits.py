@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which simulated drives are for training, for validation and for the final test (drives.yaml)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from kestrel.errors import ConfigError, describe
+
+
+@dataclass(frozen=True)
+class DriveSpec:
+    """One drive: arguments of `kestrel sim`, and a name. weather None: drawn by the seed."""
+
+    name: str
+    rig: str
+    scene: str
+    town: str
+    seed: int
+    seconds: float
+    weather: str | None
+
+
+def scored_drives() -> list[DriveSpec]:
+    """Return the drives that networks are scored on."""
+    return [DriveSpec(**entry) for entry in _file()["test"]]
+
+
+def drives(split: str, count: int) -> list[DriveSpec]:
+    """Return the first ``count`` drives of ``train`` or ``validation``; there is no end to them.
+
+    Raises:
+        ConfigError: There is no such split.
+    """
+    known = _file()
+    if split not in known or split == "test":
+        raise ConfigError(describe("split", expected=["train", "validation"], found=split))
+    entry = known[split]
+    return [_numbered(entry, split, number) for number in range(count)]
+
+
+def _numbered(entry: dict[str, Any], split: str, number: int) -> DriveSpec:
+    towns, scenes, rigs = entry["towns"], entry["scenes"], entry["rigs"]
+    return DriveSpec(
+        name=f"{split}_{number:04d}",
+        rig=rigs[number % len(rigs)],
+        scene=scenes[number % len(scenes)],
+        town=towns[number % len(towns)],
+        seed=entry["first_seed"] + number,
+        seconds=float(entry["seconds"]),
+        weather=None,
+    )
+
+
+def _file() -> dict[str, Any]:
+    entries: dict[str, Any] = yaml.safe_load((resources.files("kestrel.sim") / "drives.yaml").read_text())
+    return entries

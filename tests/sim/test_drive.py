@@ -1,0 +1,101 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kestrel.errors import ConfigError
+from kestrel.sim.drive import parse_size, simulate
+from kestrel.sim.rig import load_rig
+from kestrel.sim.samples import EPOCH_NS, CameraSample, ImuSample, LidarSample, OdometrySample
+from kestrel.sim.scene import EgoState
+from kestrel.sim.splits import drives, scored_drives
+from tests.sim.street import Street
+
+
+def drive(**options):
+    return list(simulate(Street(ego_speed=4.0), load_rig("nuscenes"), image_size=(64, 32), **options))
+
+
+def test_every_sensor_delivers_at_its_own_rate_in_the_order_of_stamps():
+    samples = drive(seconds=1.0)
+    stamps = [sample.stamp_ns for sample in samples]
+    assert stamps == sorted(stamps)
+    assert stamps[0] == EPOCH_NS
+    count = {
+        kind: sum(isinstance(s, kind) for s in samples) for kind in (LidarSample, OdometrySample, ImuSample)
+    }
+    assert count == {LidarSample: 20, OdometrySample: 51, ImuSample: 101}
+    names = [sample.name for sample in samples if isinstance(sample, CameraSample)]
+    assert {name: names.count(name) for name in names} == {
+        camera.name: 12 for camera in load_rig("nuscenes").cameras
+    }
+
+
+def test_samples_do_not_depend_on_the_number_of_threads():
+    for one, two in zip(drive(seconds=0.1, threads=1), drive(seconds=0.1, threads=2), strict=True):
+        assert type(one) is type(two)
+        if isinstance(one, CameraSample):
+            assert one.image.data.tobytes() == two.image.data.tobytes()
+        if isinstance(one, LidarSample):
+            assert one.cloud.points.tobytes() == two.cloud.points.tobytes()
+        if isinstance(one, ImuSample):
+            np.testing.assert_array_equal(one.linear_acceleration, two.linear_acceleration)
+
+
+def test_odometry_starts_at_its_origin_and_follows_the_vehicle():
+    poses = [sample for sample in drive(seconds=0.5, cameras=()) if isinstance(sample, OdometrySample)]
+    np.testing.assert_allclose(poses[0].odom_from_base, np.eye(4))
+    np.testing.assert_allclose(poses[-1].odom_from_base[:3, 3], [4.0 * 0.5, 0, 0], atol=1e-9)
+    assert poses[-1].velocity[0] == pytest.approx(4.0, abs=0.1)
+
+
+def test_imu_feels_gravity_and_the_acceleration_of_the_vehicle():
+    class Braking(Street):
+        def ego(self, time_s):
+            return EgoState(np.eye(4), np.zeros(3), np.zeros(3), np.array([-3.0, 0.0, 0.0]))
+
+    samples = simulate(Braking(), load_rig("kitti"), seconds=1.0, cameras=())
+    force = np.array([s.linear_acceleration for s in samples if isinstance(s, ImuSample)])
+    np.testing.assert_allclose(force.mean(0), [-3.0, 0.0, 9.80665], atol=0.02)
+    assert 0.01 < force.std(0).min() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"cameras": ("nose",)}, "nose"),
+        ({"lidar_hz": 0.0}, "lidar_hz"),
+        ({"seconds": 0.0}, "seconds"),
+        ({"seconds": float("nan")}, "seconds"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(options, named):
+    with pytest.raises(ConfigError, match=named):
+        simulate(Street(), load_rig("nuscenes"), **{"seconds": 1.0, **options})
+
+
+@pytest.mark.parametrize("text", ["704", "704x", "0x256", "-1x2", "7.5x3", "axb"])
+def test_sizes_that_are_none_are_refused(text):
+    with pytest.raises(ConfigError, match="image size"):
+        parse_size(text)
+
+
+def test_rig_files_are_checked(tmp_path):
+    with pytest.raises(ConfigError, match="nuscenes"):
+        load_rig("no-such-rig")
+    broken = tmp_path / "rig.yaml"
+    broken.write_text("name: mine\nlidar: {position: [0, 0, 1]}\n")
+    with pytest.raises(ConfigError, match="blocks"):
+        load_rig(broken)
+
+
+def test_no_town_and_no_seed_is_in_two_splits():
+    splits = [drives("train", 500), drives("validation", 100), scored_drives()]
+    for number, one in enumerate(splits):
+        for other in splits[number + 1 :]:
+            assert {d.town for d in one}.isdisjoint(d.town for d in other)
+            assert {d.seed for d in one}.isdisjoint(d.seed for d in other)
+    assert {d.weather for d in splits[2]} == {"day", "dusk", "fog", "rain"}
+    assert len({d.name for d in splits[2]}) == len(splits[2])

@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from kestrel.classes import MAP_LAYERS
+from kestrel.data.bag import BagReader
+from kestrel.errors import InputError
+from kestrel.sim.drive import simulate
+from kestrel.sim.messages import CLOUD_LAYOUT, TRUTH_LAYOUT, grid
+from kestrel.sim.record import write_drive
+from kestrel.sim.rig import load_rig
+from kestrel.sim.samples import CameraSample, LidarSample
+from kestrel.types import BevMap
+from tests.sim.street import Street
+
+RIG = load_rig("nuscenes").select(("front", "back"), 10.0)
+
+
+def samples(seconds=0.4):
+    return list(simulate(Street(ego_speed=4.0), RIG, seconds=seconds, image_size=(352, 128), seed=1))
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bags") / "drive"
+    made = samples()
+    write_drive(made, folder, rig=RIG)
+    messages = {}
+    for message in BagReader(folder).messages():
+        messages.setdefault(message.topic, []).append((message.log_time_ns, message.decode()))
+    return folder, made, messages
+
+
+def stamp_ns(message):
+    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+
+
+def test_cloud_reads_back_as_it_was_measured(drive):
+    _, made, messages = drive
+    sweeps = [sample for sample in made if isinstance(sample, LidarSample)]
+    assert len(messages["/lidar/points"]) == len(messages["/truth/points"]) == len(sweeps) == 4
+    for sample, (_, cloud), (_, truth) in zip(
+        sweeps, messages["/lidar/points"], messages["/truth/points"], strict=True
+    ):
+        assert [field.name for field in cloud.fields] == ["x", "y", "z", "intensity", "ring", "time"]
+        assert cloud.point_step == 22
+        assert stamp_ns(cloud) == stamp_ns(truth) == sample.stamp_ns
+        points = np.frombuffer(cloud.data.tobytes(), CLOUD_LAYOUT)
+        np.testing.assert_array_equal(points["z"], sample.cloud.points[:, 2])
+        np.testing.assert_array_equal(points["ring"], sample.cloud.ring)
+        labels = np.frombuffer(truth.data.tobytes(), TRUTH_LAYOUT)
+        np.testing.assert_array_equal(labels["instance"], sample.instance)
+
+
+def test_picture_and_semantics_read_back(drive):
+    _, made, messages = drive
+    fronts = [sample for sample in made if isinstance(sample, CameraSample) and sample.name == "front"]
+    pairs = zip(
+        fronts,
+        messages["/camera/front/image/compressed"],
+        messages["/truth/camera/front/semantics"],
+        messages["/truth/event"],
+        strict=True,
+    )
+    for sample, (_, picture), (_, labels), (_, event) in pairs:
+        decoded = cv2.imdecode(picture.data, cv2.IMREAD_COLOR)[..., ::-1].astype(float)
+        assert np.abs(decoded - sample.image.data).mean() < 4
+        np.testing.assert_array_equal(cv2.imdecode(labels.data, cv2.IMREAD_UNCHANGED), sample.semantic)
+        assert event.results[0].class_id == "clear"
+        assert stamp_ns(picture) == stamp_ns(labels) == stamp_ns(event) == sample.stamp_ns
+
+
+def test_calibration_and_mounts_read_back(drive):
+    _, made, messages = drive
+    calibration = next(
+        sample for sample in made if isinstance(sample, CameraSample) and sample.name == "back"
+    ).calibration
+    info = messages["/camera/back/camera_info"][0][1]
+    np.testing.assert_array_equal(info.k.reshape(3, 3), calibration.camera_matrix)
+    assert (info.width, info.height, info.distortion_model) == (352, 128, "plumb_bob")
+    mounts = {t.child_frame_id: t.transform for t in messages["/tf_static"][0][1].transforms}
+    assert set(mounts) == {"lidar", "imu", "camera_front_optical", "camera_back_optical"}
+    translation = mounts["camera_back_optical"].translation
+    assert [translation.x, translation.y, translation.z] == list(calibration.reference_from_camera[:3, 3])
+
+
+def test_boxes_read_back_with_velocity_and_track(drive):
+    _, made, messages = drive
+    first = next(sample for sample in made if isinstance(sample, LidarSample)).truth
+    objects = messages["/truth/objects"][0][1]
+    assert objects.header.frame_id == "base_link"
+    assert [item.track_id for item in objects.objects] == list(first.track_id)
+    assert [item.num_points for item in objects.objects] == list(first.num_points)
+    assert objects.objects[0].twist.twist.linear.y == pytest.approx(first.velocity[0, 1])
+
+
+def test_messages_are_logged_when_a_driver_could_deliver_them(drive):
+    _, _, messages = drive
+    for log_time_ns, cloud in messages["/lidar/points"]:
+        assert log_time_ns == stamp_ns(cloud) + 100_000_000
+    for log_time_ns, picture in messages["/camera/front/image/compressed"]:
+        assert log_time_ns == stamp_ns(picture)
+
+
+def test_map_cells_keep_their_place():
+    layers = np.zeros((len(MAP_LAYERS), 200, 200), np.float32)
+    layers[0, 150, 20] = 1.0
+    message = grid(BevMap(layers, MAP_LAYERS, (-50.0, -50.0), 0.5, "base_link", 0), 0)
+    cell = int(np.flatnonzero(message.data)[0])
+    x = message.info.origin.position.x + (cell % message.info.width) * message.info.resolution
+    y = message.info.origin.position.y + (cell // message.info.width) * message.info.resolution
+    assert (x, y, message.data[cell]) == (25.0, -40.0, 100)
+
+
+def test_same_drive_gives_the_same_bytes(drive, tmp_path):
+    folder, _, _ = drive
+    again = tmp_path / "drive"
+    write_drive(samples(), again, rig=RIG)
+    for path in sorted(folder.iterdir()):
+        assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def test_an_existing_folder_is_left_alone(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        write_drive([], tmp_path, rig=RIG)
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, InputError])
+def test_an_interrupted_drive_leaves_nothing_behind(tmp_path, reason):
+    def stream():
+        yield from samples(0.1)
+        raise reason
+
+    with pytest.raises(reason):
+        write_drive(stream(), tmp_path / "drive", rig=RIG)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_writes_a_bag_of_a_town(tmp_path):
+    from kestrel.cli import build_app
+
+    out = tmp_path / "drive"
+    options = [
+        "--seconds",
+        "0.3",
+        "--image-size",
+        "64x32",
+        "--lidar-hz",
+        "10",
+        "--cameras",
+        "front",
+        "--out",
+        str(out),
+    ]
+    result = CliRunner().invoke(build_app(), ["sim", "--rig", "kitti", *options])
+    assert result.exit_code == 0, result.output
+    assert BagReader(out).topics["/lidar/points"].count == 3
