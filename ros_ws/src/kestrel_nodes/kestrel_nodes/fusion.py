@@ -1,0 +1,221 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The fusion node: any cameras and a LiDAR in; boxes, objects with velocity and map layers out."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import Any
+
+import numpy as np
+from kestrel_msgs.msg import PerceivedObjects
+from nav_msgs.msg import OccupancyGrid
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection3DArray
+from visualization_msgs.msg import MarkerArray
+
+from kestrel.errors import KestrelError
+from kestrel.pipelines.fusion import FusionDetector
+from kestrel.types import BevMap, Boxes3D, Float64Array, SensorFrame
+from kestrel_nodes.base import KestrelNode
+from kestrel_nodes.collector import LIDAR, Collected, Collector
+from kestrel_nodes.fusion_frame import BuiltFrame, FrameBuilder
+from kestrel_nodes.fusion_health import FusionHealth, sensors_in
+from kestrel_nodes.fusion_messages import detections_message, grid_messages, objects_message, place_boxes
+from kestrel_nodes.fusion_parameters import FusionParameters
+from kestrel_nodes.fusion_pictures import draw_from_above, markers_message
+from kestrel_nodes.fusion_warm_up import warm_up_frame
+from kestrel_nodes.ports import Input
+from kestrel_nodes.qos import input_qos
+from kestrel_nodes.ros_arrays import image_message
+from kestrel_nodes.stamps import stamp_message, stamp_ns
+from kestrel_nodes.tf_buffer import TransformBuffer
+from kestrel_nodes.transforms import listen
+
+POLL_S = 0.02
+"""How often the timeouts of the collector are looked at."""
+
+
+class FusionNode(KestrelNode[FusionParameters]):
+    """Collects what belongs together, lets the pipeline look at it, publishes what somebody listens to."""
+
+    parameters_type = FusionParameters
+
+    def load(self) -> FusionDetector:
+        """Return the pipeline."""
+        return FusionDetector(self.params.weights, self.params.score_threshold, self.params.threads or None)
+
+    def setup(self) -> None:
+        """Load the network and warm it up, create inputs and outputs."""
+        params = self.params
+        self.detector = self.load()
+        self.show_model(self.detector.manifest)
+        self.detector.detect(warm_up_frame(params.cameras, use_lidar=params.use_lidar))
+        self.transforms = TransformBuffer(
+            tolerance_s=params.tf_tolerance_s, jump_back_s=params.jump_back_limit_s
+        )
+        sweeps = min(self.detector.sweeps, params.max_sweeps)
+        self.builder = FrameBuilder(
+            self.transforms,
+            base_frame=params.base_frame,
+            odom_frame=params.odom_frame,
+            sweeps=sweeps,
+            sweep_max_age_s=params.sweep_max_age_s,
+            rectified=params.rectified,
+            capacity=params.capacity,
+            intensity_max=params.intensity_max,
+        )
+        self.collector = Collector(params.collector_settings())
+        self.recent_clouds: deque[PointCloud2] = deque(maxlen=sweeps + self.collector.settings.pending_limit)
+        self._create_outputs()
+        self._create_inputs()
+        self.fusion_health = FusionHealth(self.health, self.sources, params.max_missing_cameras)
+        self.answered_ns = dict.fromkeys(self.sources, 0)
+        self.add_timer(POLL_S, lambda: self._dispatch(self.collector.poll()))
+
+    def _create_outputs(self) -> None:
+        self.detections = self.add_output("detections", Detection3DArray)
+        self.objects = self.add_output("objects", PerceivedObjects)
+        self.markers = self.add_output("markers", MarkerArray)
+        self.bev_image = self.add_output("bev_image", Image)
+        self.maps = {layer: self.add_output(f"map/{layer}", OccupancyGrid) for layer in self.detector.layers}
+
+    def _create_inputs(self) -> None:
+        params = self.params
+        listen(self, self.transforms)
+        self.sources: dict[str, Input] = {}
+        for camera in params.cameras:
+            on_info = partial(self._on_camera_info, camera)
+            self.add_input(f"{camera}/camera_info", CameraInfo, on_info, in_worker=False, stamped=False)
+        kind, ending = (CompressedImage, "/compressed") if params.compressed else (Image, "")
+        qos = input_qos(params.image_reliability, params.image_depth)
+        for camera in params.cameras:
+            on_image = partial(self._on_image, camera)
+            topic = f"{camera}/image{ending}"
+            self.sources[camera] = self.add_input(topic, kind, on_image, qos=qos, in_worker=False)
+        if params.use_lidar:
+            qos = input_qos(params.points_reliability, params.points_depth)
+            self.sources[LIDAR] = self.add_input(
+                "points", PointCloud2, self._on_cloud, qos=qos, in_worker=False
+            )
+
+    # Receiving (executor thread).
+
+    def started(self) -> None:
+        """Begin with nothing collected."""
+        self.collector = Collector(self.params.collector_settings())
+        self.recent_clouds.clear()
+
+    def stopped(self) -> None:
+        """Nothing is collected while the node is inactive."""
+        self.collector.reset()
+
+    def reset(self, cause: str, source: Input | None) -> None:
+        """Time jumped back; what the stamps of one sensor mean for the others is known to the collector."""
+        if source is None:
+            self.collector.reset()
+            self.transforms.reset()
+        if source is None or source is self.sources.get(LIDAR):
+            self.recent_clouds.clear()
+
+    def _on_camera_info(self, camera: str, message: CameraInfo) -> None:
+        self.builder.camera_infos[camera] = message
+
+    def _on_image(self, camera: str, message: Any) -> None:
+        self._dispatch(self.collector.add_image(camera, stamp_ns(message.header.stamp), message))
+
+    def _on_cloud(self, message: PointCloud2) -> None:
+        self.recent_clouds.appendleft(message)
+        self._dispatch(self.collector.add_cloud(stamp_ns(message.header.stamp), message))
+
+    def _dispatch(self, frames: list[Collected]) -> None:
+        for collected in frames:
+            leading = self.sources[collected.reference]
+            if not self.wanted:
+                leading.unwanted()
+                continue
+            self.submit(
+                leading.topic,
+                partial(self._process, collected, tuple(self.recent_clouds)),
+                stamp_ns=collected.stamp_ns,
+                superseded=leading.superseded,
+            )
+
+    def check_health(self) -> None:
+        """Add what the collector counted."""
+        super().check_health()
+        if self.active:
+            self.fusion_health.show_unused(self.collector)
+
+    # Working (worker thread).
+
+    def reset_pipeline(self, cause: str, source: Input | None) -> None:
+        """Forget what was answered and decoded before time jumped back."""
+        self.builder.forget_sweeps()
+        self.answered_ns = dict.fromkeys(self.sources, 0)
+
+    def _process(self, collected: Collected, earlier: tuple[PointCloud2, ...]) -> None:
+        frame = self._build(collected, earlier)
+        try:
+            output_from_base = self._output_from_base(frame.stamp_ns)
+            boxes, bev_map = self.detector.detect(frame)
+        except KestrelError as error:
+            self.sources[collected.reference].reject(error)
+            raise
+        self._publish(frame, boxes, bev_map, output_from_base)
+        self._count_answers(collected, frame)
+
+    def _output_from_base(self, stamp: int) -> Float64Array:
+        output_frame, base_frame = self.params.output_frame, self.params.base_frame
+        return (
+            np.eye(4)
+            if output_frame == base_frame
+            else self.transforms.lookup(output_frame, base_frame, stamp)
+        )
+
+    def _build(self, collected: Collected, earlier: tuple[PointCloud2, ...]) -> SensorFrame:
+        built = BuiltFrame()
+        frame = None
+        try:
+            frame = self.builder.build(collected, earlier, built)
+        finally:
+            self.fusion_health.report(collected, frame, built)
+        for change in built.changes:
+            self.get_logger().info(f"calibration: {change}")
+        return frame
+
+    def _publish(
+        self, frame: SensorFrame, boxes: Boxes3D, bev_map: BevMap, output_from_base: Float64Array
+    ) -> None:
+        header = Header(stamp=stamp_message(frame.stamp_ns), frame_id=self.params.output_frame)
+        placed = place_boxes(boxes, output_from_base)
+        if self.detections.wanted:
+            self.detections.publish(detections_message(placed, header))
+        if self.objects.wanted:
+            used = sensors_in(frame)
+            missing = tuple(name for name in self.sources if name not in used)
+            message = objects_message(placed, header, modality=frame.modality, used=used, missing=missing)
+            self.objects.publish(message)
+        if self.markers.wanted:
+            self.markers.publish(markers_message(placed, header))
+        if any(output.wanted for output in self.maps.values()):
+            for layer, grid in grid_messages(bev_map, header, output_from_base):
+                if self.maps[layer].wanted:
+                    self.maps[layer].publish(grid)
+        if self.bev_image.wanted:
+            picture = draw_from_above(
+                boxes, bev_map, frame.cloud, pixels_per_metre=self.params.pixels_per_metre
+            )
+            in_base = Header(stamp=header.stamp, frame_id=self.params.base_frame)
+            self.bev_image.publish(image_message(picture, in_base))
+
+    def _count_answers(self, collected: Collected, frame: SensorFrame) -> None:
+        """Count each message that took part, once: an image may serve two sweeps."""
+        for sensor in sensors_in(frame):
+            message: Any = collected.cloud if sensor == LIDAR else collected.images[sensor]
+            stamp = stamp_ns(message.header.stamp)
+            if stamp > self.answered_ns[sensor]:
+                self.answered_ns[sensor] = stamp
+                self.sources[sensor].answered()

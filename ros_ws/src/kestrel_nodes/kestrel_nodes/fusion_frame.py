@@ -1,0 +1,217 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""From the messages that belong together to one SensorFrame in the frame of the vehicle.
+
+This is the work of the worker thread: decoding, lens distortion, transforms, ego motion between sweeps. A
+sensor whose data or calibration cannot be used is left out with the reason; the others go on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from kestrel.errors import CalibrationError, InputError, KestrelError, describe
+from kestrel.types import Calibration, Float64Array, Image, PointCloud, SensorFrame
+from kestrel_nodes.calibration import CameraInfo, Intrinsics, Undistorter, read_camera_info
+from kestrel_nodes.collector import LIDAR, Collected
+from kestrel_nodes.ros_arrays import read_cloud, read_image
+from kestrel_nodes.stamps import NANOSECONDS, stamp_ns
+from kestrel_nodes.tf_buffer import TransformBuffer, invert
+
+
+@dataclass
+class BuiltFrame:
+    """A frame and what had to be left out of it.
+
+    excluded: by sensor, why it could not take part. no_motion: why earlier sweeps were left out, or None.
+    changes: calibrations that are not what they were. notes: what was not understood of the cloud.
+    points: counters of points that were left out.
+    """
+
+    excluded: dict[str, KestrelError] = field(default_factory=dict)
+    no_motion: KestrelError | None = None
+    changes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    points: Counter[str] = field(default_factory=Counter)
+
+
+class FrameBuilder:
+    """Builds frames; keeps decoded sweeps and calibrations between them.
+
+    Args:
+        transforms: where all transforms come from.
+        base_frame: frame of the vehicle: x forward, origin on the ground.
+        odom_frame: frame that stands still while the vehicle moves.
+        sweeps: how many earlier sweeps a frame holds.
+        sweep_max_age_s: older ones are left out.
+        rectified: the pictures are rectified already.
+        capacity, intensity_max: as in `read_cloud`.
+    """
+
+    def __init__(
+        self,
+        transforms: TransformBuffer,
+        *,
+        base_frame: str = "base_link",
+        odom_frame: str = "odom",
+        sweeps: int = 0,
+        sweep_max_age_s: float = 1.0,
+        rectified: bool = False,
+        capacity: int | None = None,
+        intensity_max: float = 0.0,
+    ) -> None:
+        self.transforms = transforms
+        self.base_frame, self.odom_frame = base_frame, odom_frame
+        self.sweeps = sweeps
+        self.sweep_max_age_ns = int(sweep_max_age_s * NANOSECONDS)
+        self.rectified = rectified
+        self.capacity, self.intensity_max = capacity, intensity_max
+        self.camera_infos: dict[str, CameraInfo] = {}
+        """The newest CameraInfo of each camera; filled by the receiving thread."""
+        self.undistorter = Undistorter()
+        self._intrinsics: dict[str, tuple[CameraInfo, Intrinsics]] = {}
+        self._in_use: dict[str, tuple[str, bytes]] = {}
+        self._sweeps: dict[int, PointCloud] = {}
+
+    def forget_sweeps(self) -> None:
+        """Time was set back: earlier sweeps are of another drive."""
+        self._sweeps.clear()
+
+    def build(self, collected: Collected, earlier: Sequence[Any], built: BuiltFrame) -> SensorFrame:
+        """Return the frame of ``collected``.
+
+        Args:
+            collected: the messages that belong together.
+            earlier: PointCloud2 messages of earlier sweeps, newest first.
+            built: filled with what had to be left out.
+
+        Raises:
+            KestrelError: no sensor is left; the reason is that of the sensor that leads.
+        """
+        cloud, sweeps = self._lidar(collected, earlier, built)
+        images: dict[str, Image] = {}
+        calibrations: dict[str, Calibration] = {}
+        for name, message in collected.images.items():
+            try:
+                images[name], calibrations[name] = self._camera(name, message, built)
+            except KestrelError as error:
+                images.pop(name, None)
+                built.excluded[name] = error
+        if cloud is None and not images:
+            leading = (
+                collected.reference if collected.reference in built.excluded else next(iter(built.excluded))
+            )
+            raise built.excluded[leading]
+        return SensorFrame(collected.stamp_ns, self.base_frame, cloud, images, calibrations, sweeps)
+
+    def _lidar(
+        self, collected: Collected, earlier: Sequence[Any], built: BuiltFrame
+    ) -> tuple[PointCloud | None, tuple[PointCloud, ...]]:
+        if collected.cloud is None:
+            return None, ()
+        try:
+            sweep = self._decoded(collected.cloud, built)
+            cloud = self._moved(sweep, self._base_from_lidar(sweep))
+        except KestrelError as error:
+            built.excluded[LIDAR] = error
+            return None, ()
+        try:
+            return cloud, self._earlier(collected.stamp_ns, earlier)
+        except CalibrationError as error:
+            built.no_motion = error
+            return cloud, ()
+
+    def _earlier(self, now_ns: int, messages: Sequence[Any]) -> tuple[PointCloud, ...]:
+        """Return the earlier sweeps where the vehicle now is."""
+        usable = [
+            message
+            for message in messages
+            if now_ns - self.sweep_max_age_ns <= stamp_ns(message.header.stamp) < now_ns
+        ][: self.sweeps]
+        keep = {now_ns, *(stamp_ns(message.header.stamp) for message in usable)}
+        self._sweeps = {stamp: sweep for stamp, sweep in self._sweeps.items() if stamp in keep}
+        if not usable:
+            return ()
+        base_from_odom = invert(self.transforms.lookup(self.odom_frame, self.base_frame, now_ns))
+        moved = []
+        for message in usable:
+            try:
+                sweep = self._decoded(message, BuiltFrame())
+            except InputError:
+                continue  # it was rejected, and said so, when it was the newest
+            odom_from_base = self.transforms.lookup(self.odom_frame, self.base_frame, sweep.stamp_ns)
+            motion = base_from_odom @ odom_from_base @ self._base_from_lidar(sweep)
+            moved.append(self._moved(sweep, motion))
+        return tuple(moved)
+
+    def _decoded(self, message: Any, built: BuiltFrame) -> PointCloud:
+        stamp = stamp_ns(message.header.stamp)
+        if stamp not in self._sweeps:
+            decoded = read_cloud(message, capacity=self.capacity, intensity_max=self.intensity_max)
+            built.notes = decoded.notes
+            built.points.update(
+                invalid_points=decoded.invalid,
+                far_points=decoded.far,
+                clipped_points=decoded.clipped,
+                empty_clouds=int(decoded.total == 0),
+            )
+            self._sweeps[stamp] = decoded.cloud
+        return self._sweeps[stamp]
+
+    def _base_from_lidar(self, sweep: PointCloud) -> Float64Array:
+        if not sweep.frame_id:
+            raise CalibrationError(describe("frame_id of points", expected="a frame", found="an empty name"))
+        return self.transforms.lookup(self.base_frame, sweep.frame_id, sweep.stamp_ns)
+
+    def _moved(self, sweep: PointCloud, base_from_lidar: Float64Array) -> PointCloud:
+        points = sweep.points.copy()
+        rotation, shift = (
+            base_from_lidar[:3, :3].astype(np.float32),
+            base_from_lidar[:3, 3].astype(np.float32),
+        )
+        points[:, :3] = points[:, :3] @ rotation.T + shift
+        return replace(sweep, points=points, frame_id=self.base_frame)
+
+    def _camera(self, name: str, message: Any, built: BuiltFrame) -> tuple[Image, Calibration]:
+        """Return the picture without distortion and its calibration; the cheap checks come first."""
+        intrinsics = self._checked_info(name)
+        frame_id = message.header.frame_id or intrinsics.frame_id
+        if frame_id != intrinsics.frame_id:
+            expected = f"{intrinsics.frame_id!r} as in CameraInfo"
+            raise CalibrationError(
+                describe(f"frame_id of images of {name}", expected=expected, found=frame_id)
+            )
+        stamp = stamp_ns(message.header.stamp)
+        base_from_camera = self.transforms.lookup(self.base_frame, frame_id, stamp)
+        picture = read_image(message)
+        clean = self.undistorter(name, picture.data, intrinsics)
+        self._note_change(name, intrinsics, base_from_camera, built)
+        return Image(clean, stamp, frame_id), intrinsics.calibration(base_from_camera)
+
+    def _checked_info(self, name: str) -> Intrinsics:
+        info = self.camera_infos.get(name)
+        if info is None:
+            raise CalibrationError(
+                describe(f"CameraInfo of {name}", expected="a message", found="none so far")
+            )
+        known = self._intrinsics.get(name)
+        if known is None or known[0] is not info:
+            known = info, read_camera_info(name, info, rectified=self.rectified)
+            self._intrinsics[name] = known
+        return known[1]
+
+    def _note_change(
+        self, name: str, intrinsics: Intrinsics, base_from_camera: Float64Array, built: BuiltFrame
+    ) -> None:
+        now = intrinsics.key, np.round(base_from_camera, 9).tobytes()
+        before = self._in_use.get(name, now)
+        if now[0] != before[0]:
+            built.changes.append(f"the intrinsics of {name} changed")
+        if now[1] != before[1]:
+            built.changes.append(f"the pose of {name} on the vehicle changed")
+        self._in_use[name] = now

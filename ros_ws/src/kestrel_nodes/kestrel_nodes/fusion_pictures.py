@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the fusion node saw, to look at: markers for RViz and Lichtblick, and a picture from above."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from geometry_msgs.msg import Point, Pose, Vector3
+from scipy.spatial.transform import Rotation
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from kestrel.classes import DETECTION_COLOURS, MAP_COLOURS
+from kestrel.types import BevMap, Boxes3D, Float64Array, PointCloud, UInt8Array
+from kestrel_nodes.fusion_messages import PlacedBox
+
+WHITE = (255, 255, 255)
+BACKGROUND = (24, 24, 28)
+POINT_GREY = (120, 120, 125)
+ARROW_S = 1.0
+"""Arrows show how far an object gets in this time."""
+
+UNIT_CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
+EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if bin(a ^ b).count("1") == 1]
+"""Pairs of UNIT_CORNERS that differ in one axis."""
+
+
+def markers_message(boxes: list[PlacedBox], header: Header) -> MarkerArray:
+    """Return the boxes as markers: outlines per class, translucent bodies, labels and velocity arrows.
+
+    The first marker deletes all earlier ones, so that nothing stays where nothing is any more.
+    """
+    markers = [Marker(header=header, action=Marker.DELETEALL)]
+    for name in dict.fromkeys(box.class_name for box in boxes):
+        markers.append(_outlines([box for box in boxes if box.class_name == name], name, header))
+    for index, box in enumerate(boxes):
+        colour = DETECTION_COLOURS.get(box.class_name, WHITE)
+        body = _marker(header, "bodies", index, Marker.CUBE, box.size, _colour(colour, 0.25))
+        body.pose = box.pose
+        label = _marker(header, "labels", index, Marker.TEXT_VIEW_FACING, (0.0, 0.0, 0.7), _colour(WHITE))
+        x, y, z = box.center
+        label.pose = Pose(position=Point(x=x, y=y, z=z + box.size[2] / 2 + 0.6))
+        label.text = f"{box.class_name} {box.score:.2f}"
+        markers += [body, label]
+        if np.hypot(box.velocity[0], box.velocity[1]) > 0.5:
+            arrow = _marker(header, "velocities", index, Marker.ARROW, (0.15, 0.35, 0.4), _colour(WHITE, 0.9))
+            tip = (c + v * ARROW_S for c, v in zip(box.center, box.velocity, strict=True))
+            arrow.points = [Point(x=x, y=y, z=z), Point(**dict(zip("xyz", tip, strict=True)))]
+            markers.append(arrow)
+    return MarkerArray(markers=markers)
+
+
+def _outlines(boxes: list[PlacedBox], name: str, header: Header) -> Marker:
+    marker = _marker(header, f"outlines/{name}", 0, Marker.LINE_LIST, (0.08, 0.0, 0.0), _colour(_of(name)))
+    for box in boxes:
+        corners = UNIT_CORNERS * box.size @ Rotation.from_quat(box.quaternion).as_matrix().T + box.center
+        points = [Point(x=x, y=y, z=z) for x, y, z in corners.tolist()]
+        marker.points += [points[end] for edge in EDGES for end in edge]
+    return marker
+
+
+def _marker(
+    header: Header,
+    namespace: str,
+    number: int,
+    kind: int,
+    scale: tuple[float, float, float],
+    colour: ColorRGBA,
+) -> Marker:
+    x, y, z = scale
+    return Marker(
+        header=header,
+        ns=namespace,
+        id=number,
+        type=kind,
+        action=Marker.ADD,
+        scale=Vector3(x=x, y=y, z=z),
+        color=colour,
+    )
+
+
+def _of(class_name: str) -> tuple[int, int, int]:
+    return DETECTION_COLOURS.get(class_name, WHITE)
+
+
+def _colour(rgb: tuple[int, int, int], alpha: float = 1.0) -> ColorRGBA:
+    red, green, blue = (channel / 255 for channel in rgb)
+    return ColorRGBA(r=red, g=green, b=blue, a=alpha)
+
+
+def draw_from_above(
+    boxes: Boxes3D, bev_map: BevMap, cloud: PointCloud | None, *, pixels_per_metre: float = 8.0
+) -> UInt8Array:
+    """Return a picture (H, W, 3) RGB of map, points and boxes; x points up, y to the left.
+
+    It covers the map's area; everything has to be in the same frame.
+    """
+    cells = np.array(bev_map.probability.shape[1:])
+    width, height = np.round(cells[::-1] * bev_map.resolution * pixels_per_metre).astype(int).tolist()
+    canvas = _draw_map(bev_map, width, height)
+    upper = np.array(bev_map.lower) + cells * bev_map.resolution
+
+    def pixel(xy: Float64Array) -> Float64Array:
+        """Return columns and rows of positions (..., 2)."""
+        return (upper - xy)[..., ::-1] * pixels_per_metre
+
+    if cloud is not None:
+        pixels = np.floor(pixel(cloud.points[:, :2].astype(np.float64)))
+        inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=1)
+        columns, rows = pixels[inside].astype(np.int64).T
+        canvas[rows, columns] = POINT_GREY
+    for index in np.argsort(boxes.score):
+        _draw_box(canvas, boxes, int(index), pixel)
+    arrow = pixel(np.array([[3.0, 0.0], [-1.0, 0.9], [0.0, 0.0], [-1.0, -0.9]]))
+    cv2.fillPoly(canvas, [np.round(arrow).astype(np.int32)], WHITE, cv2.LINE_AA)
+    return canvas
+
+
+def _draw_map(bev_map: BevMap, width: int, height: int) -> UInt8Array:
+    canvas = np.full((*bev_map.probability.shape[1:], 3), BACKGROUND, np.float32)
+    for name, layer in zip(bev_map.layer_names, bev_map.probability, strict=True):
+        # What a layer is unsure about is left out rather than painted faintly over everything.
+        weight = np.clip((layer - 0.3) / 0.4, 0, 1)[..., None] * 0.75
+        canvas += weight * (np.array(MAP_COLOURS.get(name, WHITE), np.float32) - canvas)
+    turned = np.ascontiguousarray(canvas[::-1, ::-1].astype(np.uint8))
+    return np.asarray(cv2.resize(turned, (width, height), interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
+
+
+def _draw_box(
+    canvas: UInt8Array, boxes: Boxes3D, index: int, pixel: Callable[[Float64Array], Float64Array]
+) -> None:
+    length, width, _ = boxes.size[index].tolist()
+    cosine, sine = float(np.cos(boxes.yaw[index])), float(np.sin(boxes.yaw[index]))
+    turn = np.array([[cosine, sine], [-sine, cosine]])
+    outline = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1], [0, 0], [1.4, 0]]) * (length / 2, width / 2)
+    corners = np.round(pixel(outline @ turn + boxes.center[index, :2]))
+    corners = corners.clip(-10_000, 10_000).astype(np.int32)
+    colour = _of(boxes.class_names[int(boxes.label[index])])
+    cv2.polylines(canvas, [corners[:4]], True, colour, 2, cv2.LINE_AA)
+    start, end = corners[4:].tolist()
+    cv2.line(canvas, start, end, colour, 2, cv2.LINE_AA)
