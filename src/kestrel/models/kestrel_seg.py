@@ -22,8 +22,8 @@ class SegConfig:
     """
 
     num_classes: int = 16
-    channels: tuple[int, ...] = (16, 16, 32, 48, 64, 64, 48, 32, 32)
-    voxel_size: float = 0.15
+    channels: tuple[int, ...] = (16, 16, 32, 64, 96, 96, 64, 32, 32)
+    voxel_size: float = 0.12
     extent: float = 60.0
     height_range: tuple[float, float] = (-4.0, 20.0)
 

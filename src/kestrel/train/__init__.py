@@ -1,0 +1,3 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training of Kestrel's networks on simulated drives."""

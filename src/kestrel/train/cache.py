@@ -1,0 +1,166 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Compact training data on disk: one folder per simulated drive.
+
+``frame_0000.npz`` and so on hold key frames (:class:`CachedFrame`), ``video.npz`` the front camera's pictures
+(:class:`CachedVideo`). ``drive.json`` is written last: a drive without it is unfinished and is made again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kestrel.errors import InputError, describe
+from kestrel.types import Float32Array, Float64Array, Int64Array, UInt8Array
+
+POSITION_STEP_M: Final = 0.002
+"""Positions are stored as int16 multiples of this, which reaches 65 m."""
+
+REACH_M: Final = 65.0
+JPEG_QUALITY: Final = 90
+DONE: Final = "drive.json"
+
+CachedT = TypeVar("CachedT", "CachedFrame", "CachedVideo")
+
+
+@dataclass(frozen=True)
+class CachedFrame:
+    """One key frame with its truth, in base_link at the stamp of its sweep.
+
+    points: (P, 3) int16 in POSITION_STEP_M; intensity: (P,) uint8 of 255; sweep: (P,) uint8, 0 is the newest.
+    ages: (S,) float32 seconds between a sweep and the current one. label: (P0,) uint8 class of the points of
+    sweep 0, which come first. boxes: (N, 9) float32 x, y, z, length, width, height, yaw, vx, vy; box_label,
+    box_points: (N,) int64. map_bits: packed (layers, 200, 200) truth. pictures: one JPEG after the other, cut
+    at picture_ends (M,); semantics: the same for PNG label images. matrices: (M, 3, 3) and base_from_camera:
+    (M, 4, 4) of the cameras.
+    """
+
+    points: NDArray[np.int16]
+    intensity: UInt8Array
+    sweep: UInt8Array
+    ages: Float32Array
+    label: UInt8Array
+    boxes: Float32Array
+    box_label: Int64Array
+    box_points: Int64Array
+    map_bits: UInt8Array
+    pictures: UInt8Array
+    picture_ends: Int64Array
+    semantics: UInt8Array
+    semantic_ends: Int64Array
+    matrices: Float64Array
+    base_from_camera: Float64Array
+
+    def cloud(self, sweeps: int | None = None) -> Float32Array:
+        """Return (P, 5) [x, y, z, intensity, age] of the current and at most ``sweeps`` earlier sweeps."""
+        kept = slice(None) if sweeps is None else self.sweep <= sweeps
+        columns = (
+            self.points[kept].astype(np.float32) * np.float32(POSITION_STEP_M),
+            (self.intensity[kept].astype(np.float32) / 255)[:, None],
+            self.ages[self.sweep[kept]][:, None],
+        )
+        return np.concatenate(columns, 1)
+
+    def map_truth(self, layers: int, cells: int) -> UInt8Array:
+        """Return the truth (layers, cells, cells), 0 or 1."""
+        count = layers * cells * cells
+        return np.unpackbits(self.map_bits, count=count).reshape(layers, cells, cells)
+
+    def picture(self, index: int) -> UInt8Array:
+        """Return picture ``index`` (H, W, 3), RGB."""
+        return decode_picture(_part(self.pictures, self.picture_ends, index))
+
+    def semantic(self, index: int) -> UInt8Array:
+        """Return the label image of picture ``index`` (H, W)."""
+        data = _part(self.semantics, self.semantic_ends, index)
+        decoded: UInt8Array = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)  # type: ignore[assignment]
+        return decoded
+
+
+@dataclass(frozen=True)
+class CachedVideo:
+    """The front camera of one drive.
+
+    pictures, picture_ends: as in CachedFrame. stamp_ns: (T,) int64. event: (T,) uint8, an index of EVENTS.
+    """
+
+    pictures: UInt8Array
+    picture_ends: Int64Array
+    stamp_ns: Int64Array
+    event: UInt8Array
+
+    def picture(self, index: int) -> UInt8Array:
+        """Return picture ``index`` (H, W, 3), RGB."""
+        return decode_picture(_part(self.pictures, self.picture_ends, index))
+
+
+def _part(data: UInt8Array, ends: Int64Array, index: int) -> UInt8Array:
+    return data[0 if index == 0 else ends[index - 1] : ends[index]]
+
+
+def decode_picture(data: UInt8Array) -> UInt8Array:
+    """Return the RGB picture of a JPEG."""
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    if decoded is None:
+        raise InputError(describe("cached picture", expected="a JPEG", found=f"{len(data)} other bytes"))
+    return decoded  # type: ignore[return-value]
+
+
+def encode(images: list[UInt8Array], kind: str) -> tuple[UInt8Array, Int64Array]:
+    """Return images as one array of ``.jpg`` (RGB) or ``.png`` (grey) files, and where each ends."""
+    encoded = []
+    for image in images:
+        stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if kind == ".jpg" else image
+        options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if kind == ".jpg" else []
+        encoded.append(cv2.imencode(kind, stored, options)[1].ravel())
+    ends = np.cumsum([len(data) for data in encoded], dtype=np.int64)
+    return (np.concatenate(encoded) if encoded else np.zeros(0, np.uint8)), ends
+
+
+def write(path: Path, cached: CachedFrame | CachedVideo) -> None:
+    """Write one frame or video."""
+    np.savez(path, **{entry.name: getattr(cached, entry.name) for entry in fields(cached)})
+
+
+def read(kind: type[CachedT], path: Path) -> CachedT:
+    """Read what :func:`write` wrote.
+
+    Raises:
+        InputError: the file is not there or not of that kind.
+    """
+    try:
+        with np.load(path) as stored:
+            return kind(**{entry.name: stored[entry.name] for entry in fields(kind)})
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(describe(str(path), expected=f"a {kind.__name__}", found=error)) from error
+
+
+def finish(folder: Path, summary: dict[str, Any]) -> None:
+    """Mark a drive as complete."""
+    (folder / DONE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def finished_drives(folder: Path) -> list[Path]:
+    """Return the complete drives below ``folder`` in a fixed order.
+
+    Raises:
+        InputError: there is none.
+    """
+    drives = sorted(path.parent for path in folder.glob(f"*/{DONE}"))
+    if not drives:
+        raise InputError(
+            describe(str(folder), expected="drives made by `kestrel train prepare`", found="none")
+        )
+    return drives
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """Return the key frames of all complete drives below ``folder``."""
+    return [path for drive in finished_drives(folder) for path in sorted(drive.glob("frame_*.npz"))]

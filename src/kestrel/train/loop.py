@@ -1,0 +1,238 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What all trainings share: optimiser, averaged weights, checkpoints, export."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from kestrel.errors import InputError, describe
+from kestrel.weights import Manifest, save
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+EMA_DECAY: Final = 0.998
+"""Of the averaged weights, which are the ones that are validated and exported."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how to train one network.
+
+    steps: optimiser steps. batch_size: samples a step. lr: peak of the one-cycle schedule.
+    validate_every: steps between validations. validation_batches: at most this many.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    validate_every: int
+    validation_batches: int = 60
+    weight_decay: float = 0.01
+    seed: int = 0
+    workers: int = 1
+    threads: int = 1
+
+
+class Task(lightning.LightningModule, Generic[NetworkT]):
+    """One training: subclasses say what the loss is and how good the averaged network is.
+
+    Subclasses set ``name``, ``classes`` and implement training_step, validation_step and scores().
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    network: NetworkT
+    averaged: NetworkT
+    optimizer_count = 1
+
+    def __init__(self, network: NetworkT, plan: Plan) -> None:
+        super().__init__()
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
+        self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
+        self.plan = plan
+        self.best: dict[str, float] = {}
+
+    def scores(self) -> dict[str, float]:
+        """Return what the validation since the last call found; the first entry decides which is best."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a one-cycle schedule over the plan's steps."""
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.plan.lr, weight_decay=self.plan.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=self.plan.lr, total_steps=self.plan.steps + 1, pct_start=0.15, div_factor=10
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave batches where they are: they are frozen dataclasses on the CPU, where training runs."""
+        return batch
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the averaged network towards the trained one; early on by larger steps."""
+        decay = min(EMA_DECAY, (1 + self.global_step) / (10 + self.global_step))
+        with torch.no_grad():
+            trained = self.network.state_dict()
+            for key, value in self.averaged.state_dict().items():
+                if value.is_floating_point():
+                    value.lerp_(trained[key], 1 - decay)
+                else:
+                    value.copy_(trained[key])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores and export the averaged network when they are the best so far."""
+        scores = self.scores()
+        for key, value in scores.items():
+            self.log(f"val/{key}", value)
+        first = next(iter(scores))
+        if not self.trainer.sanity_checking and scores[first] >= self.best.get(first, -1.0):
+            self.best = scores
+            self.export()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the best scores with the weights."""
+        checkpoint["best"] = self.best
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the best scores again."""
+        self.best = checkpoint["best"]
+
+    def export(self) -> None:
+        """Write the averaged network and its manifest into the run's folder."""
+        assert isinstance(self.network.config, object)
+        manifest = Manifest(
+            name=self.name,
+            network=type(self.network).__name__,
+            config=asdict(self.network.config),  # type: ignore[call-overload]
+            classes=self.classes,
+            rigs=("nuscenes", "kitti"),
+            training={"command": f"kestrel train {self.name.removeprefix('kestrel-')}", **asdict(self.plan)},
+            metrics={f"val/{key}": round(value, 4) for key, value in self.best.items()},
+        )
+        save(
+            Path(self.trainer.default_root_dir) / f"{self.name}.safetensors",
+            self.averaged.state_dict(),
+            manifest,
+        )
+
+
+class Endless(IterableDataset[Any]):
+    """Draws samples for ever from something with ``draw(generator)``.
+
+    Sample k of a run depends on the seed and on k alone, wherever the run was interrupted.
+    """
+
+    def __init__(self, source: Any, seed: int, first: int = 0) -> None:
+        self.source = source
+        self.seed = seed
+        self.first = first
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = torch.utils.data.get_worker_info()
+        offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        number = self.first + offset
+        while True:
+            yield self.source.draw(torch.Generator().manual_seed(self.seed * 1_000_003 + number))
+            number += step
+
+
+def fit(
+    task: Task[Any],
+    train_source: Any,
+    validation_source: Any,
+    collate: Any,
+    out: Path,
+    *,
+    resume: bool,
+) -> Path:
+    """Run a training to its end; return the exported weights.
+
+    Args:
+        task: what to train.
+        train_source: has draw(generator) -> one random sample.
+        validation_source: a map-style dataset in a fixed order.
+        collate: batches samples.
+        out: folder of this run: checkpoints, metrics.csv, exported weights.
+        resume: go on from the last checkpoint in ``out``.
+
+    Raises:
+        InputError: ``resume`` without a checkpoint.
+    """
+    plan = task.plan
+    torch.set_num_threads(plan.threads)
+    lightning.seed_everything(plan.seed, verbose=False)
+    checkpoint = out / "checkpoints" / "last.ckpt"
+    if resume and not checkpoint.exists():
+        raise InputError(describe("--resume", expected=f"a checkpoint {checkpoint}", found="none"))
+    done = int(torch.load(checkpoint, weights_only=True)["global_step"]) if resume else 0
+    loaders = _loaders(task, train_source, validation_source, collate, done * plan.batch_size)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        default_root_dir=str(out),
+        max_steps=plan.steps * task.optimizer_count,
+        gradient_clip_val=None if not task.automatic_optimization else 10.0,
+        val_check_interval=plan.validate_every,
+        check_val_every_n_epoch=None,
+        limit_val_batches=plan.validation_batches,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        enable_model_summary=False,
+        logger=CSVLogger(str(out), name="", version=""),
+        callbacks=[
+            TQDMProgressBar(refresh_rate=5),
+            ModelCheckpoint(
+                out / "checkpoints",
+                save_last=True,
+                every_n_train_steps=min(100, plan.steps),
+                save_top_k=0,
+            ),
+        ],
+    )
+    trainer.fit(task, *loaders, ckpt_path=str(checkpoint) if resume else None, weights_only=True)
+    return out / f"{task.name}.safetensors"
+
+
+def _loaders(
+    task: Task[Any], train_source: Any, validation_source: Any, collate: Any, first: int
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    plan = task.plan
+    train: DataLoader[Any] = DataLoader(
+        Endless(train_source, plan.seed, first),
+        batch_size=plan.batch_size,
+        collate_fn=collate,
+        num_workers=plan.workers,
+        persistent_workers=plan.workers > 0,
+        prefetch_factor=4 if plan.workers else None,
+    )
+    validation: DataLoader[Any] = DataLoader(validation_source, batch_size=1, collate_fn=collate)
+    return train, validation
+
+
+def mean_loss(parts: dict[str, Tensor]) -> Tensor:
+    """Return the sum of weighted loss terms."""
+    return torch.stack(list(parts.values())).sum()
+
+
+def scaled(plan: Plan, steps: int | None, seed: int) -> Plan:
+    """Return ``plan`` with another length and seed."""
+    return replace(
+        plan,
+        steps=steps or plan.steps,
+        seed=seed,
+        validate_every=min(plan.validate_every, steps or plan.steps),
+    )

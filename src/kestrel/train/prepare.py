@@ -1,0 +1,209 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Simulates drives straight into training data, several at a time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from kestrel.classes import EVENTS
+from kestrel.errors import ConfigError, describe
+from kestrel.sim.drive import simulate
+from kestrel.sim.rig import Rig, load_rig
+from kestrel.sim.samples import CameraSample, LidarSample, Sample
+from kestrel.sim.semantics import POINT_CLASS_TABLE
+from kestrel.sim.world import build_world
+from kestrel.train import cache
+from kestrel.types import Float32Array, Float64Array
+
+DRIVES: Final = Path("config/drives.yaml")
+
+SWEEP_HZ: Final = 10.0
+FRAME_EVERY: Final = 5
+"""Every fifth sweep is a key frame: two a second."""
+
+SWEEPS: Final = 2
+"""Earlier sweeps kept with a key frame."""
+
+PICTURE_SIZE: Final = (352, 128)
+"""(width, height) of the cached pictures, what the networks see."""
+
+VIDEO_HZ: Final = 10.0
+
+
+@dataclass(frozen=True)
+class DriveSpec:
+    """One drive to simulate."""
+
+    name: str
+    rig: str
+    scene: str
+    town: str
+    seed: int
+    seconds: float
+    weather: str | None
+
+
+def prepare(drives: list[DriveSpec], out: Path, workers: int) -> None:
+    """Simulate ``drives`` into ``out``, one folder each; drives that are complete are left alone."""
+    waiting = [drive for drive in drives if not (out / drive.name / cache.DONE).exists()]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with (
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        Progress(*columns) as progress,
+    ):
+        task = progress.add_task("drives", total=len(drives), completed=len(drives) - len(waiting))
+        for future in as_completed([pool.submit(prepare_drive, drive, out) for drive in waiting]):
+            future.result()
+            progress.advance(task)
+
+
+def prepare_drive(drive: DriveSpec, out: Path) -> None:
+    """Simulate one drive into its folder; what an interrupted run left there is replaced."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    folder = out / drive.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    world = build_world(drive.scene, drive.town, drive.seed, drive.seconds, drive.weather)
+    samples = simulate(
+        world,
+        training_rig(load_rig(drive.rig)),
+        seconds=drive.seconds,
+        image_size=PICTURE_SIZE,
+        seed=drive.seed,
+        threads=1,
+    )
+    frames, video = 0, _Video()
+    for frame in _frames(samples, video):
+        cache.write(folder / f"frame_{frames:04d}.npz", frame)
+        frames += 1
+    cache.write(folder / "video.npz", video.cached())
+    cache.finish(folder, {**asdict(drive), "weather": world.weather.name, "frames": frames})
+
+
+def training_rig(rig: Rig) -> Rig:
+    """Return ``rig`` with rates at which nothing is simulated that training does not use."""
+    frame_hz = SWEEP_HZ / FRAME_EVERY
+    cameras = tuple(
+        replace(camera, hz=VIDEO_HZ if camera.name == "front" else frame_hz, phase_s=camera.phase_s % 0.05)
+        for camera in rig.cameras
+    )
+    return replace(
+        rig, cameras=cameras, lidar=replace(rig.lidar, hz=SWEEP_HZ, phase_s=0.0), odometry_hz=1, imu_hz=1
+    )
+
+
+class _Video:
+    """Collects the front camera."""
+
+    def __init__(self) -> None:
+        self._samples: list[CameraSample] = []
+
+    def add(self, sample: CameraSample) -> None:
+        self._samples.append(sample)
+
+    def cached(self) -> cache.CachedVideo:
+        pictures, ends = cache.encode([sample.image.data for sample in self._samples], ".jpg")
+        return cache.CachedVideo(
+            pictures,
+            ends,
+            np.array([sample.stamp_ns for sample in self._samples], np.int64),
+            np.array([EVENTS.index(sample.event or EVENTS[0]) for sample in self._samples], np.uint8),
+        )
+
+
+def _frames(samples: Iterator[Sample], video: _Video) -> Iterator[cache.CachedFrame]:
+    """Yield the key frames of a stream of samples: sweeps with the pictures taken right after their stamp."""
+    sweeps: deque[LidarSample] = deque(maxlen=SWEEPS + 1)
+    waiting: tuple[LidarSample, ...] = ()
+    pictures: dict[str, CameraSample] = {}
+    count = 0
+    for sample in samples:
+        if isinstance(sample, CameraSample):
+            if sample.name == "front":
+                video.add(sample)
+            pictures.setdefault(sample.name, sample)
+        elif isinstance(sample, LidarSample):
+            if waiting:
+                yield _frame(waiting, list(pictures.values()))
+                waiting = ()
+            sweeps.append(sample)
+            if count % FRAME_EVERY == 0 and count > 0:
+                waiting = tuple(reversed(sweeps))
+            pictures.clear()
+            count += 1
+
+
+def _frame(sweeps: tuple[LidarSample, ...], pictures: list[CameraSample]) -> cache.CachedFrame:
+    """Pack the current sweep (first) with earlier ones and the pictures."""
+    now = sweeps[0]
+    clouds, label = [], np.zeros(0, np.uint8)
+    for index, sample in enumerate(sweeps):
+        moved = _in_base(sample, now)
+        kept = np.abs(moved[:, :3]).max(1, initial=0) < cache.REACH_M
+        if index == 0:
+            label = POINT_CLASS_TABLE[sample.semantic[kept]]
+        clouds.append(moved[kept])
+    cloud = np.concatenate(clouds)
+    boxes = now.truth
+    jpeg, jpeg_ends = cache.encode([sample.image.data for sample in pictures], ".jpg")
+    png, png_ends = cache.encode([sample.semantic for sample in pictures], ".png")
+    return cache.CachedFrame(
+        points=np.round(cloud[:, :3] / cache.POSITION_STEP_M).astype(np.int16),
+        intensity=np.round(cloud[:, 3].clip(0, 1) * 255).astype(np.uint8),
+        sweep=np.repeat(np.arange(len(clouds), dtype=np.uint8), [len(points) for points in clouds]),
+        ages=np.array([(now.stamp_ns - sample.stamp_ns) * 1e-9 for sample in sweeps], np.float32),
+        label=label,
+        boxes=np.concatenate((boxes.center, boxes.size, boxes.yaw[:, None], boxes.velocity), 1),
+        box_label=boxes.label,
+        box_points=boxes.num_points if boxes.num_points is not None else np.full(len(boxes), -1),
+        map_bits=np.packbits(now.bev_map.probability > 0.5),
+        pictures=jpeg,
+        picture_ends=jpeg_ends,
+        semantics=png,
+        semantic_ends=png_ends,
+        matrices=_stack([sample.calibration.camera_matrix for sample in pictures], (3, 3)),
+        base_from_camera=_stack([sample.calibration.reference_from_camera for sample in pictures], (4, 4)),
+    )
+
+
+def _stack(matrices: list[Float64Array], shape: tuple[int, int]) -> Float64Array:
+    return np.array(matrices, np.float64).reshape(-1, *shape)
+
+
+def _in_base(sample: LidarSample, now: LidarSample) -> Float32Array:
+    """Return the sweep (N, 4) in base_link at the stamp of ``now``, as the ego motion tells."""
+    now_from_lidar = np.linalg.inv(now.odom_from_base) @ sample.odom_from_base @ sample.base_from_lidar
+    points = sample.cloud.points
+    moved = points[:, :3] @ now_from_lidar[:3, :3].T.astype(np.float32) + now_from_lidar[:3, 3]
+    return np.concatenate((moved, points[:, 3:]), 1).astype(np.float32)
+
+
+def drives_of(split: str, listing: Path = DRIVES) -> list[DriveSpec]:
+    """Return the drives of one split as the listing (config/drives.yaml) fixes them.
+
+    Raises:
+        ConfigError: no such file or split, or an entry lacks something.
+    """
+    try:
+        entries = yaml.safe_load(listing.read_text(encoding="utf-8"))[split]
+        return [DriveSpec(**entry) for entry in entries]
+    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError(describe(f"{listing} {split}", expected="a list of drives", found=error)) from error

@@ -1,0 +1,137 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training of Kestrel-Seg."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kestrel.classes import IGNORE, POINT_CLASSES
+from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
+from kestrel.train import cache
+from kestrel.train.loop import Plan, Task, fit
+from kestrel.train.lovasz import lovasz_softmax
+
+PLAN = Plan(steps=1500, batch_size=2, lr=4e-3, validate_every=250)
+
+CLASS_WEIGHT = (2.5, 4.0, 2.0, 1.5, 4.0, 4.0, 3.0, 4.0, 3.0, 2.0, 0.5, 2.0, 0.8, 0.7, 0.6, 0.7)
+"""Of POINT_CLASSES in the cross-entropy: the rarer a class in simulated drives, the more a point counts."""
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """A batch: points (P, 4), cloud of each (P,), label (P,), IGNORE where there is none."""
+
+    points: Tensor
+    batch: Tensor
+    label: Tensor
+
+
+class SweepSource:
+    """Current sweeps of cached frames."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return points (P, 4) and labels (P,) int64 as they are."""
+        frame = cache.read(cache.CachedFrame, self.files[index])
+        points = torch.from_numpy(frame.cloud(0)[:, :4])
+        return points, torch.from_numpy(frame.label).long()
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return a random sweep, augmented."""
+        index = int(torch.randint(len(self.files), (1,), generator=generator))
+        points, label = self[index]
+        return augment(points, label, generator)
+
+
+def uniform(low: float, high: float, generator: torch.Generator) -> float:
+    """Return one random number."""
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def augment(points: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Turn, mirror and scale a sweep, and disturb what differs between LiDARs: density and intensity."""
+    kept = torch.rand(len(points), generator=generator) < uniform(0.6, 1.0, generator)
+    points, label = points[kept].clone(), label[kept]
+    angle = torch.tensor(uniform(-torch.pi, torch.pi, generator))
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    turn = torch.stack((torch.stack((cosine, -sine)), torch.stack((sine, cosine))))
+    if uniform(0, 1, generator) < 0.5:
+        turn = turn @ torch.diag(torch.tensor([1.0, -1.0]))
+    scale = uniform(0.95, 1.05, generator)
+    points[:, :2] = points[:, :2] @ turn.T * scale
+    points[:, 2] = points[:, 2] * scale + uniform(-0.1, 0.1, generator)
+    points[:, :3] += 0.01 * torch.randn(len(points), 3, generator=generator)
+    gain = uniform(0.5, 1.6, generator) if uniform(0, 1, generator) < 0.85 else 0.0
+    points[:, 3] = (points[:, 3] * gain + uniform(-0.05, 0.1, generator)).clamp(0, 1)
+    return points, label
+
+
+def collate(samples: list[tuple[Tensor, Tensor]]) -> Sweeps:
+    """Put sweeps into one batch."""
+    batch = torch.repeat_interleave(
+        torch.arange(len(samples)), torch.tensor([len(points) for points, _ in samples])
+    )
+    return Sweeps(
+        torch.cat([points for points, _ in samples]), batch, torch.cat([label for _, label in samples])
+    )
+
+
+class SegTask(Task[KestrelSeg]):
+    """Weighted cross-entropy plus Lovasz-Softmax; judged by the mean intersection over union."""
+
+    name = "kestrel-seg"
+    classes = POINT_CLASSES
+
+    def __init__(self, plan: Plan, config: SegConfig | None = None) -> None:
+        super().__init__(KestrelSeg(config), plan)
+        self.weight: Tensor
+        self.register_buffer("weight", torch.tensor(CLASS_WEIGHT), persistent=False)
+        self.confusion = torch.zeros(len(POINT_CLASSES), len(POINT_CLASSES), dtype=torch.int64)
+
+    def training_step(self, batch: Sweeps, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        inside = self.network.inside(batch.points)
+        logits = self.network(batch.points[inside], batch.batch[inside])
+        label = batch.label[inside]
+        cross_entropy = F.cross_entropy(logits, label, self.weight, ignore_index=IGNORE)
+        known = label != IGNORE
+        lovasz = lovasz_softmax(logits[known].softmax(1), label[known])
+        self.log_dict({"cross_entropy": cross_entropy.detach(), "lovasz": lovasz.detach()}, prog_bar=True)
+        return cross_entropy + lovasz
+
+    def validation_step(self, batch: Sweeps, batch_idx: int) -> None:
+        """Count agreements of the averaged network."""
+        inside = self.averaged.inside(batch.points)
+        answer = self.averaged(batch.points[inside], batch.batch[inside]).argmax(1)
+        label = batch.label[inside]
+        known = label != IGNORE
+        count = len(POINT_CLASSES)
+        pairs = label[known] * count + answer[known]
+        self.confusion += torch.bincount(pairs, minlength=count**2).view(count, count)
+
+    def scores(self) -> dict[str, float]:
+        """Return mIoU over the classes that occur, and the IoU of each."""
+        hit = self.confusion.diag().float()
+        union = self.confusion.sum(0) + self.confusion.sum(1) - self.confusion.diag()
+        there = self.confusion.sum(1) > 0
+        iou = hit / union.clamp(min=1)
+        self.confusion.zero_()
+        names = {f"iou/{name}": float(iou[index]) for index, name in enumerate(POINT_CLASSES) if there[index]}
+        return {"point_miou": float(iou[there].mean()) if there.any() else 0.0, **names}
+
+
+def train(data: Path, out: Path, plan: Plan, *, resume: bool) -> Path:
+    """Train Kestrel-Seg on the drives below ``data``; return the exported weights."""
+    train_source, validation = (SweepSource(cache.frame_files(data / split)) for split in ("train", "val"))
+    return fit(SegTask(plan), train_source, validation, collate, out / "seg", resume=resume)

@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training of Kestrel-Video on clips of the front camera, as a stream sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kestrel.classes import EVENTS
+from kestrel.models.kestrel_video import KestrelVideo, VideoConfig
+from kestrel.pipelines.runtime import fast_arithmetic
+from kestrel.pipelines.video import crop_to_road
+from kestrel.train import cache
+from kestrel.train.loop import Plan, Task, fit
+from kestrel.train.seg import uniform
+from kestrel.types import UInt8Array
+
+PLAN = Plan(steps=2000, batch_size=4, lr=2e-3, validate_every=400, validation_batches=100, weight_decay=0.02)
+
+CLIP = 10
+"""Frames of a clip, one hop apart."""
+
+WARM = 3
+"""Frames at the start of a clip that are not judged: they have no past."""
+
+LABEL_SMOOTHING = 0.05
+MIRRORED = {"crossing_from_left": "crossing_from_right", "crossing_from_right": "crossing_from_left"}
+MIRROR = torch.tensor([EVENTS.index(MIRRORED.get(name, name)) for name in EVENTS])
+
+
+class ClipSource:
+    """Clips out of cached videos, all of which are held in memory (as JPEG)."""
+
+    def __init__(self, files: list[Path], config: VideoConfig) -> None:
+        self.videos = [cache.read(cache.CachedVideo, path) for path in files]
+        self.config = config
+        self.by_event = [
+            [(v, i) for v, video in enumerate(self.videos) for i in np.flatnonzero(video.event == event)]
+            for event in range(len(EVENTS))
+        ]
+        self.present = [event for event, places in enumerate(self.by_event) if places]
+        self.ends = [
+            (v, i)
+            for v, video in enumerate(self.videos)
+            for i in range(2 * CLIP, len(video.stamp_ns), 2 * CLIP)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return pictures (T, 3, H, W) uint8 and events (T,) of one clip as it is."""
+        video, end = self.ends[index]
+        return self._clip(self.videos[video], self._indices(self.videos[video], end, 1.0))
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return a random clip, augmented; every event ends as many clips as any other."""
+        event = self.present[int(torch.randint(len(self.present), (1,), generator=generator))]
+        places = self.by_event[event]
+        video, end = places[int(torch.randint(len(places), (1,), generator=generator))]
+        pace = uniform(0.8, 1.25, generator)
+        clip, events = self._clip(self.videos[video], self._indices(self.videos[video], int(end), pace))
+        return augment(clip, events, generator)
+
+    def _indices(self, video: cache.CachedVideo, end: int, pace: float) -> list[int]:
+        """Return what a stream would keep before ``end``; the first frame stands for those before it."""
+        hops = video.stamp_ns[end] - np.arange(CLIP - 1, -1, -1) * self.config.hop_s * pace * 1e9
+        nearest = np.searchsorted(video.stamp_ns, hops - 1)
+        return [int(index) for index in nearest.clip(0, end)]
+
+    def _clip(self, video: cache.CachedVideo, indices: list[int]) -> tuple[Tensor, Tensor]:
+        size = self.config.image_size
+        pictures: list[UInt8Array] = [crop_to_road(video.picture(index), size) for index in indices]
+        clip = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        return clip, torch.from_numpy(video.event[indices].astype(np.int64))
+
+
+def augment(clip: Tensor, events: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirror, cut and recolour a clip, all frames alike."""
+    if uniform(0, 1, generator) < 0.5:
+        clip, events = clip.flip(3), MIRROR[events]
+    _, _, height, width = clip.shape
+    scale = uniform(0.85, 1.0, generator)
+    h, w = round(height * scale), round(width * scale)
+    top = int(uniform(0, height - h + 1, generator))
+    left = int(uniform(0, width - w + 1, generator))
+    cut = clip[:, :, top : top + h, left : left + w].float()
+    resized = F.interpolate(cut, size=(height, width), mode="bilinear", align_corners=False)
+    middle = resized.mean((2, 3), keepdim=True)
+    changed = (resized - middle) * uniform(0.7, 1.3, generator) + middle * uniform(0.7, 1.3, generator)
+    changed *= 1 + 0.1 * torch.randn(1, 3, 1, 1, generator=generator)
+    return changed.clamp(0, 255).to(torch.uint8), events
+
+
+def collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return pictures (B, T, 3, H, W), 0..1, and events (B, T)."""
+    clips = torch.stack([clip for clip, _ in samples]).float() / 255
+    return clips, torch.stack([events for _, events in samples])
+
+
+class VideoTask(Task[KestrelVideo]):
+    """Cross-entropy at every frame with a past; judged by the share of right answers at the clips' ends."""
+
+    name = "kestrel-video"
+    classes = EVENTS
+
+    def __init__(self, plan: Plan, config: VideoConfig | None = None) -> None:
+        super().__init__(KestrelVideo(config), plan)
+        self.confusion = torch.zeros(len(EVENTS), len(EVENTS), dtype=torch.int64)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of one batch of clips."""
+        clips, events = batch
+        with fast_arithmetic():
+            logits = self.network.clip(clips)
+        judged, truth = logits[:, WARM:].flatten(0, 1), events[:, WARM:].flatten()
+        loss = F.cross_entropy(judged, truth, label_smoothing=LABEL_SMOOTHING)
+        right = (judged.argmax(1) == truth).float().mean()
+        self.log_dict({"loss": loss.detach(), "accuracy": right}, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count the answers of the averaged network at the end of one clip."""
+        clips, events = batch
+        with fast_arithmetic():
+            answer = self.averaged.clip(clips)[:, -1].argmax(1)
+        self.confusion.index_put_((events[:, -1], answer), torch.ones_like(answer), accumulate=True)
+
+    def scores(self) -> dict[str, float]:
+        """Return accuracy, its lead over always naming the commonest event, and the recall of each event."""
+        total = self.confusion.sum().clamp(min=1)
+        accuracy = float(self.confusion.diag().sum() / total)
+        majority = float(self.confusion.sum(1).max() / total)
+        there = self.confusion.sum(1)
+        recall = {
+            f"recall/{name}": float(self.confusion[index, index] / there[index])
+            for index, name in enumerate(EVENTS)
+            if there[index]
+        }
+        self.confusion.zero_()
+        return {"accuracy": accuracy, "majority": majority, "lead": accuracy - majority, **recall}
+
+
+def train(data: Path, out: Path, plan: Plan, *, resume: bool) -> Path:
+    """Train Kestrel-Video on the drives below ``data``; return the exported weights."""
+    config = VideoConfig()
+    sources = [
+        ClipSource([drive / "video.npz" for drive in cache.finished_drives(data / split)], config)
+        for split in ("train", "val")
+    ]
+    return fit(VideoTask(plan, config), sources[0], sources[1], collate, out / "video", resume=resume)
