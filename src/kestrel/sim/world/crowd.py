@@ -64,8 +64,8 @@ class Crowd:
                 if rng.random() < 0.75:
                     wish = script.cruise * float(rng.uniform(0.9, 1.2))
                     driver = self._drive(path, place, wish * 0.95, wish)
-                    if driver is not None and lane != script.lane:
-                        self._obey_main_lights(driver, forward=True)
+                    if driver is not None and (lane != script.lane or place > here):
+                        self._obey(driver, forward=True)
 
     def _model(self) -> Model:
         """A vehicle, or now and then a motorcycle with its rider."""
@@ -85,14 +85,20 @@ class Crowd:
             driver.towed = (self._cast.add(trailer).track_id, back)
         return driver
 
-    def _obey_main_lights(self, driver: Driver, *, forward: bool) -> None:
+    def _obey(self, driver: Driver, *, forward: bool) -> None:
+        """Stop at red lights of the main road, and where someone crosses it."""
+        main = self._layout.main.path
+        stops = []
         for junction in self._layout.junctions:
-            light = self._script.lights[junction.s]
             arm = junction.arms[2 if forward else 0]
             assert arm is not None
-            stop, _ = driver.path.project(arm.at(STOP_END, 0.0)[None])
-            if driver.s + driver.front < stop[0]:
-                driver.rules.append(StopAt(float(stop[0]), lambda light=light: not light.main_green))
+            stops.append((arm.at(STOP_END, 0.0), self._script.lights[junction.s].main_red))
+        for gate in self._script.gates:
+            stops.append((main.position(gate.before if forward else gate.behind), gate.closed))
+        for place, closed in stops:
+            s, _ = driver.path.project(place[None])
+            if driver.s + driver.front < s[0]:
+                driver.rules.append(StopAt(float(s[0]), closed))
 
     def _oncoming(self) -> None:
         script, rng, main = self._script, self._rng, self._layout.main
@@ -103,7 +109,7 @@ class Crowd:
                 wish = script.cruise * float(rng.uniform(0.85, 1.15))
                 driver = self._drive(path, float(s), wish, wish)
                 if driver is not None:
-                    self._obey_main_lights(driver, forward=False)
+                    self._obey(driver, forward=False)
                 s += rng.uniform(20, 75) / self._density * (1.4 if self._scene == "highway" else 1.0)
 
     def _side_traffic(self, junction: Junction) -> None:
@@ -128,7 +134,7 @@ class Crowd:
                 place = stop - back - length / 2 - (0.0 if rng.random() < 0.6 else rng.uniform(5, 25))
                 driver = script.driver(model, path, float(place), 0.0, 8.5)
                 if driver is not None:
-                    driver.rules.append(StopAt(stop, lambda: not light.cross_green))
+                    driver.rules.append(StopAt(stop, light.cross_red))
                 back += length + 2.5
             away = outbound(arm, 0)
             if rng.random() < 0.6:
@@ -139,7 +145,7 @@ class Crowd:
                     self._model(), lane, float(rng.uniform(0.2, 0.6)) * lane.length, 6.0, 8.0
                 )
                 if driver is not None:
-                    driver.rules.append(StopAt(lane.length, lambda: True))
+                    driver.rules.append(StopAt(lane.length, always))
 
     def _park_along(self, road: Road, side: int) -> None:
         """Vehicles at the kerb in the direction of traffic, some with a gap, some a little askew."""
@@ -195,7 +201,7 @@ class Crowd:
             for edge in (start - 5.0, end + 5.0):
                 s, _ = driver.path.project(road.path.position(edge)[None])
                 if driver.s < s[0]:
-                    driver.rules.append(StopAt(float(s[0]), lambda: True))
+                    driver.rules.append(StopAt(float(s[0]), always))
 
     def _pedestrians(self, road: Road) -> None:
         rng, profile = self._rng, road.profile

@@ -92,9 +92,9 @@ class EventReader:
         same = moving & (angle > 0.84) & (ahead - length / 2 < RANGE_M) & (ahead > -1.0)
         entering = (
             same
-            & (np.abs(drift) > 0.35)
+            & (np.abs(drift) > 0.25)
             & inward
-            & (np.abs(left) > 0.35)
+            & (np.abs(left) > 0.3)
             & (np.abs(left) < 3.9)
             & self._enters(k)
         )
@@ -123,8 +123,8 @@ class EventReader:
         return (recent & np.isfinite(self._ahead[back : k + 1])).any(0) & driving
 
     def _enters(self, k: int) -> np.ndarray:
-        """Movers that are in the ego lane within the next four seconds."""
-        later = min(k + int(4.0 / STEP_S), len(self._left) - 1)
+        """Movers that are in the ego lane within the next four and a half seconds."""
+        later = min(k + int(4.5 / STEP_S), len(self._left) - 1)
         return (np.abs(self._left[k : later + 1]) < 1.2).any(0)
 
     def _stops(self, k: int) -> bool:

@@ -29,6 +29,14 @@ class Light:
         """The side roads may go; they stop some seconds before the main road starts."""
         return not self.main_green and self.stood < self.hold - 3.0
 
+    def main_red(self, _: Traffic) -> bool:
+        """The main road waits."""
+        return not self.main_green
+
+    def cross_red(self, _: Traffic) -> bool:
+        """The side roads wait."""
+        return not self.cross_green
+
     def __call__(self, traffic: Traffic) -> None:
         """Count how long the ego vehicle has been standing at this light."""
         ego = traffic.ego
@@ -38,15 +46,31 @@ class Light:
 
 
 @dataclass
+class Gate:
+    """A place of the main road that all vehicles keep free while someone crosses.
+
+    before, behind: arc lengths on the main road where traffic with and against its direction stops.
+    """
+
+    before: float
+    behind: float
+    until: float = -1.0
+
+    def closed(self, traffic: Traffic) -> bool:
+        """Someone is crossing."""
+        return traffic.time < self.until
+
+
+@dataclass
 class StopAt:
-    """Do not pass ``s`` while ``closed()`` is true."""
+    """Do not pass ``s`` while ``closed`` is true."""
 
     s: float
-    closed: Callable[[], bool]
+    closed: Signal
 
     def __call__(self, driver: Driver, traffic: Traffic) -> None:
         """Set the stop."""
-        if self.closed() and driver.s + driver.front < self.s + 2.0:
+        if driver.s + driver.front < self.s + 2.0 and self.closed(traffic):
             driver.stops.append(self.s)
 
 
@@ -76,6 +100,7 @@ class Yield:
     other: Driver | Walker
     signal: Signal
     clear: float
+    gate: Gate
     side: float = 0.0
     began: float = -1.0
     done: bool = False
@@ -88,8 +113,12 @@ class Yield:
             self.began = traffic.time
         _, left = driver.path.project(self.other.path.position(self.other.s)[None])
         self.side = self.side or float(np.sign(left[0]))
-        past = left[0] * self.side < -self.clear or self.other.s >= self.other.path.length
-        self.done = past or traffic.time - self.began > 8.0
+        self.gate.until = traffic.time + 2 * STEP_S
+        self.done = left[0] * self.side < -self.clear or self.other.s >= self.other.path.length
+        if traffic.time - self.began > 9.0 and left[0] * self.side > 6.0:
+            self.done = True
+            if isinstance(self.other, Driver):
+                self.other.desired = 0.0
         if driver.s + driver.front < self.s + 1.5:
             driver.stops.append(self.s)
 

@@ -16,6 +16,7 @@ from kestrel.sim.world.layout import (
     CRUISE,
     RUN_IN,
     STOP_BEGIN,
+    STOP_END,
     Arm,
     Junction,
     Layout,
@@ -23,7 +24,7 @@ from kestrel.sim.world.layout import (
     Station,
 )
 from kestrel.sim.world.path import Path, join
-from kestrel.sim.world.rules import Brake, ChangePath, Light, Pace, StopAt, WaitFor, Yield, ego_passes
+from kestrel.sim.world.rules import Brake, ChangePath, Gate, Light, Pace, StopAt, WaitFor, Yield, ego_passes
 from kestrel.sim.world.traffic import Driver, Traffic, Walker
 
 EGO_FRONT, EGO_REAR, EGO_WIDTH = 3.7, 1.0, 1.95
@@ -59,6 +60,7 @@ class Script:
         self._layout = layout
         self._scene = scene
         self.lights: dict[float, Light] = {}
+        self.gates: list[Gate] = []
         profile = layout.main.profile
         turns = [station for station in layout.stations if station.turn]
         self.lane = int(rng.integers(profile.lanes))
@@ -142,7 +144,7 @@ class Script:
         light = Light(stop, not red, float(self._rng.uniform(2.0, 4.5)))
         self.lights[junction.s] = light
         self.traffic.updates.append(light)
-        self.traffic.ego.rules.append(StopAt(stop, lambda: not light.main_green))
+        self.traffic.ego.rules.append(StopAt(stop, light.main_red))
 
     def _add_lead(self) -> Driver | None:
         headway = EGO_FRONT + 5.0 + self.cruise * float(self._rng.uniform(0.9, 1.4))
@@ -174,7 +176,7 @@ class Script:
         lead = EGO_FRONT + float(rng.uniform(5.0, 9.0)) + 0.25 * self.cruise
         ego = self.traffic.ego
         begin, end = -profile.lane(lane), -profile.lane(self.lane)
-        duration = float(rng.uniform(2.2, 3.4))
+        duration = float(rng.uniform(2.8, 4.2))
         first = self._layout.main.lane(lane, True)
         model = self.cast.vehicle(heavy=0.7)
         abreast = float(first.project(self.path.position(ego.s + lead)[None])[0][0])
@@ -216,6 +218,16 @@ class Script:
         end = -profile.lane(self.lane)
         driver.rules.append(ChangePath(signal, lambda d: self._merge(d, begin, end, 3.0)))
 
+    def _add_gate(self, before: float, behind: float) -> Gate:
+        self.gates.append(Gate(before, behind))
+        return self.gates[-1]
+
+    def _junction_gate(self, junction: Junction) -> Gate:
+        """Gate at the stop lines of the main road."""
+        ahead, back = junction.arms[0], junction.arms[2]
+        assert ahead is not None and back is not None
+        return self._add_gate(junction.s - back.start - STOP_END, junction.s + ahead.start + STOP_END)
+
     def _notice(self) -> float:
         """Distance at which someone starts to cross, far enough to brake."""
         return max(18.0, self.cruise**2 / 5.6 + 6.0) + float(self._rng.uniform(0, 4))
@@ -237,7 +249,8 @@ class Script:
         rng, profile = self._rng, road.profile
         wait = profile.half + 0.5
         place = self.ego_s(s) if scripted else 0.0
-        trigger = ego_passes(place - self._notice() - (4.0 if side > 0 else 0.0))
+        trigger = ego_passes(place - self._notice() - (3.0 if side > 0 else 0.0))
+        gate = self._add_gate(s - 3.4, s + 3.4) if scripted else None
         rider = scripted and rng.random() < 0.25
         for index in range(1 if rider else int(rng.choice([1, 1, 2, 3]))):
             shift = float(rng.uniform(-1.2, 1.2))
@@ -252,8 +265,10 @@ class Script:
             speed = float(rng.uniform(3.0, 4.5) if rider else np.clip(rng.normal(1.6, 0.3), 1.1, 2.6))
             walker = Walker(actor.track_id, path, 0.0, speed, _kerb_height(*kerbs), trigger)
             self.traffic.walkers.append(walker)
-            if scripted:
-                self.traffic.ego.rules.append(Yield(place - 3.2, walker, trigger, 1.9 if rider else 1.7))
+            if gate is not None:
+                self.traffic.ego.rules.append(
+                    Yield(place - 3.2, walker, trigger, 1.9 if rider else 1.7, gate)
+                )
 
     def _cast_cross_vehicle(self, junction: Junction, side: float) -> None:
         """Someone on the side road drives straight across in front of the ego vehicle."""
@@ -274,7 +289,9 @@ class Script:
         signal = ego_passes(place - arm.start - self._notice() - (2.0 if side < 0 else 4.0))
         driver.rules.append(WaitFor(stop, signal, brisk=8.0))
         hold = self.ego_s(junction.s - arm.start - STOP_BEGIN)
-        self.traffic.ego.rules.append(Yield(hold, driver, signal, 1.6 + driver.rear))
+        self.traffic.ego.rules.append(
+            Yield(hold, driver, signal, 1.6 + driver.rear, self._junction_gate(junction))
+        )
 
     def _cast_oncoming(self, junction: Junction) -> None:
         """Someone who comes towards the ego vehicle turns left across its lane."""
@@ -292,7 +309,9 @@ class Script:
         signal = ego_passes(place - arm.start - self._notice())
         driver.rules.append(WaitFor(wait, signal, brisk=8.0))
         hold = self.ego_s(junction.s - arm.start - STOP_BEGIN)
-        self.traffic.ego.rules.append(Yield(hold, driver, signal, 1.6 + driver.rear))
+        self.traffic.ego.rules.append(
+            Yield(hold, driver, signal, 1.6 + driver.rear, self._junction_gate(junction))
+        )
 
     def actor(self, track_id: int) -> Actor:
         """The actor of a track id."""

@@ -8,19 +8,24 @@ Phys. Rev. E 62 (2000), equations 2 and 3, with anything in the way of a vehicle
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kestrel.sim.world.path import Path
 from kestrel.types import Float64Array
 
+Integers: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
+
 STEP_S: Final = 0.1
 """Time step of the simulation, seconds."""
 
-_LOOKAHEAD = 46
+_LOOKAHEAD = 24
 _JERK = 9.0
 
 
@@ -83,13 +88,13 @@ class Motion:
     exists, walks: (T, M) bool. ego_s, ego_speed, ego_acceleration: (T,).
     """
 
-    actor: np.ndarray
+    actor: Integers
     position: Float64Array
     yaw: Float64Array
     speed: Float64Array
     travelled: Float64Array
-    exists: np.ndarray
-    walks: np.ndarray
+    exists: Flags
+    walks: Flags
     ego_path: Path
     ego_s: Float64Array
     ego_speed: Float64Array
@@ -176,21 +181,10 @@ class Traffic:
             assert driver.towed is not None
             rows.append(self._row(driver, driver.towed[1]))
         for walker in self.walkers:
-            x, y = walker.path.position(walker.s)
+            x, y, heading = walker.path.at(walker.s)
             speed = walker.speed if walker.walking else 0.0
             travelled = walker.s / walker.stride
-            rows.append(
-                (
-                    x,
-                    y,
-                    walker.z(walker.s),
-                    walker.path.direction(walker.s),
-                    speed,
-                    travelled,
-                    1.0,
-                    walker.walking,
-                )
-            )
+            rows.append((x, y, walker.z(walker.s), heading, speed, travelled, 1.0, float(walker.walking)))
         return np.array(rows, np.float64).reshape(-1, 8)
 
     def _towing(self) -> list[Driver]:
@@ -200,9 +194,9 @@ class Traffic:
     def _row(driver: Driver, back: float) -> tuple[float, ...]:
         """State of a vehicle, or of the trailer ``back`` metres behind it."""
         s = driver.s - back
-        x, y = driver.path.position(s)
+        x, y, heading = driver.path.at(s)
         exists = 0.0 <= s <= driver.path.length
-        return float(x), float(y), 0.0, float(driver.path.direction(s)), driver.speed, s, float(exists), 0.0
+        return x, y, 0.0, heading, driver.speed, s, float(exists), 0.0
 
     def _decide(self) -> None:
         """Choose every driver's acceleration from its rules and from what is in its way."""
@@ -212,8 +206,8 @@ class Traffic:
             driver.stops.clear()
             for rule in driver.rules:
                 rule(driver, self)
-            bend = abs(float(driver.path.direction(driver.s + 12.0) - driver.path.direction(driver.s))) / 12.0
-            target = min(driver.target, np.sqrt(2.2 / max(bend, 1e-4)))
+            bend = abs(driver.path.at(driver.s + 12.0)[2] - driver.path.at(driver.s)[2]) / 12.0
+            target = min(driver.target, (2.2 / max(bend, 1e-4)) ** 0.5)
             wish = _idm(driver.speed, target, gaps[index], closing[index])
             for stop in driver.stops:
                 gap = stop - driver.s - driver.front
@@ -221,10 +215,10 @@ class Traffic:
                     wish = min(wish, _idm(driver.speed, target, gap + 1.2, driver.speed))
             if driver.forced is not None:
                 wish = min(wish, driver.forced)
-            change = np.clip(wish - driver.acceleration, -_JERK * STEP_S, _JERK * STEP_S)
+            change = min(max(wish - driver.acceleration, -_JERK * STEP_S), _JERK * STEP_S)
             if wish < -4.0:
                 change = wish - driver.acceleration
-            driver.acceleration = float(np.clip(driver.acceleration + change, -7.0, 2.5))
+            driver.acceleration = min(max(driver.acceleration + change, -7.0), 2.5)
 
     def _advance(self) -> None:
         for driver in self.drivers:
@@ -244,64 +238,61 @@ class Traffic:
             self._ways[key] = driver.path.position(s)
         return self._ways[key]
 
-    def _leaders(self) -> tuple[Float64Array, Float64Array]:
+    def _leaders(self) -> tuple[list[float], list[float]]:
         """Gap to the nearest thing in the way of each driver, and how fast it closes."""
         centres, owners, velocities, radii = self._discs()
+        reach = _LOOKAHEAD * self._stride
         ahead = np.arange(_LOOKAHEAD + 1) * self._stride
-        ways = []
+        ways, offset = [], []
         for driver in self.drivers:
             way = self._way(driver)
-            first = int(np.clip(driver.s, 0, len(way) - ahead[-1] - 1))
+            first = min(max(int(driver.s), 0), len(way) - reach - 1)
             ways.append(way[first + ahead])
+            offset.append(first - driver.s)
         points = np.stack(ways)
-        offset = np.array([int(np.clip(d.s, 0, None)) - d.s for d in self.drivers])
-        delta = centres - points[:, :, None]
+        distance = ((centres - points[:, :1]) ** 2).sum(-1)
+        who, what = np.nonzero((distance < (reach + 8.0) ** 2) & (owners != np.arange(len(points))[:, None]))
+        delta = centres[what, None] - points[who]
         nearest = (delta**2).sum(-1).argmin(1)
-        rows = np.arange(len(points))[:, None]
-        columns = np.arange(len(centres))
-        off = delta[rows, nearest, columns]
-        tangent = np.diff(points, axis=1)[rows, np.minimum(nearest, _LOOKAHEAD - 1)] / self._stride
-        along = nearest * self._stride + offset[:, None] + (off * tangent).sum(-1)
-        lateral = np.abs(off[..., 1] * tangent[..., 0] - off[..., 0] * tangent[..., 1])
-        half = np.array([d.width / 2 for d in self.drivers])[:, None]
-        relevant = (lateral < half + radii + 0.35) & (along > 0.0) & (owners != rows)
-        relevant &= along < ahead[-1] + 1.0
-        front = np.array([d.front for d in self.drivers])[:, None]
-        gap = np.where(relevant, np.maximum(along - front - radii, 0.05), np.inf)
-        first_in_way = gap.argmin(1)
-        speed = np.array([d.speed for d in self.drivers])
-        other = (velocities[first_in_way] * tangent[rows[:, 0], first_in_way]).sum(-1)
-        return gap[rows[:, 0], first_in_way], speed - other
+        off = delta[np.arange(len(who)), nearest]
+        tangents = np.diff(points, axis=1) / self._stride
+        tangent = tangents[who, np.minimum(nearest, _LOOKAHEAD - 1)]
+        along = nearest * self._stride + np.array(offset)[who] + (off * tangent).sum(-1)
+        lateral = np.abs(off[:, 1] * tangent[:, 0] - off[:, 0] * tangent[:, 1])
+        half = np.array([d.width / 2 for d in self.drivers])[who]
+        relevant = (lateral < half + radii[what] + 0.35) & (along > 0.0) & (along < reach + 1.0)
+        front = np.array([d.front for d in self.drivers])[who]
+        gap = np.where(relevant, np.maximum(along - front - radii[what], 0.05), np.inf)
+        speed = np.array([d.speed for d in self.drivers])[who]
+        closing = speed - (velocities[what] * tangent).sum(-1)
+        gaps, closings = [np.inf] * len(points), [0.0] * len(points)
+        for pair in np.flatnonzero(relevant).tolist():
+            if gap[pair] < gaps[who[pair]]:
+                gaps[who[pair]], closings[who[pair]] = float(gap[pair]), float(closing[pair])
+        return gaps, closings
 
-    def _discs(self) -> tuple[Float64Array, np.ndarray, Float64Array, Float64Array]:
+    def _discs(self) -> tuple[Float64Array, Integers, Float64Array, Float64Array]:
         """Centres (D, 2), owner index, velocity (D, 2) and radius of the discs that cover all movers."""
-        centres, owners, velocities, radii = [], [], [], []
+        rows = []
         for index, driver in enumerate(self.drivers):
-            if not 0.0 <= driver.s <= driver.path.length + 1.0:
-                continue
-            heading = float(driver.path.direction(driver.s))
-            forward = np.array([np.cos(heading), np.sin(heading)])
-            middle = driver.path.position(driver.s)
-            for place in driver.discs():
-                centres.append(middle + place * forward)
-                owners.append(index)
-                velocities.append(driver.speed * forward)
-                radii.append(driver.width / 2)
+            if 0.0 <= driver.s <= driver.path.length + 1.0:
+                x, y, heading = driver.path.at(driver.s)
+                cos, sin = math.cos(heading), math.sin(heading)
+                for place in driver.discs():
+                    spot = (x + place * cos, y + place * sin)
+                    rows.append((*spot, index, driver.speed * cos, driver.speed * sin, driver.width / 2))
         for walker in self.walkers:
-            heading = float(walker.path.direction(walker.s))
-            centres.append(walker.path.position(walker.s))
-            owners.append(-1)
-            velocities.append(
-                (walker.speed if walker.walking else 0.0) * np.array([np.cos(heading), np.sin(heading)])
-            )
-            radii.append(0.35)
-        return np.array(centres), np.array(owners), np.array(velocities), np.array(radii)
+            x, y, heading = walker.path.at(walker.s)
+            speed = walker.speed if walker.walking else 0.0
+            rows.append((x, y, -1, speed * math.cos(heading), speed * math.sin(heading), 0.35))
+        table = np.array(rows)
+        return table[:, :2], table[:, 2].astype(np.int64), table[:, 3:5], table[:, 5]
 
 
 def _idm(speed: float, target: float, gap: float, closing: float) -> float:
     """Acceleration of the Intelligent Driver Model, m/s^2."""
     strength, comfort, headway, standstill = 1.6, 2.2, 1.1, 2.0
     free = strength * (1.0 - (speed / max(target, 0.1)) ** 4)
-    wanted = standstill + max(speed * headway + speed * closing / (2 * np.sqrt(strength * comfort)), 0.0)
-    follow = strength * (wanted / max(gap, 0.3)) ** 2 if np.isfinite(gap) else 0.0
-    return float(np.clip(max(free, -3.0) - follow, -7.0, strength))
+    wanted = standstill + max(speed * headway + speed * closing / (2 * math.sqrt(strength * comfort)), 0.0)
+    follow = strength * (wanted / max(gap, 0.3)) ** 2 if gap < math.inf else 0.0
+    return min(max(max(free, -3.0) - follow, -7.0), strength)
