@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from kestrel_nodes.replay.session import Options, Outcome
 
-AUTO_RATE = "auto"
+MAX_RATE = "max"
 
 
 def replay(
     bag: Annotated[Path, typer.Argument(help="rosbag2 folder or .mcap file.")],
     rate: Annotated[
         str,
-        typer.Option(help="Seconds of the bag per second, or auto: as fast as all nodes keep up, at most 1."),
+        typer.Option(help="Seconds of the bag per second, or max: as fast as all nodes keep up, at most 1."),
     ] = "1",
     loop: Annotated[bool, typer.Option(help="Start over at the end, until stopped.")] = False,
     record: Annotated[
@@ -45,7 +45,7 @@ def replay(
     from kestrel_nodes.replay.player import Selection
     from kestrel_nodes.replay.session import Options
 
-    lockstep = rate == AUTO_RATE
+    lockstep = rate == MAX_RATE
     options = Options(
         bag=bag,
         rate=1.0 if lockstep else _positive(rate),
@@ -72,7 +72,7 @@ def _positive(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1000:
-        raise ConfigError(describe("--rate", expected=f"a positive number or {AUTO_RATE}", found=text))
+        raise ConfigError(describe("--rate", expected=f"a positive number or {MAX_RATE}", found=text))
     return value
 
 
@@ -89,7 +89,7 @@ def _with_progress(options: Options, console: Console) -> Outcome:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("replay", total=None, rate=0.0)
+        task = bar.add_task("replay", total=1.0, rate=0.0)
 
         def progress(done_s: float, total_s: float, rate: float) -> None:
             bar.update(task, completed=done_s, total=total_s, rate=rate)

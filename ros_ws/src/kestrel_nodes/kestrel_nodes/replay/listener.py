@@ -59,6 +59,7 @@ class Listener:
         self._record = record
         self._subscriptions: dict[str, Any] = {}
         self._lock = threading.Lock()
+        typestore()  # is made once, which takes a moment: not while messages arrive
         self.received = 0
 
     def look(self, inputs: Collection[str]) -> int:

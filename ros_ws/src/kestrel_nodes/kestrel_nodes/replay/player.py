@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -124,10 +125,12 @@ class Player:
             played: is added to.
             progress: see Progress.
         """
-        begin = time.monotonic()
         done_before, wall_before = played.bag_s, played.wall_s
+        messages = self._messages()
+        first = next(messages, None)  # opening the bag takes a moment that must not delay what follows
+        begin = time.monotonic()
         pace = Pace(rate, self.start_ns)
-        for message in self._messages():
+        for message in itertools.chain([] if first is None else [first], messages):
             if not self._wait_until(message.log_time_ns, pace):
                 break
             if not self._selection.published(message.topic):

@@ -1,0 +1,279 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""`kestrel replay` through real ROS: what is published arrives, what is recorded can be read."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from kestrel.data import messages, sensor_messages
+from kestrel.data.bag import BagReader, BagWriter
+from kestrel.types import PointCloud
+from kestrel_nodes.replay.listener import header_key
+from kestrel_nodes.replay.pacing import Answers, Key, Pace
+
+EPOCH = 1_700_000_000 * 10**9
+ECHO = Path(__file__).with_name("echo_node.py")
+KESTREL = [sys.executable, "-m", "kestrel"]
+
+
+class Now:
+    """A clock that is driven."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def never() -> bool:
+    return False
+
+
+def drive(path: Path, sweeps: int, points: int = 20000) -> Path:
+    """Write a bag with 10 sweeps per second, ten IMU messages per sweep, latched TF and truth."""
+    random = np.random.default_rng(0)
+    with BagWriter(path) as bag:
+        bag.write("/tf_static", messages.tf_message([]), EPOCH)
+        for sweep in range(sweeps):
+            stamp = EPOCH + sweep * 10**8
+            cloud = PointCloud(random.normal(size=(points, 4)).astype(np.float32), stamp, "lidar")
+            bag.write("/lidar/points", sensor_messages.cloud_message(cloud), stamp)
+            truth = messages.classification_message({"clear": 1.0}, stamp, "camera_front_optical")
+            bag.write("/truth/event", truth, stamp)
+            for step in range(10):
+                at = stamp + step * 10**7
+                imu = messages.imu_message(at, angular_velocity=(0, 0, 0), linear_acceleration=(0, 0, 9.8))
+                bag.write("/imu", imu, at)
+    return path
+
+
+def start_echo(work_s: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, ECHO, str(work_s)], stdout=subprocess.PIPE, text=True, env=os.environ.copy()
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+    return output
+
+
+def replay(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [*KESTREL, "replay", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ.copy())
+
+
+def test_everything_published_arrives_at_rate_one_and_is_recorded(tmp_path, ros_domain):
+    bag = drive(tmp_path / "bag", sweeps=20, points=30000)
+    echo = start_echo(0.0)
+    done = replay(bag, "--record", tmp_path / "out.mcap", "--wait-for", "echo")
+    received, answered = map(int, finish(echo).split())
+    assert done.returncode == 0, done.stderr
+    assert received == 20
+    assert "published 221 messages on 3 topics" in done.stdout
+    topics = BagReader(tmp_path / "out.mcap").topics
+    counts = {name: topic.count for name, topic in topics.items()}
+    assert counts == {
+        "/tf_static": 1,
+        "/lidar/points": 20,
+        "/imu": 200,
+        "/truth/event": 20,
+        "/echo/output/points": answered,
+    }
+    assert topics["/tf_static"].latched
+
+
+def test_recording_holds_the_bytes_of_the_bag_in_the_time_of_the_replay(tmp_path, ros_domain):
+    bag = drive(tmp_path / "bag", sweeps=5, points=100)
+    before = time.time_ns()
+    assert replay(bag, "--record", tmp_path / "out.mcap", "--rate", 2).returncode == 0
+    recorded = list(BagReader(tmp_path / "out.mcap").messages(["/lidar/points"]))
+    assert [item.raw for item in recorded] == [
+        item.raw for item in BagReader(bag).messages(["/lidar/points"])
+    ]
+    assert before < recorded[0].log_time_ns < time.time_ns()
+    span_s = (recorded[-1].log_time_ns - recorded[0].log_time_ns) / 1e9
+    assert 0.19 < span_s < 0.4
+
+
+def test_max_rate_waits_for_a_slow_node_which_then_answers_everything(tmp_path, ros_domain):
+    bag = drive(tmp_path / "bag", sweeps=10, points=100)
+    echo = start_echo(0.2)
+    done = replay(bag, "--rate", "max", "--record", tmp_path / "out.mcap", "--wait-for", "echo")
+    assert finish(echo).split() == ["10", "10"]
+    assert "/echo answered 10 of 10" in done.stdout
+    rate = float(re.search(r"rate ([0-9.]+)", done.stdout)[1])
+    assert 0.2 < rate < 0.62
+
+
+def test_fixed_rate_does_not_wait_and_counts_what_a_slow_node_misses(tmp_path, ros_domain):
+    bag = drive(tmp_path / "bag", sweeps=10, points=100)
+    echo = start_echo(0.35)
+    done = replay(bag, "--wait-for", "echo")
+    received, answered = map(int, finish(echo).split())
+    assert received == 10
+    assert answered < 6
+    assert f"/echo answered {answered} of 10" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_recording_is_complete(tmp_path, ros_domain, number):
+    bag = drive(tmp_path / "bag", sweeps=10, points=20000)
+    out = tmp_path / "out.mcap"
+    command = [*KESTREL, "replay", str(bag), "--loop", "--record", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    await_size(out, 1_500_000)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    reader = BagReader(out)
+    assert reader.damage is None
+    assert f"recorded {sum(topic.count for topic in reader.topics.values())} messages" in output
+
+
+def test_killed_recording_keeps_its_finished_chunks(tmp_path, ros_domain):
+    bag = drive(tmp_path / "bag", sweeps=10, points=20000)
+    out = tmp_path / "out.mcap"
+    command = [*KESTREL, "replay", str(bag), "--loop", "--record", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    await_size(out, 2_500_000)
+    process.kill()
+    process.wait(timeout=20)
+    reader = BagReader(out)
+    assert reader.topics["/lidar/points"].count >= 4
+    assert reader.damage is not None
+
+
+def await_size(path: Path, size: int) -> None:
+    deadline = time.monotonic() + 30
+    waiting = threading.Event()
+    while not path.exists() or path.stat().st_size < size:
+        assert time.monotonic() < deadline, "the recording does not grow"
+        waiting.wait(0.05)
+
+
+def test_part_of_a_bag_starts_with_what_is_latched(tmp_path, ros_domain):
+    bag = drive(tmp_path / "bag", sweeps=10, points=100)
+    out = tmp_path / "out.mcap"
+    options = ("--start", 0.5, "--duration", 0.3, "--topics", "/lidar/points", "--topics", "/tf_static")
+    assert replay(bag, "--record", out, *options).returncode == 0
+    stamps = [header_key(item.msgtype, item.raw) for item in BagReader(out).messages(["/lidar/points"])]
+    assert [key.stamp_ns - EPOCH for key in stamps] == [500_000_000, 600_000_000, 700_000_000]
+    assert BagReader(out).topics["/tf_static"].count == 1
+    assert "/imu" not in BagReader(out).topics
+
+
+def test_damaged_bag_is_replayed_up_to_the_damage_and_fails(tmp_path, ros_domain):
+    bag = drive(tmp_path / "bag", sweeps=10, points=20000)
+    data = next(bag.glob("*.mcap"))
+    os.truncate(data, data.stat().st_size // 2)
+    done = replay(bag, "--rate", 10)
+    assert done.returncode == 2
+    assert "published" in done.stdout
+    assert data.name in done.stderr.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--rate", "0"], "--rate"),
+        (["--rate", "fast"], "--rate"),
+        (["--record", "out.bag"], ".mcap"),
+        (["--wait-for", "nobody", "--wait-timeout", "0.3"], "nobody"),
+    ],
+)
+def test_wrong_use_is_said_in_one_line(tmp_path, ros_domain, arguments, text):
+    done = replay(drive(tmp_path / "bag", sweeps=1, points=1), *arguments)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_pace_maps_time_at_its_rate_and_goes_on_after_a_pause():
+    now = Now()
+    pace = Pace(0.5, EPOCH, now=now)
+    assert pace.left_s(EPOCH + 10**9) == pytest.approx(2.0)
+    now.seconds += 1.0
+    assert pace.bag_ns == EPOCH + 5 * 10**8
+    now.seconds += 7.0
+    pace.resume(EPOCH + 10**9)
+    assert pace.left_s(EPOCH + 2 * 10**9) == pytest.approx(2.0)
+
+
+def test_waiting_ends_with_the_answer_of_the_same_stamp():
+    now = Now()
+    answers = Answers(timeout_s=5.0, now=now)
+    answers.connect("/fusion", [("/lidar/points", False)])
+    answers.sent("/lidar/points", Key(10, "lidar"))
+    answers.received("/fusion", Key(9, "base_link"))
+    answers.received("/video", Key(10, "base_link"))
+    threading.Timer(0.05, lambda: answers.received("/fusion", Key(10, "base_link"))).start()
+    assert answers.wait("/lidar/points", never)
+    assert not answers.wait("/lidar/points", never)
+    assert answers.counts() == {"/fusion": (1, 1)}
+
+
+def test_answer_to_an_image_must_be_of_its_camera():
+    answers = Answers(now=Now())
+    answers.connect("/video", [("/camera/front/image", True), ("/camera/back/image", True)])
+    answers.sent("/camera/front/image", Key(10, "front"))
+    answers.sent("/camera/back/image", Key(10, "back"))
+    answers.received("/video", Key(10, "back"))
+    assert answers.counts() == {"/video": (1, 2)}
+    assert not answers.wait("/camera/back/image", never)
+
+
+def test_late_answer_still_counts():
+    answers = Answers(now=Now())
+    answers.connect("/fusion", [("/lidar/points", False)])
+    for stamp in (10, 20, 30):
+        answers.sent("/lidar/points", Key(stamp, "lidar"))
+    answers.received("/fusion", Key(10, "base_link"))
+    answers.received("/fusion", Key(30, "base_link"))
+    assert answers.counts() == {"/fusion": (2, 3)}
+
+
+def test_silent_node_is_waited_for_until_patience_ends_and_again_after_it_answers():
+    now = Now()
+    answers = Answers(timeout_s=5.0, now=now)
+    answers.connect("/fusion", [("/lidar/points", False)])
+
+    def waits(stamp: int) -> bool:
+        """Whether a replay would wait for the answer to this stamp (which does not come)."""
+        answers.sent("/lidar/points", Key(stamp, "lidar"))
+        polled = iter([False, True])
+        began = answers.wait("/lidar/points", lambda: next(polled))
+        now.seconds += 6.0
+        answers.wait("/lidar/points", never)
+        return began
+
+    assert waits(1)
+    assert not waits(2)  # it has never answered: one miss is enough
+    answers.received("/fusion", Key(2, "base_link"))
+    assert [waits(stamp) for stamp in (3, 4, 5, 6)] == [True, True, True, False]
+    answers.received("/fusion", Key(6, "base_link"))
+    assert waits(7)
+
+
+def test_stamp_and_frame_are_read_from_the_bytes():
+    message = messages.imu_message(EPOCH + 7, angular_velocity=(0, 0, 0), linear_acceleration=(0, 0, 0))
+    from kestrel.data.bag import serialize
+
+    assert header_key("sensor_msgs/msg/Imu", serialize(message)) == Key(EPOCH + 7, "imu")
+    text = serialize(messages.new("std_msgs/msg/String", data="hello"))
+    assert header_key("std_msgs/msg/String", text) is None
