@@ -19,10 +19,10 @@ import pytest
 pytest.importorskip("rclpy")
 
 from kestrel.data import messages, sensor_messages
-from kestrel.data.bag import BagReader, BagWriter
+from kestrel.data.bag import BagReader, BagWriter, serialize
+from kestrel.data.messages import Source, source_of
 from kestrel.types import PointCloud
-from kestrel_nodes.replay.listener import header_key
-from kestrel_nodes.replay.pacing import Answers, Key, Pace
+from kestrel_nodes.replay.pacing import Answers, Pace
 
 EPOCH = 1_700_000_000 * 10**9
 ECHO = Path(__file__).with_name("echo_node.py")
@@ -172,8 +172,8 @@ def test_part_of_a_bag_starts_with_what_is_latched(tmp_path, ros_domain):
     out = tmp_path / "out.mcap"
     options = ("--start", 0.5, "--duration", 0.3, "--topics", "/lidar/points", "--topics", "/tf_static")
     assert replay(bag, "--record", out, *options).returncode == 0
-    stamps = [header_key(item.msgtype, item.raw) for item in BagReader(out).messages(["/lidar/points"])]
-    assert [key.stamp_ns - EPOCH for key in stamps] == [500_000_000, 600_000_000, 700_000_000]
+    stamps = [source_of(item.msgtype, item.raw) for item in BagReader(out).messages(["/lidar/points"])]
+    assert [source.stamp_ns - EPOCH for source in stamps] == [500_000_000, 600_000_000, 700_000_000]
     assert BagReader(out).topics["/tf_static"].count == 1
     assert "/imu" not in BagReader(out).topics
 
@@ -219,10 +219,10 @@ def test_waiting_ends_with_the_answer_of_the_same_stamp():
     now = Now()
     answers = Answers(timeout_s=5.0, now=now)
     answers.connect("/fusion", [("/lidar/points", False)])
-    answers.sent("/lidar/points", Key(10, "lidar"))
-    answers.received("/fusion", Key(9, "base_link"))
-    answers.received("/video", Key(10, "base_link"))
-    threading.Timer(0.05, lambda: answers.received("/fusion", Key(10, "base_link"))).start()
+    answers.sent("/lidar/points", Source(10, "lidar"))
+    answers.received("/fusion", Source(9, "base_link"))
+    answers.received("/video", Source(10, "base_link"))
+    threading.Timer(0.05, lambda: answers.received("/fusion", Source(10, "base_link"))).start()
     assert answers.wait("/lidar/points", never)
     assert not answers.wait("/lidar/points", never)
     assert answers.counts() == {"/fusion": (1, 1)}
@@ -231,9 +231,9 @@ def test_waiting_ends_with_the_answer_of_the_same_stamp():
 def test_answer_to_an_image_must_be_of_its_camera():
     answers = Answers(now=Now())
     answers.connect("/video", [("/camera/front/image", True), ("/camera/back/image", True)])
-    answers.sent("/camera/front/image", Key(10, "front"))
-    answers.sent("/camera/back/image", Key(10, "back"))
-    answers.received("/video", Key(10, "back"))
+    answers.sent("/camera/front/image", Source(10, "front"))
+    answers.sent("/camera/back/image", Source(10, "back"))
+    answers.received("/video", Source(10, "back"))
     assert answers.counts() == {"/video": (1, 2)}
     assert not answers.wait("/camera/back/image", never)
 
@@ -242,9 +242,9 @@ def test_late_answer_still_counts():
     answers = Answers(now=Now())
     answers.connect("/fusion", [("/lidar/points", False)])
     for stamp in (10, 20, 30):
-        answers.sent("/lidar/points", Key(stamp, "lidar"))
-    answers.received("/fusion", Key(10, "base_link"))
-    answers.received("/fusion", Key(30, "base_link"))
+        answers.sent("/lidar/points", Source(stamp, "lidar"))
+    answers.received("/fusion", Source(10, "base_link"))
+    answers.received("/fusion", Source(30, "base_link"))
     assert answers.counts() == {"/fusion": (2, 3)}
 
 
@@ -255,7 +255,7 @@ def test_silent_node_is_waited_for_until_patience_ends_and_again_after_it_answer
 
     def waits(stamp: int) -> bool:
         """Whether a replay would wait for the answer to this stamp (which does not come)."""
-        answers.sent("/lidar/points", Key(stamp, "lidar"))
+        answers.sent("/lidar/points", Source(stamp, "lidar"))
         polled = iter([False, True])
         began = answers.wait("/lidar/points", lambda: next(polled))
         now.seconds += 6.0
@@ -264,16 +264,14 @@ def test_silent_node_is_waited_for_until_patience_ends_and_again_after_it_answer
 
     assert waits(1)
     assert not waits(2)  # it has never answered: one miss is enough
-    answers.received("/fusion", Key(2, "base_link"))
+    answers.received("/fusion", Source(2, "base_link"))
     assert [waits(stamp) for stamp in (3, 4, 5, 6)] == [True, True, True, False]
-    answers.received("/fusion", Key(6, "base_link"))
+    answers.received("/fusion", Source(6, "base_link"))
     assert waits(7)
 
 
 def test_stamp_and_frame_are_read_from_the_bytes():
     message = messages.imu_message(EPOCH + 7, angular_velocity=(0, 0, 0), linear_acceleration=(0, 0, 0))
-    from kestrel.data.bag import serialize
-
-    assert header_key("sensor_msgs/msg/Imu", serialize(message)) == Key(EPOCH + 7, "imu")
+    assert source_of("sensor_msgs/msg/Imu", serialize(message)) == Source(EPOCH + 7, "imu")
     text = serialize(messages.new("std_msgs/msg/String", data="hello"))
-    assert header_key("std_msgs/msg/String", text) is None
+    assert source_of("std_msgs/msg/String", text) is None

@@ -5,14 +5,32 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kestrel.data.bag import typestore
 from kestrel.types import Float64Array
+
+
+class Source(NamedTuple):
+    """What identifies a sensor message in the outputs that it causes."""
+
+    stamp_ns: int
+    frame_id: str
+
+
+def source_of(msgtype: str, raw: bytes) -> Source | None:
+    """Return stamp and frame of a serialized message, None if its type does not start with a header."""
+    definition = typestore().fielddefs.get(msgtype)
+    if definition is None or not definition[1] or definition[1][0][0] != "header" or len(raw) < 16:
+        return None
+    order = "<" if raw[1] else ">"
+    seconds, nanoseconds, length = struct.unpack_from(f"{order}iII", raw, 4)
+    return Source(seconds * 10**9 + nanoseconds, raw[16 : 16 + max(length - 1, 0)].decode(errors="replace"))
 
 
 def new(msgtype: str, **fields: Any) -> Any:

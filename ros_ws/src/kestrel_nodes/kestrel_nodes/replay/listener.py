@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import importlib
 import re
-import struct
 import threading
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kestrel.data.bag import typestore
-from kestrel_nodes.replay.pacing import Answers, Key
+from kestrel.data.messages import source_of
+from kestrel_nodes.replay.pacing import Answers
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -32,16 +32,6 @@ def message_class(msgtype: str) -> Any | None:
         return getattr(importlib.import_module(f"{package}.msg"), name)
     except (ImportError, AttributeError):
         return None
-
-
-def header_key(msgtype: str, raw: bytes) -> Key | None:
-    """Return stamp and frame of a serialized message, None if its type does not start with a header."""
-    definition = typestore().fielddefs.get(msgtype)
-    if definition is None or not definition[1] or definition[1][0][0] != "header" or len(raw) < 16:
-        return None
-    order = "<" if raw[1] else ">"
-    seconds, nanoseconds, length = struct.unpack_from(f"{order}iII", raw, 4)
-    return Key(seconds * 10**9 + nanoseconds, raw[16 : 16 + max(length - 1, 0)].decode(errors="replace"))
 
 
 class Listener:
@@ -127,9 +117,9 @@ class Listener:
         self._record(topic, msgtype, raw)
         found = OUTPUT.fullmatch(topic)
         if found is not None and found[2] == "output":
-            key = header_key(msgtype, raw)
-            if key is not None:
-                self._answers.received(found["node"], key)
+            source = source_of(msgtype, raw)
+            if source is not None:
+                self._answers.received(found["node"], source)
 
 
 def _full_name(namespace: str, name: str) -> str:

@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+from kestrel.data.messages import Source
 
 ANSWER_TIMEOUT_S = 5.0
 PATIENCE = 3
@@ -39,13 +40,6 @@ class Pace:
         self._bag_ns, self._since = bag_ns, self._now()
 
 
-class Key(NamedTuple):
-    """What identifies a sensor message in the outputs it causes."""
-
-    stamp_ns: int
-    frame_id: str
-
-
 @dataclass
 class _Link:
     """One input of one node.
@@ -56,8 +50,8 @@ class _Link:
     """
 
     by_frame: bool
-    pending: dict[Key, float] = field(default_factory=dict)
-    newest: Key | None = None
+    pending: dict[Source, float] = field(default_factory=dict)
+    newest: Source | None = None
     missed: int = 0
     sent: int = 0
     answered: int = 0
@@ -66,14 +60,14 @@ class _Link:
     def hopeless(self) -> bool:
         return self.missed >= (PATIENCE if self.answered else 1)
 
-    def send(self, key: Key, now: float) -> None:
+    def send(self, key: Source, now: float) -> None:
         self.sent += 1
         self.newest = key
         self.pending[key] = now
         if len(self.pending) > PENDING_LIMIT:
             del self.pending[next(iter(self.pending))]
 
-    def receive(self, answer: Key) -> None:
+    def receive(self, answer: Source) -> None:
         for key in self.pending:
             if key.stamp_ns == answer.stamp_ns and (not self.by_frame or key.frame_id == answer.frame_id):
                 del self.pending[key]
@@ -112,14 +106,14 @@ class Answers:
             for topic, by_frame in inputs:
                 self._links.setdefault((node, topic), _Link(by_frame))
 
-    def sent(self, topic: str, key: Key) -> None:
+    def sent(self, topic: str, key: Source) -> None:
         """Note that an input message is about to be published."""
         with self._changed:
             for (_, name), link in self._links.items():
                 if name == topic:
                     link.send(key, self._now())
 
-    def received(self, node: str, key: Key) -> None:
+    def received(self, node: str, key: Source) -> None:
         """Note an output of ``node``."""
         with self._changed:
             for (name, _), link in self._links.items():

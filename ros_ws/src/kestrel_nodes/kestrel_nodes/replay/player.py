@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from kestrel.data.bag import BagMessage, BagReader
-from kestrel_nodes.replay.listener import header_key, message_class
+from kestrel.data.messages import source_of
+from kestrel_nodes.replay.listener import message_class
 from kestrel_nodes.replay.pacing import Answers, Pace
 
 if TYPE_CHECKING:
@@ -194,8 +195,8 @@ class Player:
     def _publish(self, message: BagMessage, bag_ns: int, played: Played) -> None:
         self._tick(bag_ns)
         self._record(message.topic, message.msgtype, message.raw)
-        key = header_key(message.msgtype, message.raw)
-        if key is not None:
-            self._answers.sent(message.topic, key)
+        source = source_of(message.msgtype, message.raw)
+        if source is not None:
+            self._answers.sent(message.topic, source)
         self._publishers[message.topic].publish(message.raw)
         played.counts[message.topic] += 1
