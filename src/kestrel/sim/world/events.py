@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from kestrel.sim.world.traffic import STEP_S, Motion
+from kestrel.sim.world.traffic import STEP_S, Flags, Motion
 from kestrel.types import Float64Array
 
 RANGE_M: Final = 30.0
@@ -28,6 +28,8 @@ class EventReader:
         self._motion = motion
         self._sizes = sizes
         self._lane_frame()
+        self._drift = motion.speed * np.sin(self._crossing_angle)
+        self._acceleration = np.gradient(motion.speed, STEP_S, axis=0)
 
     def _lane_frame(self) -> None:
         """Positions relative to the ego path: distance ahead and offset to the left, (T, M) each."""
@@ -56,76 +58,69 @@ class EventReader:
             self._crossing_angle[k] = motion.yaw[k] - heading[nearest]
 
     def names(self) -> list[str]:
-        """Event of every time step."""
-        motion = self._motion
-        acceleration = np.gradient(motion.speed, STEP_S, axis=0) if motion.speed.shape[1] else motion.speed
-        drift = motion.speed * np.sin(self._crossing_angle)
-        return [self._at(k, acceleration[k], drift[k]) for k in range(len(motion.ego_s))]
+        """Event of every time step, without flickers shorter than half a second."""
+        names = [self._across(k) or self._own(k) for k in range(len(self._motion.ego_s))]
+        keep = round(0.5 / STEP_S)
+        start = 0
+        for k in range(1, len(names) + 1):
+            if k == len(names) or names[k] != names[start]:
+                if k - start < keep and start > 0:
+                    names[start:k] = [names[start - 1]] * (k - start)
+                start = k if k < len(names) and names[k] != names[k - 1] else start
+        return names
 
-    def _at(self, k: int, acceleration: Float64Array, drift: Float64Array) -> str:
-        motion = self._motion
-        ahead, left = self._ahead[k], self._left[k]
-        length, width = self._sizes[:, 0], self._sizes[:, 1]
+    def _across(self, k: int) -> str | None:
+        """Someone crosses the way of the ego vehicle, turns across it or moves into its lane."""
+        motion, ahead, left, drift = self._motion, self._ahead[k], self._left[k], self._drift[k]
+        length = self._sizes[:, 0]
         moving = motion.exists[k] & (motion.speed[k] > 0.5)
-        angle = np.cos(self._crossing_angle[k])
+        along = np.cos(self._crossing_angle[k])
+        inward = left * drift < 0
+        enters = self._enters(k)
         near = moving & (ahead > 0.3) & (ahead < RANGE_M)
-        across = near & (np.abs(drift) > 0.55 * motion.speed[k]) & (np.abs(angle) < 0.84)
-        inward = -np.sign(left) * np.sign(drift) > 0
+        sideways = near & (np.abs(drift) > 0.55 * motion.speed[k]) & (np.abs(along) < 0.84)
         reach = _LANE / 2 + np.where(length > 1.2, length / 2, 0.4)
-        relevant = across & (np.abs(left) < 16.0) & ((inward & self._enters(k)) | (np.abs(left) < reach))
+        crossing = sideways & (np.abs(left) < 16.0) & ((inward & enters) | (np.abs(left) < reach))
         turned = self._came_against(k)
-        order = np.where(relevant, ahead, np.inf)
-        if relevant.any():
-            first = int(order.argmin())
+        if crossing.any():
+            first = int(np.where(crossing, ahead, np.inf).argmin())
             if turned[first]:
                 return "oncoming_turn"
             return "crossing_from_left" if drift[first] < 0 else "crossing_from_right"
-        oncoming = (
-            near
-            & turned
-            & (drift < -0.25 * motion.speed[k])
-            & (np.abs(left) < 6.0)
-            & (left > -_LANE - length / 2)
-        )
-        if oncoming.any():
+        turning = near & turned & (drift < -0.25 * motion.speed[k]) & (np.abs(left) < 6.0)
+        if (turning & (left > -_LANE - length / 2)).any():
             return "oncoming_turn"
-        same = moving & (angle > 0.84) & (ahead - length / 2 < RANGE_M) & (ahead > -1.0)
-        entering = (
-            same
-            & (np.abs(drift) > 0.25)
-            & inward
-            & (np.abs(left) > 0.3)
-            & (np.abs(left) < 3.9)
-            & self._enters(k)
-        )
-        if entering.any():
-            return "cut_in"
-        lead = (
-            motion.exists[k]
-            & (angle > 0.84)
-            & (np.abs(left) < _LANE)
-            & (ahead - length / 2 < 35.0)
-            & (ahead > 0.0)
-        )
+        beside = moving & (along > 0.84) & (ahead - length / 2 < RANGE_M) & (ahead > -1.0)
+        shift = inward & (np.abs(drift) > 0.25) & (np.abs(left) > 0.3) & (np.abs(left) < 3.9)
+        return "cut_in" if (beside & shift & enters).any() else None
+
+    def _own(self, k: int) -> str:
+        """What the ego vehicle does, and the vehicle in front of it."""
+        motion, ahead = self._motion, self._ahead[k]
         if motion.ego_speed[k] < 0.3:
             return "stopped"
-        if (lead & (acceleration < -1.5) & moving).any():
+        rear = ahead - self._sizes[:, 0] / 2
+        same_way = np.cos(self._crossing_angle[k]) > 0.84
+        lead = motion.exists[k] & same_way & (np.abs(self._left[k]) < _LANE) & (rear < 35.0) & (ahead > 0.0)
+        if (lead & (self._acceleration[k] < -1.5) & (motion.speed[k] > 0.5)).any():
             return "lead_braking"
-        if motion.ego_acceleration[k] < -0.8 and not (lead & (ahead < RANGE_M)).any() and self._stops(k):
-            return "ego_stopping"
-        return "clear"
+        slowing = motion.ego_acceleration[k] < (-0.8 if motion.ego_speed[k] > 4.0 else -0.25)
+        free = not (lead & (motion.speed[k] > 1.0)).any()
+        return "ego_stopping" if slowing and free and self._stops(k) else "clear"
 
-    def _came_against(self, k: int) -> np.ndarray:
+    def _came_against(self, k: int) -> Flags:
         """Movers that drove towards the ego vehicle during the last seconds."""
         back = max(k - int(7.0 / STEP_S), 0)
         recent = np.cos(self._crossing_angle[back : k + 1]) < -0.8
         driving = self._sizes[:, 0] > 1.2
-        return (recent & np.isfinite(self._ahead[back : k + 1])).any(0) & driving
+        came: Flags = (recent & np.isfinite(self._ahead[back : k + 1])).any(0) & driving
+        return came
 
-    def _enters(self, k: int) -> np.ndarray:
+    def _enters(self, k: int) -> Flags:
         """Movers that are in the ego lane within the next four and a half seconds."""
         later = min(k + int(4.5 / STEP_S), len(self._left) - 1)
-        return (np.abs(self._left[k : later + 1]) < 1.2).any(0)
+        enters: Flags = (np.abs(self._left[k : later + 1]) < 1.2).any(0)
+        return enters
 
     def _stops(self, k: int) -> bool:
         """Whether the ego vehicle nearly stands within the next five seconds."""

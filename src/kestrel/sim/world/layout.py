@@ -158,25 +158,27 @@ def plan_stations(rng: np.random.Generator, scene: str, seconds: float) -> list[
     """Choose what happens during the drive, and at which arc length of the main road."""
     speed = CRUISE[scene]
     if scene == "highway":
-        count = 1 + round(seconds / 8.0)
-        events = [str(rng.choice(["lead_braking", "cut_in", "cut_in", "jam"])) for _ in range(count)]
+        count = 1 + round(seconds / 6.0)
+        events = [
+            str(rng.choice(["lead_braking", "cut_in", "cut_in", "cut_in", "jam"])) for _ in range(count)
+        ]
         return [
-            Station(RUN_IN + speed * (2.5 + 7.5 * i) + rng.uniform(0, 30), "open", event)
+            Station(RUN_IN + speed * (2.0 + 5.5 * i) + rng.uniform(0, 30), "open", event)
             for i, event in enumerate(events)
         ]
     choices = ["crossing_from_left", "crossing_from_right", "oncoming_turn", "cut_in", "lead_braking"]
-    weights = np.array([2.2, 2.0, 1.6, 1.8, 0.8])
+    weights = np.array([2.0, 1.6, 2.2, 2.8, 0.7])
     names = [*choices, "ego_stopping", "clear"]
-    weights = np.append(weights, (1.5, 0.3))
+    weights = np.append(weights, (1.3, 0.2))
     stations: list[Station] = []
-    s = RUN_IN + speed * rng.uniform(2.0, 4.5) + 14.0
+    s = RUN_IN + speed * rng.uniform(1.5, 3.5) + 14.0
     while s < RUN_IN + speed * seconds + 40.0:
         previous = stations[-1].event if stations else "clear"
         likely = np.where(np.array(names) == previous, 0.25 * weights, weights)
         event = str(rng.choice(names, p=likely / likely.sum()))
         kind = _kind_for(event, rng)
         if stations:
-            s += max(_STRAIGHT[stations[-1].kind] + _STRAIGHT[kind], 34.0) + rng.uniform(3, 16)
+            s += max(_STRAIGHT[stations[-1].kind] + _STRAIGHT[kind], 30.0) + rng.uniform(2, 9)
         stations.append(Station(float(s), kind, event))
     turns = {"cross": (-1, 1), "left": (1,), "right": (-1,)}
     last = stations[-1] if len(stations) == 1 else stations[-2]

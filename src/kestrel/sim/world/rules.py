@@ -88,7 +88,7 @@ class WaitFor:
         self.gone = self.gone or self.signal(traffic)
         if not self.gone:
             driver.stops.append(self.s)
-        elif self.brisk:
+        elif self.brisk and driver.desired > 0.0:
             driver.target = max(driver.target, self.brisk)
 
 
@@ -115,7 +115,8 @@ class Yield:
         self.side = self.side or float(np.sign(left[0]))
         self.gate.until = traffic.time + 2 * STEP_S
         self.done = left[0] * self.side < -self.clear or self.other.s >= self.other.path.length
-        if traffic.time - self.began > 9.0 and left[0] * self.side > 6.0:
+        outside = left[0] * self.side > 3.0 + (self.other.front if isinstance(self.other, Driver) else 0.0)
+        if traffic.time - self.began > 9.0 and outside:
             self.done = True
             if isinstance(self.other, Driver):
                 self.other.desired = 0.0

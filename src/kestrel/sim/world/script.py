@@ -141,7 +141,7 @@ class Script:
         assert arm is not None
         stop = self.ego_s(junction.s - arm.start - STOP_BEGIN) - 0.6
         red = station.event == "ego_stopping"
-        light = Light(stop, not red, float(self._rng.uniform(2.0, 4.5)))
+        light = Light(stop, not red, float(self._rng.uniform(1.5, 4.0)))
         self.lights[junction.s] = light
         self.traffic.updates.append(light)
         self.traffic.ego.rules.append(StopAt(stop, light.main_red))

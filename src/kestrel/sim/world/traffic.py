@@ -291,7 +291,7 @@ class Traffic:
 
 def _idm(speed: float, target: float, gap: float, closing: float) -> float:
     """Acceleration of the Intelligent Driver Model, m/s^2."""
-    strength, comfort, headway, standstill = 1.6, 2.2, 1.1, 2.0
+    strength, comfort, headway, standstill = 1.9, 2.2, 1.1, 2.0
     free = strength * (1.0 - (speed / max(target, 0.1)) ** 4)
     wanted = standstill + max(speed * headway + speed * closing / (2 * math.sqrt(strength * comfort)), 0.0)
     follow = strength * (wanted / max(gap, 0.3)) ** 2 if gap < math.inf else 0.0
