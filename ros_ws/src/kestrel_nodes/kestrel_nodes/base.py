@@ -235,6 +235,8 @@ class KestrelNode(ManagedNode[P]):
         self.health["sync"].count("time_jumps")
         self.health["sync"].warn("time jump", cause)
         self.health["sync"].clear("time jump")
+        for port in self.inputs.values() if source is None else ():
+            port.guard.forget()
         self.reset(cause, source)
         action = partial(self.reset_pipeline, cause, source)
         drop = None if source is None else (source.topic,)

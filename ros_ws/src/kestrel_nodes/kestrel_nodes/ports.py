@@ -19,6 +19,8 @@ from kestrel_nodes.health import Concern, Level
 from kestrel_nodes.stamps import StampGuard
 
 PERIODS_UNTIL_LATE = 2.0
+LATE_AT_LEAST_S = 0.1
+"""Messages that come in bursts have no period to be late by."""
 
 
 class Output:
@@ -124,7 +126,7 @@ class Input:
         period, silent = self.period_s, self.silent_s
         if period is not None:
             self.concern.set("period_s", f"{period:.3f}")
-        late_s = PERIODS_UNTIL_LATE * period if period is not None else timeout_s
+        late_s = max(PERIODS_UNTIL_LATE * period, LATE_AT_LEAST_S) if period is not None else timeout_s
         if paused or not self.required or silent <= late_s:
             self.concern.clear("late")
         elif silent > max(timeout_s, late_s):

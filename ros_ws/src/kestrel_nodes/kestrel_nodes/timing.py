@@ -40,6 +40,11 @@ class Timing:
         for name in ("processing_time_ms", "pipeline_latency_ms", "cyclic_time_ms"):
             self._outputs[name] = self._node.add_debug(name, Float64)
 
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The timing topics."""
+        return tuple(self._outputs.values())
+
     def restart(self) -> None:
         """Forget the previous output, which was before the node paused."""
         self._last_done = self._late_since = None

@@ -1,0 +1,231 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The segmentation node over real ROS: answers, and every malformed cloud."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import TransformStamped
+from sensor_msgs.msg import PointCloud2
+from tf2_msgs.msg import TFMessage
+from vision_msgs.msg import LabelInfo
+
+from kestrel.classes import IGNORE, POINT_CLASSES, POINT_COLOURS
+from kestrel.errors import ModelError
+from kestrel.pipelines.segmentation import PointSegmenter
+from kestrel_nodes.cloud_layout import structured
+from kestrel_nodes.qos import LATCHED
+from kestrel_nodes.segmentation import SegmentationNode
+from kestrel_nodes.transforms import STATIC_QOS
+from tests.ros.graph import Graph
+from tests.ros.messages import cloud, cloud_of, fill, header
+from tests.ros.stand_ins import CAR, ROAD, Segmentation
+
+POINTS = [[5.0, 1.0, 0.0, 0.2], [6.0, -1.0, 1.0, 0.9], [7.0, 0.0, 0.1, 0.5]]
+STATUS = "segmentation: input/points"
+
+
+class Rig:
+    """A segmentation node, a publisher of clouds and the labelled clouds that came back."""
+
+    def __init__(self, graph: Graph, **parameters: object) -> None:
+        self.graph = graph
+        self.node = graph.add(Segmentation, "segmentation", **{"base_frame": "", **parameters})
+        self.publisher = graph.publisher(PointCloud2, "/segmentation/input/points")
+        self.answers = graph.collect(PointCloud2, "/segmentation/output/points")
+
+    def answer_to(self, message: PointCloud2) -> PointCloud2:
+        before = len(self.answers)
+        self.publisher.publish(message)
+        self.graph.until(lambda: len(self.answers) > before, "an answer")
+        return self.answers[-1]
+
+    def assert_recovers(self, at_ms: int) -> None:
+        """The next good cloud is answered and the status ends OK."""
+        answer = self.answer_to(cloud(POINTS, at_ms))
+        assert answer.header == header(at_ms)
+        self.graph.await_status(STATUS, lambda view: view.level == 0, "OK after a good cloud")
+
+
+@pytest.fixture
+def rig(graph: Graph) -> Rig:
+    return Rig(graph)
+
+
+def test_every_point_gets_its_class_in_the_order_and_with_the_header_of_the_input(rig: Rig) -> None:
+    answer = rig.answer_to(cloud(POINTS, at_ms=40))
+    table = structured(answer)
+    assert answer.header == header(40)
+    assert [field.name for field in answer.fields] == ["x", "y", "z", "class_id", "probability"]
+    assert table["class_id"].tolist() == [ROAD, CAR, ROAD]
+    assert table["x"].tolist() == [5.0, 6.0, 7.0]
+    assert table["probability"].tolist() == [0.75] * 3
+
+
+def test_the_coloured_cloud_carries_the_palette(graph: Graph, rig: Rig) -> None:
+    coloured = graph.collect(PointCloud2, "/segmentation/output/points_coloured")
+    rig.publisher.publish(cloud(POINTS))
+    graph.until(lambda: coloured, "a coloured cloud")
+    rgb = structured(coloured[0])["rgb"].copy().view(np.uint32)
+    red, green, blue = POINT_COLOURS["car"]
+    assert rgb[1] == red << 16 | green << 8 | blue
+    assert rgb[0] == rgb[2] != rgb[1]
+
+
+def test_classes_that_are_filtered_out_are_missing_from_the_filtered_cloud(graph: Graph) -> None:
+    rig = Rig(graph, removed_classes=["driveable_surface"])
+    filtered = graph.collect(PointCloud2, "/segmentation/output/points_filtered")
+    rig.publisher.publish(cloud(POINTS))
+    graph.until(lambda: filtered, "a filtered cloud")
+    assert structured(filtered[0])["class_id"].tolist() == [CAR]
+
+
+def test_label_info_reaches_a_late_subscriber(graph: Graph, rig: Rig) -> None:
+    infos = graph.collect(LabelInfo, "/segmentation/output/label_info", LATCHED)
+    graph.until(lambda: infos, "the label info")
+    assert tuple(entry.class_name for entry in infos[0].class_map) == POINT_CLASSES
+
+
+def test_an_empty_cloud_is_answered_with_an_empty_cloud_and_counted(graph: Graph, rig: Rig) -> None:
+    answer = rig.answer_to(cloud([], at_ms=10))
+    assert (answer.width * answer.height, len(answer.data)) == (0, 0)
+    graph.await_status(STATUS, lambda view: view.count("empty_clouds") == 1, "one empty cloud")
+
+
+def test_points_that_are_not_finite_stay_in_place_without_a_class(graph: Graph, rig: Rig) -> None:
+    nan, inf = float("nan"), float("inf")
+    answer = rig.answer_to(cloud([POINTS[1], [nan, 0, 0, 0], [inf, 0, 0, 0], [1e30, 0, 0, 0], POINTS[0]]))
+    assert structured(answer)["class_id"].tolist() == [CAR, IGNORE, IGNORE, IGNORE, ROAD]
+    view = graph.await_status(STATUS, lambda view: view.count("invalid_points") == 2, "two invalid points")
+    assert view.count("far_points") == 1
+
+
+def test_a_cloud_of_nothing_but_nan_is_answered_and_reported(graph: Graph, rig: Rig) -> None:
+    answer = rig.answer_to(cloud([[float("nan")] * 4] * 3, at_ms=10))
+    assert structured(answer)["class_id"].tolist() == [IGNORE] * 3
+    view = graph.await_status(STATUS, lambda view: view.said("no usable point", 1), "WARN")
+    assert view.count("invalid_points") == 3
+    rig.assert_recovers(20)
+
+
+def broken_clouds() -> list[tuple[str, PointCloud2, str]]:
+    truncated = cloud(POINTS)
+    fill(truncated, bytes(truncated.data)[:-7])
+    too_long = cloud(POINTS)
+    fill(too_long, bytes(too_long.data) + b"12345")
+    no_step = cloud(POINTS)
+    no_step.point_step = 0
+    outside = cloud(POINTS)
+    outside.fields[2].offset = 14
+    overlap = cloud(POINTS)
+    overlap.fields[1].offset = 2
+    unknown = cloud(POINTS)
+    unknown.fields[0].datatype = 42
+    no_count = cloud(POINTS)
+    no_count.fields[0].count = 0
+    doubled = cloud(POINTS)
+    doubled.fields[1].name = "x"
+    row_step = cloud(POINTS)
+    row_step.row_step = 5
+    no_x = cloud_of(np.zeros(4, np.dtype([("y", "<f4"), ("z", "<f4")])))
+    integers = cloud_of(np.zeros(4, np.dtype([("x", "<i4"), ("y", "<i4"), ("z", "<i4")])))
+    huge = cloud(POINTS)
+    huge.width = 4_000_000_000
+    huge.height = 4_000_000_000
+    return [
+        ("truncated", truncated, "cloud data"),
+        ("too long", too_long, "cloud data"),
+        ("point_step 0", no_step, "point_step"),
+        ("field beyond point_step", outside, "cloud field 'z'"),
+        ("overlapping fields", overlap, "overlap"),
+        ("unknown datatype", unknown, "datatype"),
+        ("count 0", no_count, "count"),
+        ("doubled field", doubled, "unique names"),
+        ("row_step too small", row_step, "row_step"),
+        ("no x", no_x, "cloud field 'x'"),
+        ("integer coordinates", integers, "cloud field 'x'"),
+        ("absurd size", huge, "row_step"),
+    ]
+
+
+def test_each_malformed_cloud_is_rejected_with_its_reason_and_the_next_good_one_answered(
+    graph: Graph, rig: Rig
+) -> None:
+    for number, (name, message, reason) in enumerate(broken_clouds()):
+        at_ms = 100 * number
+        message.header = header(at_ms)
+        rig.publisher.publish(message)
+        view = graph.await_status(
+            STATUS,
+            lambda view, reason=reason: view.level == 2 and reason in view.message,
+            f"{name}: {reason}",
+        )
+        assert view.count("rejected") == number + 1, name
+        rig.assert_recovers(at_ms + 50)
+    assert len(rig.answers) == len(broken_clouds())
+
+
+def test_a_cloud_without_intensity_is_used_and_says_so(graph: Graph, rig: Rig) -> None:
+    table = np.zeros(2, np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4")]))
+    assert rig.answer_to(cloud_of(table)).width == 2
+    graph.await_status(STATUS, lambda view: view.said("no intensity field", 1), "WARN")
+
+
+def test_a_cloud_above_the_capacity_is_thinned_and_says_so(graph: Graph) -> None:
+    rig = Rig(graph, capacity=10)
+    answer = rig.answer_to(cloud([[float(i), 0.0, 1.0, 0.5] for i in range(100)]))
+    classes = structured(answer)["class_id"]
+    assert (classes == CAR).sum() == 10
+    assert (classes == IGNORE).sum() == 90
+    graph.await_status(STATUS, lambda view: view.said("beyond the capacity", 1), "WARN")
+
+
+def test_without_a_transform_the_frames_are_named_and_with_it_the_cloud_is_moved(graph: Graph) -> None:
+    rig = Rig(graph, base_frame="base_link")
+    rig.publisher.publish(cloud(POINTS, 10))
+    view = graph.await_status("segmentation: calibration", lambda view: view.level == 2, "ERROR")
+    assert "base_link" in view.message
+    assert "lidar" in view.message
+    transform = TransformStamped(header=header(0, "base_link"), child_frame_id="lidar")
+    transform.transform.translation.z = 1.8
+    transform.transform.rotation.w = 1.0
+    static = graph.publisher(TFMessage, "/tf_static", STATIC_QOS)
+    static.publish(TFMessage(transforms=[transform]))
+    graph.until(lambda: rig.node.inputs["/tf_static"].concern.counted("received"), "the transform")
+    answer = rig.answer_to(cloud(POINTS, 20))
+    assert answer.header.frame_id == "lidar"
+    assert structured(answer)["z"].tolist() == pytest.approx([0.0, 1.0, 0.1])
+    moved = rig.node.segmenter.clouds[-1]
+    assert moved.frame_id == "base_link"
+    assert moved.points[:, 2] == pytest.approx([1.8, 2.8, 1.9])
+    graph.await_status("segmentation: calibration", lambda view: view.level == 0, "OK")
+
+
+def test_a_network_that_answers_nan_is_an_error_of_the_model_until_it_answers_again(
+    graph: Graph, rig: Rig
+) -> None:
+    rig.node.gate.error = ModelError("output of Kestrel-Seg: expected finite values, found 3 of 9 not finite")
+    rig.publisher.publish(cloud(POINTS, 10))
+    graph.await_status("segmentation: model", lambda view: view.said("not finite", 2), "ERROR")
+    assert not rig.answers
+    rig.node.gate.error = None
+    rig.assert_recovers(20)
+    graph.await_status("segmentation: model", lambda view: view.level < 2, "no ERROR")
+
+
+def test_the_real_network_answers_through_the_node(graph: Graph) -> None:
+    class Untrained(SegmentationNode):
+        def load(self) -> PointSegmenter:
+            return PointSegmenter.untrained()
+
+    graph.add(Untrained, "segmentation", base_frame="")
+    publisher = graph.publisher(PointCloud2, "/segmentation/input/points")
+    answers = graph.collect(PointCloud2, "/segmentation/output/points")
+    points = np.random.default_rng(0).uniform(-20, 20, (500, 4)) * [1, 1, 0.05, 0.02]
+    publisher.publish(cloud(np.abs(points).tolist()))
+    graph.until(lambda: answers, "an answer")
+    table = structured(answers[0])
+    assert (table["class_id"] < len(POINT_CLASSES)).any()
+    assert (table["probability"] > 0).any()
+    graph.await_status("segmentation: model", lambda view: view.said("weights are random", 1), "WARN")
