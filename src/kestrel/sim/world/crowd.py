@@ -56,7 +56,9 @@ class Crowd:
             here = float(path.project(script.path.position(ego.s)[None])[0][0])
             gap = 28.0 if self._scene != "highway" else 55.0
             places = [here - rng.uniform(12, 26), here - rng.uniform(40, 60)]
-            s = here + rng.uniform(55, 90) if lane == script.lane else here + rng.uniform(-8, 30)
+            s = here + rng.uniform(-8, 30)
+            if lane == script.lane or lane in script.reserved:
+                s = here + rng.uniform(65, 100)
             while s < path.length - 40.0:
                 places.append(s)
                 s += rng.uniform(0.7, 2.2) * gap / self._density

@@ -153,16 +153,17 @@ class Brake:
 
 @dataclass
 class Pace:
-    """Keep ``lead`` metres in front of the ego vehicle until ``until`` comes."""
+    """Keep ``lead`` metres in front of the ego vehicle from ``since`` until ``until``."""
 
     lead: float
+    since: Signal
     until: Signal
     over: bool = False
 
     def __call__(self, driver: Driver, traffic: Traffic) -> None:
         """Set the wished speed."""
         self.over = self.over or self.until(traffic)
-        if not self.over:
+        if not self.over and self.since(traffic):
             ego = traffic.ego
             s, _ = ego.path.project(driver.path.position(driver.s)[None])
             error = ego.s + self.lead - float(s[0])

@@ -24,7 +24,18 @@ from kestrel.sim.world.layout import (
     Station,
 )
 from kestrel.sim.world.path import Path, join
-from kestrel.sim.world.rules import Brake, ChangePath, Gate, Light, Pace, StopAt, WaitFor, Yield, ego_passes
+from kestrel.sim.world.rules import (
+    Brake,
+    ChangePath,
+    Gate,
+    Light,
+    Pace,
+    StopAt,
+    WaitFor,
+    Yield,
+    always,
+    ego_passes,
+)
 from kestrel.sim.world.traffic import Driver, Traffic, Walker
 
 EGO_FRONT, EGO_REAR, EGO_WIDTH = 3.7, 1.0, 1.95
@@ -61,6 +72,7 @@ class Script:
         self._scene = scene
         self.lights: dict[float, Light] = {}
         self.gates: list[Gate] = []
+        self._cut_ins: list[tuple[int, float]] = []
         profile = layout.main.profile
         turns = [station for station in layout.stations if station.turn]
         self.lane = int(rng.integers(profile.lanes))
@@ -152,7 +164,7 @@ class Script:
         lead = self.driver(self.cast.vehicle(), self.path, ego.s + headway, ego.speed, self.cruise * 1.1)
         if lead is not None:
             signal = ego_passes(self.ego_s(self._layout.stations[-1].s))
-            lead.rules.append(Pace(headway + 2.0, signal))
+            lead.rules.append(Pace(headway + 2.0, always, signal))
         return lead
 
     def _cast_braking(self, station: Station, lead: Driver) -> None:
@@ -179,20 +191,27 @@ class Script:
         duration = float(rng.uniform(2.8, 4.2))
         first = self._layout.main.lane(lane, True)
         model = self.cast.vehicle(heavy=0.7)
-        abreast = float(first.project(self.path.position(ego.s + lead)[None])[0][0])
-        for back in (0.0, 9.0, -12.0, 20.0, -25.0):
-            driver = self.driver(model, first, abreast - back, ego.speed, self.cruise)
-            if driver is not None:
-                break
-        else:
+        earlier = [place for _, place in self._cut_ins]
+        start = ego.s + lead + model[1][0] / 2 + len(earlier) * (30.0 + 1.2 * self.cruise)
+        abreast = float(first.project(self.path.position(start)[None])[0][0])
+        driver = self.driver(model, first, abreast, ego.speed, self.cruise)
+        if driver is None:
             return
 
         def signal(traffic: Traffic) -> bool:
             s, _ = self.path.project(driver.path.position(driver.s)[None])
-            return traffic.ego.s >= trigger and float(s[0]) - driver.rear > traffic.ego.s + EGO_FRONT + 3.0
+            room = 3.0 + 1.5 * max(traffic.ego.speed - driver.speed, 0.0)
+            return traffic.ego.s >= trigger and float(s[0]) - driver.rear > traffic.ego.s + EGO_FRONT + room
 
-        driver.rules.append(Pace(lead + driver.rear, signal))
+        since = ego_passes(earlier[-1]) if earlier else always
+        self._cut_ins.append((lane, trigger))
+        driver.rules.append(Pace(lead + driver.rear, since, signal))
         driver.rules.append(ChangePath(signal, lambda d: self._merge(d, begin, end, duration)))
+
+    @property
+    def reserved(self) -> set[int]:
+        """Lanes from which someone cuts in; other traffic keeps away from the ego vehicle there."""
+        return {lane for lane, _ in self._cut_ins}
 
     def _merge(self, driver: Driver, begin: float, end: float, duration: float) -> Path:
         """From one offset of the main road to another, starting where the driver is."""

@@ -49,9 +49,15 @@ class Driver:
     towed: tuple[int, float] | None = None
     rules: list[Callable[[Driver, Traffic], None]] = field(default_factory=list)
     acceleration: float = 0.0
+    standing: float = 0.0
     target: float = 0.0
     stops: list[float] = field(default_factory=list)
     forced: float | None = None
+
+    @property
+    def margin(self) -> float:
+        """Room to leave on both sides, metres; less after standing for long, so that knots come undone."""
+        return 0.35 if self.standing < 2.5 else 0.05
 
     def discs(self) -> list[float]:
         """Places along the vehicle, from its reference point, of the discs that cover it."""
@@ -227,6 +233,7 @@ class Traffic:
                 speed, driver.acceleration = 0.0, max(driver.acceleration, -driver.speed / STEP_S)
             driver.s += (driver.speed + speed) / 2 * STEP_S
             driver.speed = speed
+            driver.standing = driver.standing + STEP_S if speed < 0.25 else 0.0
         for walker in self.walkers:
             walker.step(self)
 
@@ -259,8 +266,8 @@ class Traffic:
         tangent = tangents[who, np.minimum(nearest, _LOOKAHEAD - 1)]
         along = nearest * self._stride + np.array(offset)[who] + (off * tangent).sum(-1)
         lateral = np.abs(off[:, 1] * tangent[:, 0] - off[:, 0] * tangent[:, 1])
-        half = np.array([d.width / 2 for d in self.drivers])[who]
-        relevant = (lateral < half + radii[what] + 0.35) & (along > 0.0) & (along < reach + 1.0)
+        half = np.array([d.width / 2 + d.margin for d in self.drivers])[who]
+        relevant = (lateral < half + radii[what]) & (along > 0.0) & (along < reach + 1.0)
         front = np.array([d.front for d in self.drivers])[who]
         gap = np.where(relevant, np.maximum(along - front - radii[what], 0.05), np.inf)
         speed = np.array([d.speed for d in self.drivers])[who]
