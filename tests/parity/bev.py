@@ -21,13 +21,12 @@ from kestrel.nn.camera_geometry import CameraGeometry, depth_images
 from kestrel.nn.center_head import CenterHead
 from kestrel.nn.image_augmentation import ImageAugmentation
 from kestrel.nn.lss_fpn import GeneralizedLSSFPN
-from kestrel.nn.transfusion_head import TransFusionHead
+from kestrel.nn.transfusion_head import REGRESSIONS, TransFusionHead
 from kestrel.nn.view_transform import DepthLSSTransform, LSSTransform, cells_of
 from kestrel.ops.bev_pool import bev_cells, bev_pool
-from tests.parity.fixture import Runner, fill, tensors
+from tests.parity.fixture import Runner, fill, shape_of, tensors
 
 MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-NECK_KEY = "encoders.camera.neck.fpn_convs.0.conv.weight"
 
 
 def cameras_of(inputs: dict[str, torch.Tensor]) -> CameraGeometry:
@@ -99,7 +98,7 @@ def camera_decoder(fixture: Any) -> Iterator[tuple[str, Any]]:
     config, inputs = fixture.manifest["config"], tensors(fixture)
     blocks, indices = config["blocks"], tuple(config["neck in_indices"])
     channels = tuple(blocks[index][1] for index in indices)
-    out_channels = fixture.shapes()[fixture.manifest["weights"]["prefix"] + "neck.fuse.0.weight"][0]
+    out_channels = shape_of(fixture, "neck.fuse.0.weight")[0]
     network = torch.nn.ModuleDict(
         {
             "backbone": GeneralizedResNet(inputs["x"].shape[1], blocks),
@@ -114,9 +113,9 @@ def camera_decoder(fixture: Any) -> Iterator[tuple[str, Any]]:
 
 
 def lidar_decoder(fixture: Any) -> Iterator[tuple[str, Any]]:
-    inputs, shapes = tensors(fixture), fixture.shapes()
+    inputs = tensors(fixture)
     channels = (inputs["camera"].shape[1], inputs["lidar"].shape[1])
-    fuser = ConvFuser(channels, shapes["fuser.0.weight"][0])
+    fuser = ConvFuser(channels, shape_of(fixture, "fuser.0.weight")[0])
     decoder = torch.nn.ModuleDict({"backbone": SECOND(fuser.out_channels), "neck": SECONDFPN()})
     fill(torch.nn.ModuleDict({"fuser": fuser, "decoder": decoder}), fixture)
     fused = fuser([inputs["camera"], inputs["lidar"]])
@@ -159,7 +158,7 @@ def center_outputs(
 
 def camera_backbone(fixture: Any) -> Iterator[tuple[str, Any]]:
     backbone = SwinTransformer()
-    neck = GeneralizedLSSFPN(backbone.out_channels, fixture.shapes()[NECK_KEY][0])
+    neck = GeneralizedLSSFPN(backbone.out_channels, shape_of(fixture, "neck.fpn_convs.0.conv.weight")[0])
     network = torch.nn.ModuleDict({"backbone": backbone, "neck": neck})
     fill(network, fixture)
     stages = backbone(tensors(fixture)["image"])
@@ -171,11 +170,10 @@ def camera_backbone(fixture: Any) -> Iterator[tuple[str, Any]]:
 
 def transfusion_head(fixture: Any) -> Iterator[tuple[str, Any]]:
     config, inputs = fixture.manifest["config"], tensors(fixture)
-    prefix = fixture.manifest["weights"]["prefix"]
     size = config["out_size_factor"]
     network = TransFusionHead(
         inputs["x"].shape[1],
-        fixture.shapes()[f"{prefix}heatmap_head.1.bias"][0],
+        shape_of(fixture, "heatmap_head.1.bias")[0],
         tuple(config["pc_range"][:2]),
         (size * config["voxel_size"][0], size * config["voxel_size"][1]),
         num_proposals=config["num_proposals"],
@@ -185,22 +183,15 @@ def transfusion_head(fixture: Any) -> Iterator[tuple[str, Any]]:
     fill(network, fixture)
     proposals = network(inputs["x"])
     yield "dense_heatmap", proposals["dense_heatmap"]
-    (found,) = network.decode(proposals)
-    order = same_order(found, fixture.outputs)
+    found = network.decode(proposals)[0]
+    decoded = "boxes" in fixture.outputs  # the reference decodes single samples only
+    order = same_order(found, fixture.outputs) if decoded else np.arange(network.num_proposals)
     if len(order) == proposals["query_labels"].shape[1]:
-        for name in (
-            "query_labels",
-            "query_heatmap_score",
-            "center",
-            "height",
-            "dim",
-            "rot",
-            "vel",
-            "heatmap",
-        ):
+        for name in ("query_labels", "query_heatmap_score", *REGRESSIONS, "heatmap"):
             yield name, proposals[name][..., order]
-    for name, values in zip(("boxes", "scores", "labels"), found, strict=True):
-        yield name, values[order]
+    if decoded:
+        for name, values in zip(("boxes", "scores", "labels"), found, strict=True):
+            yield name, values[order]
 
 
 def same_order(found: DecodedBoxes, expected: dict[str, np.ndarray]) -> np.ndarray:

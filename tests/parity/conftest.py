@@ -27,7 +27,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         reason = f"no parity fixtures: {folder} does not exist (KESTREL_PARITY names another folder)"
         metafunc.parametrize("fixture_name", [pytest.param("none", marks=pytest.mark.skip(reason=reason))])
         return
-    metafunc.parametrize("fixture_name", fixture_names(folder))
+    names = fixture_names(folder)
+    if not names:
+        raise pytest.UsageError(f"parity folder: expected fixtures (*.npz) below {folder}, found none")
+    metafunc.parametrize("fixture_name", names)
 
 
 @pytest.fixture

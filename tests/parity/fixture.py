@@ -32,11 +32,7 @@ def parity_folder() -> Path:
 
 def fixture_names(folder: Path) -> list[str]:
     """Return every fixture below the folder, however deep, as its path without ending."""
-    return sorted(
-        str(path.relative_to(folder).with_suffix(""))
-        for path in folder.rglob("*.npz")
-        if path.with_suffix("").name
-    )
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.npz"))
 
 
 def loader(folder: Path) -> ModuleType:
@@ -82,6 +78,13 @@ def _middle_row(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return every n-th channel and column of the middle row: (frames, channels, columns)."""
     channels, columns = -(-array.shape[1] // shape[1]), -(-array.shape[3] // shape[2])
     return array[:, ::channels, array.shape[2] // 2, ::columns]
+
+
+def shape_of(fixture: Any, key: str) -> tuple[int, ...]:
+    """Return the shape of a weight, named without the manifest's prefix."""
+    prefix = fixture.manifest["weights"].get("prefix", "")
+    shapes = {name.removeprefix(prefix): shape for name, shape in fixture.shapes().items()}
+    return tuple(shapes[key])
 
 
 class Comparison:

@@ -42,7 +42,7 @@ def online(fixture: Any) -> Iterator[tuple[str, Any]]:
     assert state is not None
     for index, buffer in enumerate(state):
         # Large buffers are stored with every n-th row and column.
-        step = buffer.shape[2] // fixture.outputs[f"buffer{index}"].shape[2]
+        step = -(-buffer.shape[2] // fixture.outputs[f"buffer{index}"].shape[2])
         yield f"buffer{index}", buffer[:, :, ::step, ::step]
     yield "logits", torch.cat(logits)
     yield "logits_last_frame_zero_buffers", network(frames[-1:])[0]

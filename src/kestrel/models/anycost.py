@@ -95,13 +95,26 @@ class AnyCostGenerator(nn.Module):
         w: Tensor = self.style(z)
         return w
 
-    def forward(self, w: Tensor, target_res: int | None = None, channel_ratio: float = 1.0) -> Tensor:
+    def layer_channels(self, channel_ratio: float) -> list[int]:
+        """Return the width of every styled convolution at a uniform ratio, limited by MAX_CHANNELS."""
+        ratio = channel_ratio * self.channel_multiplier
+        sizes = [4] + [2 ** (3 + index // 2) for index in range(len(self.convs))]
+        return [channels_at(size, ratio) for size in sizes]
+
+    def forward(
+        self,
+        w: Tensor,
+        target_res: int | None = None,
+        channel_ratio: float = 1.0,
+        channels: Sequence[int] | None = None,
+    ) -> Tensor:
         """Draw pictures.
 
         Args:
             w: (B, 1 or n_style, style_channels) what map_styles returned.
             target_res: resolution of the picture; the finest if not given.
-            channel_ratio: part of the channels to use, where a layer has more than MAX_CHANNELS allow.
+            channel_ratio: part of the channels that every layer uses.
+            channels: width of every styled convolution (of the finest resolution) instead of a uniform ratio.
 
         Returns:
             (B, 3, target_res, target_res), about -1..1.
@@ -115,14 +128,13 @@ class AnyCostGenerator(nn.Module):
                 describe("target_res", expected=f"a power of two up to {self.resolution}", found=target_res)
             )
         styles = w.expand(-1, self.n_style, -1).unbind(1)
-        ratio = channel_ratio * self.channel_multiplier
-        x = self.conv1(self.input(len(w)), styles[0], self.noises.noise_0, channels_at(4, ratio))
+        widths = self.layer_channels(channel_ratio) if channels is None else channels
+        x = self.conv1(self.input(len(w)), styles[0], self.noises.noise_0, widths[0])
         picture: Tensor = self.to_rgb1(x, styles[1])
         for level in range(int(math.log2(target_res)) - 2):
-            wide = channels_at(2 ** (level + 3), ratio)
             for index in (2 * level, 2 * level + 1):
                 noise = self.noises.get_buffer(f"noise_{index + 1}")
-                x = self.convs[index](x, styles[index + 1], noise, wide)
+                x = self.convs[index](x, styles[index + 1], noise, widths[index + 1])
             picture = self.to_rgbs[level](x, styles[2 * level + 3], picture)
         return picture
 

@@ -106,7 +106,8 @@ class MobileSpadeGenerator(nn.Module):
         super().__init__()
         factor = 2 ** UPSAMPLINGS[upsampling]
         self.upsampling = upsampling
-        self.start_size = (image_size[0] // factor, image_size[1] // factor)
+        columns = image_size[1] // factor
+        self.start_size = (round(columns * image_size[0] / image_size[1]), columns)
         self.fc = nn.Conv2d(label_channels, 16 * width, 3, padding=1)
 
         def block(in_width: int, out_width: int) -> SpadeBlock:

@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pooling into cells, and the lift-splat product that avoids the outer product."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kestrel.ops.bev_pool import GridShape, LiftSplatIndex, bev_cells, bev_pool, lift_splat
+
+SHAPE: GridShape = (4, 3, 2)
+LOWER, STEP = torch.tensor([-2.0, 0.0, -1.0]), torch.tensor([1.0, 2.0, 1.0])
+
+
+def scene(
+    dtype: torch.dtype = torch.float32, batch: int = 2, cameras: int = 2
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Depth, context and cells of random points, some of them outside."""
+    generator = torch.Generator().manual_seed(3)
+    depths, height, width, channels = 5, 2, 3, 4
+    points = torch.rand(batch, cameras, depths, height, width, 3, generator=generator) * 8 - 3
+    depth = torch.rand(batch * cameras, depths, height, width, generator=generator, dtype=dtype)
+    context = torch.randn(batch * cameras, channels, height, width, generator=generator, dtype=dtype)
+    return depth, context, bev_cells(points, LOWER, STEP, SHAPE)
+
+
+def test_points_up_to_a_cell_below_the_lower_bound_fall_into_cell_zero() -> None:
+    x = torch.tensor([-3.1, -2.9, -2.0, -1.01, 1.99, 2.0])
+    points = torch.stack((x, torch.full_like(x, 0.5), torch.full_like(x, -0.5)), dim=-1)
+    cells = bev_cells(points[None], LOWER, STEP, SHAPE)[0]
+    assert cells.tolist() == [-1, 0, 0, 0, 9, -1]
+
+
+def test_cells_are_ordered_batch_z_x_y() -> None:
+    point = torch.tensor([0.5, 2.5, 0.5])
+    cells = bev_cells(point.expand(2, 1, 3), LOWER, STEP, SHAPE)
+    assert cells.flatten().tolist() == [(1 * 4 + 2) * 3 + 1, 24 + (1 * 4 + 2) * 3 + 1]
+
+
+def test_pooling_sums_and_keeps_z_outermost() -> None:
+    points = torch.tensor([[0.5, 2.5, 0.5], [0.6, 2.6, 0.4], [0.5, 2.5, -0.5], [9.0, 0, 0]])[None]
+    features = torch.tensor([[1.0, 10], [2, 20], [4, 40], [8, 80]])[None]
+    pooled = bev_pool(features, bev_cells(points, LOWER, STEP, SHAPE), 1, SHAPE)
+    assert pooled.shape == (1, 4, 4, 3)
+    assert pooled[0, :, 2, 1].tolist() == [4, 40, 3, 30]
+    assert pooled.sum() == 77
+
+
+def test_lift_splat_equals_pooling_the_outer_product() -> None:
+    depth, context, cells = scene()
+    points = depth[..., None] * context.permute(0, 2, 3, 1)[:, None]
+    expected = bev_pool(points, cells.flatten(0, 1), 2, SHAPE)
+    index = LiftSplatIndex.build(cells.flatten(0, 1), 2, SHAPE)
+    torch.testing.assert_close(lift_splat(depth, context, index), expected)
+
+
+def test_gradients_of_both_operators() -> None:
+    depth, context, cells = scene(torch.float64, batch=1)
+    index = LiftSplatIndex.build(cells.flatten(0, 1), 1, SHAPE)
+    depth.requires_grad_()
+    context.requires_grad_()
+    assert torch.autograd.gradcheck(lambda d, c: lift_splat(d, c, index), (depth, context))
+    features = torch.randn(*cells.shape, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda f: bev_pool(f, cells, 1, SHAPE), features)
+
+
+def test_no_point_in_range_gives_an_empty_map() -> None:
+    depth, context, cells = scene()
+    index = LiftSplatIndex.build(torch.full_like(cells, -1).flatten(0, 1), 2, SHAPE)
+    assert len(index.point) == 0
+    assert not lift_splat(depth, context, index).any()
+    assert not bev_pool(torch.ones(*cells.shape, 2), torch.full_like(cells, -1), 2, SHAPE).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_single(dtype: torch.dtype) -> None:
+    depth, context, cells = scene()
+    index = LiftSplatIndex.build(cells.flatten(0, 1), 2, SHAPE)
+    found = lift_splat(depth.to(dtype), context.to(dtype), index)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), lift_splat(depth, context, index), rtol=0.03, atol=0.05)
