@@ -25,7 +25,7 @@ def main(name: str) -> None:
     """Run the node ``name`` until SIGINT or SIGTERM, then exit the process."""
     transport.prepare()
     module, _, kind = NODES[name].partition(":")
-    run(lambda: getattr(importlib.import_module(module), kind)())
+    run(lambda: getattr(importlib.import_module(module), kind)(name))
 
 
 def run(make_node: Callable[[], ManagedNode[NodeParameters]], arguments: Sequence[str] | None = None) -> None:

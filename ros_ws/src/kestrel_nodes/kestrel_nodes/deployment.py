@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The folder config/: which parameter files and which topics belong to which node on which rig.
+
+::
+
+    config/NODE.param.yaml         parameters of a node
+    config/topics.yaml             which topic of the vehicle feeds which input of which node
+    config/rigs/RIG.param.yaml     what is different on a rig (its cameras)
+    config/rigs/RIG.topics.yaml    its topics, where they have other names
+
+`kestrel up` and the launch files read it through this module, which needs nothing but PyYAML.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CAMERA = "{camera}"
+"""Stands in topics.yaml for each name in the parameter ``cameras`` of the node."""
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """How one node is started: its parameter files (later ones win) and (input, topic) pairs."""
+
+    name: str
+    parameter_files: tuple[Path, ...]
+    remappings: tuple[tuple[str, str], ...]
+
+    def arguments(self, *, use_sim_time: bool = False) -> list[str]:
+        """Return the command-line arguments of the process."""
+        arguments = ["--ros-args"]
+        for path in self.parameter_files:
+            arguments += ["--params-file", str(path)]
+        for source, target in self.remappings:
+            arguments += ["--remap", f"{source}:={target}"]
+        return [*arguments, "--param", f"use_sim_time:={str(use_sim_time).lower()}"]
+
+
+def config_folder() -> Path:
+    """Return the installed config folder (share/kestrel_bringup), else that of the source tree."""
+    prefixes = [
+        Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix
+    ]
+    installed = [prefix / "share" / "kestrel_bringup" / "config" for prefix in prefixes]
+    return next(
+        (folder for folder in installed if folder.is_dir()), Path(__file__).resolve().parents[4] / "config"
+    )
+
+
+def rigs(folder: Path) -> list[str]:
+    """Return the names of the rigs in ``folder``."""
+    return sorted(path.name.removesuffix(".param.yaml") for path in (folder / "rigs").glob("*.param.yaml"))
+
+
+def node_config(folder: Path, node: str, rig: str | None = None) -> NodeConfig:
+    """Return how ``node`` is started with the files in ``folder``.
+
+    Args:
+        folder: as described above; files that are not there mean defaults.
+        node: name of the node.
+        rig: name of a rig in ``folder``/rigs, or the path of such a parameter file.
+
+    Raises:
+        ValueError: the folder or the rig does not exist, or a file does not have the form that it should.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"config folder: expected a folder, found {folder}")
+    files = [folder / f"{node}.param.yaml"]
+    topics = _topics(folder / "topics.yaml", node)
+    if rig is not None:
+        overlay = Path(rig) if rig.endswith(".yaml") else folder / "rigs" / f"{rig}.param.yaml"
+        if not overlay.is_file():
+            raise ValueError(f"rig: expected one of {', '.join(rigs(folder))} or a .param.yaml, found {rig}")
+        files.append(overlay)
+        name = overlay.name.removesuffix(".param.yaml")
+        topics |= _topics(overlay.with_name(f"{name}.topics.yaml"), node)
+    present = tuple(path for path in files if path.is_file())
+    cameras = _cameras(present, node)
+    return NodeConfig(node, present, tuple(_expanded(topics, cameras)))
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: expected YAML, found {error}") from None
+    if content is not None and not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping, found {type(content).__name__}")
+    return content or {}
+
+
+def _topics(path: Path, node: str) -> dict[str, str]:
+    topics = _load(path).get(node) or {}
+    if not isinstance(topics, dict) or not all(isinstance(topic, str) for topic in topics.values()):
+        raise ValueError(f"{path}, {node}: expected inputs and topics, found {topics}")
+    return dict(topics)
+
+
+def _cameras(files: tuple[Path, ...], node: str) -> list[str]:
+    """Return the parameter ``cameras`` of ``node``, of the last file that sets it."""
+    cameras: list[str] = []
+    for path in files:
+        content = _load(path)
+        for section in ("/**", node, f"/{node}"):
+            parameters = (content.get(section) or {}).get("ros__parameters") or {}
+            cameras = parameters.get("cameras", cameras)
+    return [camera for camera in cameras if camera]
+
+
+def _expanded(topics: Mapping[str, str], cameras: list[str]) -> Iterator[tuple[str, str]]:
+    for source, target in topics.items():
+        if CAMERA in source:
+            for camera in cameras:
+                yield source.replace(CAMERA, camera), target.replace(CAMERA, camera)
+        else:
+            yield source, target
