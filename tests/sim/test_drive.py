@@ -2,15 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from kestrel.classes import DETECTION_CLASSES, EVENTS
 from kestrel.errors import ConfigError
 from kestrel.sim.drive import parse_size, simulate
 from kestrel.sim.rig import load_rig
 from kestrel.sim.samples import EPOCH_NS, CameraSample, ImuSample, LidarSample, OdometrySample
 from kestrel.sim.scene import EgoState
 from kestrel.sim.splits import drives, scored_drives
+from kestrel.sim.statistics import event_counts
+from kestrel.sim.world import build_world
 from tests.sim.street import Street
 
 
@@ -99,3 +105,18 @@ def test_no_town_and_no_seed_is_in_two_splits():
             assert {d.seed for d in one}.isdisjoint(d.seed for d in other)
     assert {d.weather for d in splits[2]} == {"day", "dusk", "fog", "rain"}
     assert len({d.name for d in splits[2]}) == len(splits[2])
+
+
+@pytest.mark.parametrize("number", [1, 6])
+def test_scored_drives_are_still_those_of_the_published_statistics(number):
+    published = json.loads((Path(__file__).parents[2] / "docs/data/test_drives.json").read_text())
+    assert [entry["name"] for entry in published["drives"]] == [drive.name for drive in scored_drives()]
+    entry = published["drives"][number]
+    assert (
+        event_counts(
+            build_world(*(entry[key] for key in ("scene", "town", "seed", "seconds", "weather"))), 10.0
+        )
+        == entry["events"]
+    )
+    assert set(published["total"]["events"]) == set(EVENTS)
+    assert set(published["total"]["objects"]) == set(DETECTION_CLASSES)

@@ -21,6 +21,7 @@ from kestrel.classes import DETECTION_CLASSES, EVENTS, IGNORE, POINT_CLASSES
 from kestrel.sim.drive import simulate
 from kestrel.sim.rig import LidarSpec, load_rig
 from kestrel.sim.samples import LidarSample
+from kestrel.sim.scene import World
 from kestrel.sim.semantics import POINT_CLASS_TABLE
 from kestrel.sim.splits import DriveSpec, scored_drives
 from kestrel.sim.world import build_world
@@ -42,15 +43,20 @@ def drive_statistics(drive: DriveSpec) -> dict[str, Any]:
     rig = load_rig(drive.rig)
     samples = simulate(world, rig, seconds=drive.seconds, lidar_hz=SWEEP_HZ, cameras=(), seed=drive.seed)
     sweeps = [sample for sample in samples if isinstance(sample, LidarSample)][::EVERY]
-    times = np.arange(0.0, drive.seconds, 1.0 / EVENT_HZ)
-    events = Counter(world.event(float(time_s)) for time_s in times)
     return {
         **asdict(drive),
         "sweeps": len(sweeps),
         "objects": _objects(sweeps, rig.lidar),
         "points": _points(sweeps),
-        "events": {name: events[name] for name in EVENTS if events[name]},
+        "events": event_counts(world, drive.seconds),
     }
+
+
+def event_counts(world: World, seconds: float) -> dict[str, int]:
+    """Return how many pictures of a front camera show each event."""
+    times = np.arange(0.0, seconds, 1.0 / EVENT_HZ)
+    events = Counter(world.event(float(time_s)) for time_s in times)
+    return {name: events[name] for name in EVENTS if events[name]}
 
 
 def _points(sweeps: Iterable[LidarSample]) -> dict[str, int]:
