@@ -27,6 +27,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import QoSProfile, qos_policy_name_from_kind
 from rclpy.service import Service
@@ -175,9 +176,13 @@ class KestrelNode(ManagedNode[P]):
         return timer
 
     def add_service(self, kind: type, topic: str, callback: Callable[[Any, Any], Any]) -> Service:
-        """Offer ``~/<topic>`` until cleanup; ``callback(request, response)`` returns the response."""
+        """Offer ``~/<topic>`` until cleanup; ``callback(request, response)`` returns the response.
+
+        A coroutine function may wait (`in_worker`) while everything else goes on; requests come one by one.
+        """
         wrapped = self.guard.wrap_service(callback, self.health["output"])
-        service = self.create_service(kind, f"~/{topic}", wrapped)
+        group = MutuallyExclusiveCallbackGroup()
+        service = self.create_service(kind, f"~/{topic}", wrapped, callback_group=group)
         self._setup_services.append(service)
         return service
 
