@@ -241,7 +241,7 @@ class Crowd:
             return
         for index in range(int(rng.integers(2, 4))):
             angle = 2.1 * index + rng.uniform(0, 0.5)
-            place = centre + 0.55 * np.array([np.cos(angle), np.sin(angle)])
+            place = centre + 0.72 * np.array([np.cos(angle), np.sin(angle)])
             self._cast.stand(self._cast.person(), place, angle + np.pi, KERB, STANDING_PHASE)
 
     def _waiting_at_crossings(self) -> None:

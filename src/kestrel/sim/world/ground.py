@@ -27,6 +27,9 @@ from kestrel.types import Float64Array
 KERB = 0.13
 """Height of sidewalks above the road, metres."""
 
+VERGE = 1.2
+"""Width of the level strip behind a sidewalk, metres."""
+
 _PAINT = 0.008
 _WHITE, _YELLOW = (226, 226, 220), (214, 170, 60)
 
@@ -99,6 +102,7 @@ class Paver:
         self._road = Finish(Semantic.ROAD, town.asphalt, Texture.ASPHALT, 0.16)
         self._sidewalk = Finish(Semantic.SIDEWALK, town.paving, Texture.PAVING, 0.32)
         self._kerb = Finish(Semantic.SIDEWALK, (158, 156, 150), Texture.CONCRETE, 0.36)
+        self._grass = Finish(Semantic.TERRAIN, town.grass, Texture.GRASS, 0.38)
         self._island = Finish(Semantic.OTHER_GROUND, (142, 138, 124), Texture.PAVING, 0.34)
         self._line = Finish(Semantic.LANE_MARKING, _WHITE, Texture.PLAIN, 0.75)
         middle = _YELLOW if town.yellow_divider else _WHITE
@@ -139,6 +143,8 @@ class Paver:
                 self.ribbon(path, (start, end), (across[0], across[1]), KERB, self._sidewalk, "walkway")
                 self.ground.kerb(path.position(s, side * profile.half), 0.0, KERB, self._kerb)
                 self.ground.kerb(path.position(s, side * profile.outer), -0.4, KERB, self._kerb)
+                verge = sorted((side * profile.outer, side * (profile.outer + VERGE)))
+                self.ribbon(path, (start, end), (verge[0], verge[1]), KERB - 0.035, self._grass)
         if profile.median:
             inner = profile.median / 2 - 0.15
             for begin, stop in self._between_zebras(road, start, end):

@@ -167,7 +167,7 @@ def plan_stations(rng: np.random.Generator, scene: str, seconds: float) -> list[
             for i, event in enumerate(events)
         ]
     choices = ["crossing_from_left", "crossing_from_right", "oncoming_turn", "cut_in", "lead_braking"]
-    weights = np.array([2.0, 1.6, 2.2, 2.8, 0.7])
+    weights = np.array([2.3, 2.6, 2.4, 2.8, 0.6])
     names = [*choices, "ego_stopping", "clear"]
     weights = np.append(weights, (1.3, 0.2))
     stations: list[Station] = []

@@ -63,6 +63,8 @@ class FreeSpace:
         _fill(self.taken, polygons, lower, _FREE_CELL, 1)
         paved = cv2.distanceTransform(1 - self.taken, cv2.DIST_L2, 5)
         self.distance: Float32Array = paved.astype(np.float32) * _FREE_CELL
+        within = cv2.distanceTransform(self.taken, cv2.DIST_L2, 5)
+        self._depth: Float32Array = within.astype(np.float32) * _FREE_CELL
 
     def claim(self, outline: Float64Array) -> bool:
         """Take the ground inside an outline (K, 2) if all of it is free."""
@@ -80,10 +82,10 @@ class FreeSpace:
         return True
 
     def distance_at(self, points: Float64Array) -> Float32Array:
-        """Distance of (N, 2) points from the nearest pavement, metres."""
+        """Distance of (N, 2) points from the nearest pavement, metres; negative inside it."""
         cells = ((points - self.lower) / _FREE_CELL).astype(np.int64)
         cells = np.clip(cells, 0, np.array(self.taken.shape) - 1)
-        return self.distance[cells[:, 0], cells[:, 1]]
+        return self.distance[cells[:, 0], cells[:, 1]] - self._depth[cells[:, 0], cells[:, 1]]
 
 
 def rectangle(centre: Float64Array, length: float, width: float, heading: float) -> Float64Array:

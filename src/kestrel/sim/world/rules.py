@@ -167,7 +167,8 @@ class Pace:
             ego = traffic.ego
             s, _ = ego.path.project(driver.path.position(driver.s)[None])
             error = ego.s + self.lead - float(s[0])
-            driver.target = float(np.clip(ego.speed + 0.35 * error, 0.1, 1.35 * max(driver.desired, 3.0)))
+            slowest = 3.5 if error > -25.0 else 0.1
+            driver.target = float(np.clip(ego.speed + 0.35 * error, slowest, 1.35 * max(driver.desired, 3.0)))
 
 
 @dataclass

@@ -13,8 +13,8 @@ from kestrel.sim.semantics import Semantic
 from kestrel.sim.world import furniture, vegetation
 from kestrel.sim.world.buildings import add_block, add_hall, add_house
 from kestrel.sim.world.cast import STANDING_PHASE, Cast
-from kestrel.sim.world.ground import KERB, Ground
-from kestrel.sim.world.layout import STOP_BEGIN, Junction, Layout, Road
+from kestrel.sim.world.ground import KERB, VERGE, Ground
+from kestrel.sim.world.layout import RUN_IN, STOP_BEGIN, Junction, Layout, Road
 from kestrel.sim.world.mesh import Finish, MeshBuilder, box
 from kestrel.sim.world.raster import FreeSpace, rectangle
 from kestrel.sim.world.script import Script
@@ -58,12 +58,17 @@ def lay_lots(
         if not stretches:
             continue
         start, end = stretches[int(rng.integers(len(stretches)))]
+        if road.main:
+            spot = RUN_IN + float(rng.uniform(-25, 170))
+            start, end = min(stretches, key=lambda ends: abs(sum(ends) / 2 - spot))
         length = float(min(rng.uniform(20, 46), end - start - 2.0))
         s, side = float(rng.uniform(start, end - length)), int(rng.choice([-1, 1]))
         if abs(float(road.path.direction(s + length) - road.path.direction(s))) > 0.12:
             continue
         depth = float(rng.choice([11.5, 17.0]))
-        near = road.profile.outer + float(rng.uniform(0.6, 3.0)) + (4.0 if not road.profile.sidewalk else 0.0)
+        near = (
+            road.profile.outer + float(rng.uniform(VERGE, 3.2)) + (4.0 if not road.profile.sidewalk else 0.0)
+        )
         middle = road.path.position(s + length / 2, side * (near + depth / 2))
         lot = Lot(middle, length, depth, float(road.path.direction(s + length / 2)), side)
         if not space.claim(lot.outline):

@@ -47,7 +47,7 @@ class Terrain:
         a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
         quads = np.stack([a, b, c, d], -1).reshape(-1, 4)
         quads = quads[distance[quads].min(1) < reach]
-        hidden = distance[quads].max(1) == 0.0
+        hidden = distance[quads].max(1) < -1.0
         quads = quads[~hidden]
         triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
         used, triangles_used = np.unique(triangles, return_inverse=True)
