@@ -54,6 +54,11 @@ inline uint16_t to_bfloat16(float value) {
   return static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
 }
 
+// Ask for the cache lines of one row before it is needed.
+inline void prefetch(const void* from, int64_t bytes) {
+  for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(from) + line);
+}
+
 // Write the positions of the non-negative entries of row[0..count) and the entries themselves.
 // Both outputs need room for count + 16.
 inline int compact(const int32_t* row, int count, int32_t* position, int32_t* entry) {

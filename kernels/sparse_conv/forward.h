@@ -72,6 +72,8 @@ void multiply_pairs(const Element* features, const int32_t* rows, const int32_t*
   float* c[kRows];
   int pair = 0;
   for (; pair + kRows <= count; pair += kRows) {
+    const int ahead = static_cast<int>(smaller(kRows, count - pair - kRows));
+    for (int r = 0; r < ahead; ++r) prefetch(features + rows[pair + kRows + r] * row_stride, 4 * depth);
     for (int r = 0; r < kRows; ++r) {
       // Rows are in halves of 32-bit elements where Element holds two bfloat16 and the channels are even.
       a[r] = features + rows[pair + r] * row_stride;

@@ -8,8 +8,8 @@
 namespace kestrel {
 namespace {
 
-constexpr int kPairBlock = 128;
-constexpr int kChannelBlock = 4 * kRows;
+constexpr int kPairBlock = 64;
+constexpr int kSmallBlock = 4 * kRows;
 
 // c[r][...] += sum_p a_p[r] * b_p[...] over pairs of rows given by index.
 template <int R, int V>
@@ -59,6 +59,10 @@ void slice_gradient(const WeightGradient& grad, const float* gradient, int padde
   memset(sums, 0, static_cast<int64_t>(channels) * padded * 4);
   for (int64_t start = 0; start < pairs; start += kPairBlock) {
     const int block = static_cast<int>(smaller(kPairBlock, pairs - start));
+    for (int p = 0; p < block; ++p) {
+      prefetch(grad.features + inputs[start + p] * static_cast<int64_t>(grad.cin) + channel, 4 * channels);
+      prefetch(gradient + outputs[start + p] * static_cast<int64_t>(padded), 4 * padded);
+    }
     for_panels(padded, [&](int column, int vectors) {
       for (int r = 0; r < channels; r += kRows) {
         const int rows = static_cast<int>(smaller(kRows, channels - r));
@@ -98,14 +102,17 @@ void weight_gradient(const WeightGradient& grad) {
     count_memory.ints()[k] =
         compact(grad.gather + k * grad.outputs, static_cast<int>(grad.outputs),
                 output_memory.ints() + k * room, input_memory.ints() + k * room);
-  const int blocks = (grad.cin + kChannelBlock - 1) / kChannelBlock;
+  // Few threads: one unit per slice, so that rows are fetched once. Many: parts of slices, so that all have work.
+  const int channel_block = grad.threads * 4 <= grad.slices ? grad.cin : kSmallBlock;
+  const int blocks = (grad.cin + channel_block - 1) / channel_block;
 #pragma omp parallel num_threads(grad.threads)
   {
-    Scratch sum_memory(static_cast<int64_t>(kChannelBlock) * padded * 4);
+    Scratch sum_memory(static_cast<int64_t>(channel_block) * padded * 4);
 #pragma omp for schedule(dynamic)
     for (int unit = 0; unit < grad.slices * blocks; ++unit) {
-      const int k = unit / blocks, channel = unit % blocks * kChannelBlock;
-      const int channels = static_cast<int>(smaller(kChannelBlock, grad.cin - channel));
+      // The middle slice of a submanifold layer has the most pairs: start with it.
+      const int k = (unit / blocks + grad.slices / 2) % grad.slices, channel = unit % blocks * channel_block;
+      const int channels = static_cast<int>(smaller(channel_block, grad.cin - channel));
       slice_gradient(grad, gradient, padded, channel, channels, input_memory.ints() + k * room,
                      output_memory.ints() + k * room, count_memory.ints()[k], sum_memory.floats());
       for (int r = 0; r < channels; ++r)

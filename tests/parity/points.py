@@ -30,15 +30,9 @@ from kestrel.ops import (
     trilinear_neighbours,
     voxelize,
 )
+from tests.parity.fixture import fill
 
 Outputs = dict[str, np.ndarray]
-
-
-def load_weights(network: nn.Module, fixture: Any) -> None:
-    """Fill a network with the weights of a fixture; names and shapes must be equal."""
-    prefix = fixture.manifest["weights"].get("prefix", "")
-    state = {name.removeprefix(prefix): torch.from_numpy(value) for name, value in fixture.weights().items()}
-    network.load_state_dict(state, strict=True)
 
 
 def batch_first(coords: np.ndarray) -> Tensor:
@@ -102,9 +96,8 @@ class Recorder:
 
 
 def _classify(network: nn.Module, fixture: Any, recorder: Recorder) -> Outputs:
-    load_weights(network, fixture)
     with torch.no_grad():
-        logits = network.eval()(
+        logits = fill(network, fixture)(
             batch_first(fixture.inputs["coords"]), torch.from_numpy(fixture.inputs["feats"])
         )
     return recorder.outputs | {"logits": logits.numpy()}
@@ -162,14 +155,13 @@ def sparse_encoder(fixture: Any) -> Outputs:
         tuple(config["sparse_shape"]),
         encoder_channels=config["encoder_channels"],
     )
-    load_weights(network, fixture)
     recorder = Recorder(fixture)
     recorder.watch(network.conv_input, "conv_input")
     for number, stage in enumerate(network.encoder_layers, start=1):
         recorder.watch(stage, f"layer{number}")
     recorder.watch(network.conv_out, "conv_out")
     with torch.no_grad():
-        bev = network.eval()(features, torch.from_numpy(fixture.inputs["coords"]), config["batch"])
+        bev = fill(network, fixture)(features, torch.from_numpy(fixture.inputs["coords"]), config["batch"])
     return recorder.outputs | {
         "bev.index": fixture.outputs["bev.index"],
         "bev.value": fixture.sampled(bev.contiguous(), "bev"),
@@ -178,11 +170,11 @@ def sparse_encoder(fixture: Any) -> Outputs:
 
 
 def sparse_operators(fixture: Any) -> Outputs:
-    fill = importlib.import_module("fill")
+    pseudo = importlib.import_module("fill")
     seed = fixture.manifest["weights"]["seed"]
 
     def kernel(name: str, *shape: int) -> Tensor:
-        return torch.from_numpy(fill.fill_tensor(f"op.{name}.kernel", shape, seed))
+        return torch.from_numpy(pseudo.fill_tensor(f"op.{name}.kernel", shape, seed))
 
     voxels, rows = coordinate_set(batch_first(fixture.inputs["coords"]))
     given = torch.from_numpy(fixture.inputs["feats"])

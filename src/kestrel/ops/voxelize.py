@@ -61,7 +61,8 @@ def voxelize(
     """
     if points.ndim != 2 or points.shape[1] < 3:
         raise InputError(describe("points", expected="shape (N, C >= 3)", found=tuple(points.shape)))
-    if min(voxel_size) <= 0 or (max_points or 1) < 1 or (max_voxels or 1) < 1:
+    limits = [limit for limit in (max_points, max_voxels) if limit is not None]
+    if min(*voxel_size, *limits) <= 0:
         found = f"{voxel_size}, {max_points}, {max_voxels}"
         raise InputError(describe("voxel size and limits", expected="positive", found=found))
     inside, cells = _cells(points[:, :3], voxel_size, point_cloud_range)

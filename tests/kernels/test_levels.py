@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every instruction set that this machine can run gives what the torch reference gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from kestrel.ops import KernelMap, sparse_conv, torchsparse_offsets
+from kestrel.ops.sparse_conv import convolve_reference, weight_gradient_reference
+from tests.ops.voxels import random_voxels
+
+native = pytest.importorskip("kestrel_kernels.native", reason="the compiled kernels are not installed")
+
+CHANNELS = [(1, 1), (4, 16), (16, 16), (20, 81), (64, 64), (33, 130), (5, 3)]
+
+
+@pytest.fixture(params=native.available_levels())
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = native.dispatch_level()
+    native.set_dispatch_level(request.param)
+    yield request.param
+    native.set_dispatch_level(before)
+
+
+@pytest.fixture(scope="module")
+def kernel_map() -> KernelMap:
+    return random_voxels(1500, extent=12).submanifold_map(torchsparse_offsets(3))
+
+
+def relative(result: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((result.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-30))
+
+
+def inputs(kernel_map: KernelMap, channels: tuple[int, int], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    count = kernel_map.gather.shape[1]
+    shapes = ((count, channels[0]), (27, *channels), (channels[1],), (count, channels[1]))
+    return tuple(torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3)])
+def test_the_convolution_equals_the_reference(level, kernel_map, channels, dtype, tolerance):
+    features, weight, bias, residual = inputs(kernel_map, channels, dtype)
+    result = sparse_conv(features, weight, kernel_map, bias=bias, residual=residual, relu=True)
+    wide = (tensor.double() for tensor in (features, weight, bias, residual))
+    assert relative(result, convolve_reference(*wide, kernel_map.gather, True)) < tolerance
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_the_gradients_equal_the_reference(level, kernel_map, channels):
+    features, weight, _, upstream = inputs(kernel_map, channels, torch.float32)
+    features.requires_grad_()
+    weight.requires_grad_()
+    sparse_conv(features, weight, kernel_map).backward(upstream)
+    wide = upstream.double(), weight.detach().double().transpose(1, 2)
+    to_features = convolve_reference(*wide, None, None, kernel_map.scatter, False)
+    assert relative(features.grad, to_features) < 1e-6
+    to_weight = weight_gradient_reference(features.detach().double(), wide[0], kernel_map.gather)
+    assert relative(weight.grad, to_weight) < 1e-6
+
+
+def test_nan_is_passed_on_and_not_clipped_away(level, kernel_map):
+    features, weight, *_ = inputs(kernel_map, (16, 16), torch.float32)
+    features[7, 3] = float("nan")
+    result = sparse_conv(features, weight, kernel_map, relu=True)
+    touched = (kernel_map.gather == 7).any(0)
+    assert torch.equal(result.isnan().any(1), touched)
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads(level, kernel_map):
+    features, weight, bias, upstream = inputs(kernel_map, (48, 40), torch.float32)
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 8):
+            torch.set_num_threads(count)
+            leaves = features.clone().requires_grad_(), weight.clone().requires_grad_()
+            out = sparse_conv(*leaves, kernel_map, bias=bias)
+            results.append((out, *torch.autograd.grad(out, leaves, upstream)))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def dispatch_in_new_process(value: str | None, code: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: text for name, text in os.environ.items() if name != "KESTREL_DISPATCH"}
+    if value is not None:
+        environment["KESTREL_DISPATCH"] = value
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+PRINT_LEVEL = "from kestrel.ops import dispatch_level; print(dispatch_level())"
+
+
+@pytest.mark.parametrize("value", ["portable", "torch"])
+def test_the_environment_forces_a_level(value):
+    done = dispatch_in_new_process(value, PRINT_LEVEL)
+    assert (done.returncode, done.stdout.strip()) == (0, value), done.stderr
+
+
+def test_a_level_that_does_not_exist_is_refused_by_name():
+    done = dispatch_in_new_process("avx1024", PRINT_LEVEL)
+    assert done.returncode != 0
+    assert "KESTREL_DISPATCH" in done.stderr
+    assert "avx1024" in done.stderr
+
+
+def test_without_compiled_kernels_one_log_line_says_so_and_torch_runs():
+    code = f"import sys; sys.modules['kestrel_kernels.native'] = None; {PRINT_LEVEL}"
+    done = dispatch_in_new_process(None, code)
+    assert (done.returncode, done.stdout.strip()) == (0, "torch"), done.stderr
+    assert done.stderr.count("compiled kernels are not installed") == 1

@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kestrel.ops import CoordinateSet, centred_offsets, coordinate_set, torchsparse_offsets
+from kestrel.ops.coordinates import pack
+from tests.ops.voxels import random_indices, random_voxels
+
+CUBE = torchsparse_offsets(3)
+HALF = torchsparse_offsets(2)
+
+
+def brute_force(source: CoordinateSet, target: CoordinateSet, offsets, stride) -> torch.Tensor:
+    row_of = {tuple(index): row for row, index in enumerate(source.indices.tolist())}
+    table = [
+        [row_of.get((b, *(s * c + d for s, c, d in zip(stride, cell, offset, strict=True))), -1)
+         for b, *cell in target.indices.tolist()]
+        for offset in offsets
+    ]  # fmt: skip
+    return torch.tensor(table, dtype=torch.int32)
+
+
+def test_offsets_have_the_order_of_the_checkpoints():
+    assert CUBE[:4] == ((-1, -1, -1), (0, -1, -1), (1, -1, -1), (-1, 0, -1))
+    assert HALF[:3] == ((0, 0, 0), (0, 0, 1), (0, 1, 0))
+
+
+@pytest.mark.parametrize("offsets", [CUBE, torchsparse_offsets(5), centred_offsets((1, 1, 3))])
+def test_a_submanifold_map_finds_every_neighbour_of_the_same_cloud(offsets):
+    voxels = random_voxels(400, extent=9, batch=3)
+    found = voxels.submanifold_map(offsets)
+    assert torch.equal(found.gather, brute_force(voxels, voxels, offsets, (1, 1, 1)))
+    assert torch.equal(found.scatter, found.gather.flip(0))
+
+
+def test_a_large_set_has_the_same_map_as_a_search_for_each_neighbour():
+    voxels = random_voxels(30000, extent=40)
+    table = voxels.submanifold_map(CUBE).gather
+    sets = {key: row for row, key in enumerate(voxels.keys.tolist())}
+    for k in (0, 7, 13, 25):
+        wanted = pack(voxels.indices + torch.tensor((0, *CUBE[k])))
+        assert table[k].tolist() == [sets.get(key, -1) for key in wanted.tolist()]
+
+
+def test_halving_keeps_every_non_empty_parent_also_for_negative_indices():
+    voxels, _ = coordinate_set(random_indices(300, extent=9, low=-5))
+    coarse, found = voxels.downsample(HALF, (2, 2, 2))
+    parents = voxels.indices.clone()
+    parents[:, 1:] = parents[:, 1:].div(2, rounding_mode="floor")
+    assert torch.equal(coarse.indices, torch.unique(parents, dim=0))
+    assert coarse.stride == (2, 2, 2)
+    assert torch.equal(found.gather, brute_force(voxels, coarse, HALF, (2, 2, 2)))
+    assert torch.equal(found.scatter.ge(0).sum(0), torch.ones(len(voxels), dtype=torch.int64))
+
+
+def test_a_window_of_three_with_parents_by_floor_reads_what_is_there():
+    voxels = random_voxels(300, extent=9)
+    coarse, found = voxels.downsample(CUBE, (2, 2, 2))
+    assert len(coarse) == len(voxels.downsample(HALF, (2, 2, 2))[0])
+    assert torch.equal(found.gather, brute_force(voxels, coarse, CUBE, (2, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("offsets", "stride", "shape"),
+    [
+        (centred_offsets((3, 3, 3)), (2, 2, 2), (5, 5, 5)),
+        (tuple((x, y, z + 1) for x, y, z in centred_offsets((3, 3, 3))), (2, 2, 2), (5, 5, 4)),
+        (((0, 0, 0), (0, 0, 1), (0, 0, 2)), (1, 1, 2), (9, 9, 4)),
+    ],
+)
+def test_a_grid_with_borders_has_every_output_that_an_input_reaches(offsets, stride, shape):
+    voxels, _ = coordinate_set(random_indices(60, extent=9), spatial_shape=(9, 9, 9))
+    coarse, found = voxels.downsample(offsets, stride, dilate=True)
+    reached = {
+        (b, *(c // s for c, s in zip(moved, stride, strict=True)))
+        for b, *cell in voxels.indices.tolist()
+        for offset in offsets
+        for moved in [[c - d for c, d in zip(cell, offset, strict=True)]]
+        if all(c % s == 0 and 0 <= c // s < n for c, s, n in zip(moved, stride, shape, strict=True))
+    }
+    assert coarse.spatial_shape == shape
+    assert [tuple(row) for row in coarse.indices.tolist()] == sorted(reached)
+    assert torch.equal(found.gather, brute_force(voxels, coarse, offsets, stride))
+    inputs = (found.gather >= 0).sum()
+    assert (found.scatter >= 0).sum() == inputs
+
+
+def test_layers_on_the_same_voxels_share_maps_and_coarser_sets():
+    voxels = random_voxels()
+    assert voxels.submanifold_map(CUBE) is voxels.submanifold_map(torchsparse_offsets(3))
+    assert voxels.downsample(HALF, (2, 2, 2))[0] is voxels.downsample(HALF, (2, 2, 2))[0]
+
+
+def test_no_voxels_give_empty_maps():
+    voxels, rows = coordinate_set(torch.zeros(0, 4, dtype=torch.int64))
+    assert len(voxels) == len(rows) == 0
+    assert voxels.submanifold_map(CUBE).gather.shape == (27, 0)
+    coarse, found = voxels.downsample(HALF, (2, 2, 2))
+    assert len(coarse) == 0
+    assert found.scatter.shape == (8, 0)

@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from kestrel.ops import (
+    coordinate_set,
+    devoxelize,
+    point_rows,
+    point_to_voxel,
+    torchsparse_offsets,
+    trilinear_neighbours,
+)
+from tests.ops.voxels import random_voxels
+
+
+def random_points(count: int = 200, extent: float = 8.0, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    batch = torch.randint(0, 2, (count, 1), generator=generator)
+    return torch.cat((batch, torch.rand(count, 3, generator=generator) * extent), dim=1)
+
+
+def test_a_point_belongs_to_the_voxel_around_it_at_any_stride():
+    points = random_points() - torch.tensor((0, 4.0, 4.0, 4.0))
+    voxels, rows = coordinate_set(points.floor().long())
+    assert torch.equal(point_rows(points, voxels).long(), rows)
+    coarse = voxels.downsample(torchsparse_offsets(2), (2, 2, 2))[0]
+    found = coarse.indices[point_rows(points, coarse).long()]
+    assert torch.equal(found[:, 1:], (points[:, 1:] / 2).floor().long())
+
+
+def test_a_point_outside_of_all_voxels_has_row_minus_one():
+    voxels, _ = coordinate_set(torch.tensor([[0, 1, 1, 1]]))
+    points = torch.tensor([[0, 1.5, 1.5, 1.5], [1, 1.5, 1.5, 1.5], [0, 1.5, 1.5, 2.5], [0, 1e9, -1e9, 0]])
+    assert point_rows(points, voxels).tolist() == [0, -1, -1, -1]
+
+
+def test_trilinear_reading_of_a_linear_field_is_exact():
+    cells = torch.tensor(list(itertools.product([0, 1], range(9), range(9), range(9))))
+    voxels, rows = coordinate_set(cells)
+    slope = torch.tensor([[2.0], [-3.0], [0.5]])
+    field = torch.zeros(len(voxels), 1).index_copy(0, rows, cells[:, 1:].float() @ slope)
+    points = random_points()
+    read = devoxelize(field, *trilinear_neighbours(points, voxels))
+    torch.testing.assert_close(read, points[:, 1:] @ slope, atol=1e-4, rtol=1e-4)
+
+
+def test_missing_corners_count_nothing_and_the_others_share_their_weight():
+    voxels, _ = coordinate_set(torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0]]))
+    rows, weights = trilinear_neighbours(torch.tensor([[0, 0.25, 0.5, 0.5], [0, 5.0, 5.0, 5.0]]), voxels)
+    assert rows[0].tolist() == [0, -1, -1, -1, 1, -1, -1, -1]
+    torch.testing.assert_close(weights[0, [0, 4]], torch.tensor([0.75, 0.25]))
+    assert (rows[1] == -1).all()
+    assert (weights[1] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_mean_of_each_voxel_leaves_out_points_without_one(dtype):
+    rows = torch.tensor([0, 2, 2, -1, 2], dtype=torch.int32)
+    features = torch.tensor([[1.0], [2.0], [4.0], [100.0], [6.0]], dtype=dtype)
+    means = point_to_voxel(features, rows, 4)
+    assert means.dtype == dtype
+    assert means.squeeze(1).tolist() == [1, 0, 4, 0]
+
+
+def test_gradients_are_those_of_finite_differences():
+    voxels = random_voxels(60, extent=4)
+    points = random_points(30, 4.0)
+    rows, weights = trilinear_neighbours(points.double(), voxels)
+    voxel_features = torch.randn(len(voxels), 3, dtype=torch.float64, requires_grad=True)
+    point_features = torch.randn(30, 3, dtype=torch.float64, requires_grad=True)
+    owner = point_rows(points, voxels)
+    assert torch.autograd.gradcheck(lambda x: devoxelize(x, rows, weights), voxel_features)
+    assert torch.autograd.gradcheck(lambda x: point_to_voxel(x, owner, len(voxels)), point_features)
+
+
+@pytest.mark.parametrize("channels", [1, 16, 37])
+def test_single_precision_and_its_gradients_equal_double(channels):
+    voxels = random_voxels(200)
+    points = random_points(500)
+    rows, weights = trilinear_neighbours(points, voxels)
+    owner = point_rows(points, voxels)
+    wide = torch.randn(len(voxels), channels, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(len(voxels), channels, dtype=torch.float64)
+    narrow = wide.detach().float().requires_grad_()
+
+    def there_and_back(features):
+        return point_to_voxel(devoxelize(features, rows, weights), owner, len(voxels))
+
+    torch.testing.assert_close(there_and_back(narrow).double(), there_and_back(wide), atol=1e-5, rtol=1e-5)
+    expected = torch.autograd.grad(there_and_back(wide), wide, upstream)[0]
+    result = torch.autograd.grad(there_and_back(narrow), narrow, upstream.float())[0]
+    torch.testing.assert_close(result.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_in_gives_nothing_out():
+    voxels = random_voxels(0)
+    rows, weights = trilinear_neighbours(random_points(3), voxels)
+    assert devoxelize(torch.zeros(0, 4), rows, weights).tolist() == torch.zeros(3, 4).tolist()
+    empty = trilinear_neighbours(random_points(0), random_voxels())
+    assert devoxelize(torch.zeros(len(random_voxels()), 4), *empty).shape == (0, 4)
+    assert point_to_voxel(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int32), 2).shape == (2, 4)
+
+
+def test_the_operators_are_registered_as_torch_wants_them():
+    voxels = random_voxels(40)
+    rows, weights = trilinear_neighbours(random_points(20), voxels)
+    features = torch.randn(len(voxels), 4, requires_grad=True)
+    torch.library.opcheck(torch.ops.kestrel.devoxelize, (features, rows, weights))
+    owner = point_rows(random_points(20), voxels)
+    values = torch.randn(20, 4, requires_grad=True)
+    torch.library.opcheck(torch.ops.kestrel.scatter_mean, (values, owner, len(voxels)))

@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import conv3d, conv_transpose3d
+
+from kestrel.errors import InputError
+from kestrel.ops import KernelMap, centred_offsets, coordinate_set, sparse_conv, torchsparse_offsets
+from tests.ops.voxels import from_dense, random_indices, random_voxels, to_dense
+
+CUBE = centred_offsets((3, 3, 3))
+HALF = torchsparse_offsets(2)
+DTYPES = [pytest.param(torch.float32, 1e-4), pytest.param(torch.float64, 1e-9)]
+
+
+def dense_weight(weight: torch.Tensor, size: int) -> torch.Tensor:
+    """(K, C_in, C_out) with z fastest to the (C_out, C_in, kx, ky, kz) of a dense convolution."""
+    return weight.unflatten(0, (size, size, size)).permute(4, 3, 0, 1, 2)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_submanifold_equals_a_dense_convolution_at_the_occupied_cells(dtype, tolerance):
+    voxels = random_voxels(300)
+    features = torch.randn(len(voxels), 5, dtype=dtype)
+    weight = torch.randn(27, 5, 7, dtype=dtype)
+    dense = conv3d(to_dense(features, voxels, 2, (8, 8, 8)), dense_weight(weight, 3), padding=1)
+    result = sparse_conv(features, weight, voxels.submanifold_map(CUBE))
+    torch.testing.assert_close(result, from_dense(dense, voxels), atol=tolerance, rtol=tolerance)
+
+
+def test_a_strided_layer_equals_a_dense_one():
+    voxels, _ = coordinate_set(random_indices(200), spatial_shape=(8, 8, 8))
+    features, weight = torch.randn(len(voxels), 4), torch.randn(27, 4, 6)
+    coarse, found = voxels.downsample(CUBE, (2, 2, 2), dilate=True)
+    dense = conv3d(to_dense(features, voxels, 2, (8, 8, 8)), dense_weight(weight, 3), padding=1, stride=2)
+    result = sparse_conv(features, weight, found)
+    torch.testing.assert_close(result, from_dense(dense, coarse), atol=1e-4, rtol=1e-4)
+
+
+def test_a_transposed_layer_equals_a_dense_one_at_the_finer_voxels():
+    voxels = random_voxels(200)
+    coarse, found = voxels.downsample(HALF, (2, 2, 2))
+    features, weight = torch.randn(len(coarse), 4), torch.randn(8, 4, 6)
+    dense = conv_transpose3d(
+        to_dense(features, coarse, 2, (4, 4, 4)), dense_weight(weight, 2).transpose(0, 1), stride=2
+    )
+    result = sparse_conv(features, weight, found.transposed())
+    torch.testing.assert_close(result, from_dense(dense, voxels), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_bias_residual_and_relu_end_the_sum(relu):
+    voxels = random_voxels()
+    found = voxels.submanifold_map(CUBE)
+    features, weight = torch.randn(len(voxels), 8), torch.randn(27, 8, 9)
+    bias, residual = torch.randn(9), torch.randn(len(voxels), 9)
+    plain = sparse_conv(features, weight, found) + bias + residual
+    result = sparse_conv(features, weight, found, bias=bias, residual=residual, relu=relu)
+    torch.testing.assert_close(result, plain.relu() if relu else plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_gradients_of_all_inputs_are_those_of_finite_differences(relu):
+    voxels = random_voxels(25, extent=4)
+    coarse, found = voxels.downsample(HALF, (2, 2, 2))
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((len(voxels), 3), (8, 3, 2), (2,), (len(coarse), 2))
+    ]
+
+    def run(features, weight, bias, residual):
+        return sparse_conv(features, weight, found, bias=bias, residual=residual, relu=relu)
+
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_single_precision_gradients_equal_those_of_plain_torch(transposed):
+    voxels = random_voxels(400)
+    found = voxels.downsample(HALF, (2, 2, 2))[1]
+    found = found.transposed() if transposed else found
+    features = torch.randn(found.scatter.shape[1], 6, requires_grad=True)
+    weight = torch.randn(8, 6, 10, requires_grad=True)
+    upstream = torch.randn(found.gather.shape[1], 10)
+    padded = torch.cat((features, features.new_zeros(1, 6)))
+    plain = sum(padded[rows.long()] @ matrix for rows, matrix in zip(found.gather, weight, strict=True))
+    expected = torch.autograd.grad(plain, (features, weight), upstream)
+    result = torch.autograd.grad(sparse_conv(features, weight, found), (features, weight), upstream)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_bfloat16_accumulates_in_single_precision():
+    voxels = random_voxels(500, extent=6)
+    found = voxels.submanifold_map(CUBE)
+    features, weight = torch.randn(len(voxels), 64).bfloat16(), (torch.randn(27, 64, 32) / 30).bfloat16()
+    result = sparse_conv(features, weight, found)
+    exact = sparse_conv(features.double(), weight.double(), found)
+    assert result.dtype == torch.bfloat16
+    assert (result - exact).norm() / exact.norm() < 4e-3
+
+
+def test_no_input_voxels_give_no_output():
+    voxels = random_voxels(0)
+    result = sparse_conv(torch.zeros(0, 4), torch.zeros(27, 4, 5), voxels.submanifold_map(CUBE), relu=True)
+    assert result.shape == (0, 5)
+
+
+def test_shapes_that_do_not_fit_are_named():
+    voxels = random_voxels()
+    found = voxels.submanifold_map(CUBE)
+    features = torch.zeros(len(voxels), 4)
+    with pytest.raises(InputError, match="sparse convolution"):
+        sparse_conv(features, torch.zeros(27, 5, 4), found)
+    with pytest.raises(InputError, match="sparse convolution"):
+        sparse_conv(features[1:], torch.zeros(27, 4, 4), found)
+    with pytest.raises(InputError, match="residual"):
+        sparse_conv(features, torch.zeros(27, 4, 4), found, residual=torch.zeros(1, 4))
+
+
+def test_the_operator_is_registered_as_torch_wants_it():
+    voxels = random_voxels(40)
+    found: KernelMap = voxels.submanifold_map(CUBE)
+    features = torch.randn(len(voxels), 4, requires_grad=True)
+    weight = torch.randn(27, 4, 4, requires_grad=True)
+    arguments = (features, weight, None, None, found.gather, found.scatter, True)
+    torch.library.opcheck(torch.ops.kestrel.sparse_conv, arguments)

@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kestrel.errors import InputError
+from kestrel.ops import voxelize
+
+SIZE = (0.5, 0.5, 1.0)
+RANGE = (-2.0, -2.0, -1.0, 2.0, 2.0, 1.0)
+
+
+def by_hand(points: torch.Tensor, max_points: int, max_voxels: int) -> dict[tuple[int, ...], list[int]]:
+    """Point by point, as the definition says."""
+    cells: dict[tuple[int, ...], list[int]] = {}
+    lower = torch.tensor(RANGE[:3])
+    for row, point in enumerate(points):
+        cell = tuple(((point[:3] - lower) / torch.tensor(SIZE)).floor().int().tolist())
+        inside = all(0 <= c < n for c, n in zip(cell, (8, 8, 2), strict=True))
+        if not inside or (cell not in cells and len(cells) == max_voxels):
+            continue
+        members = cells.setdefault(cell, [])
+        if len(members) < max_points:
+            members.append(row)
+    return cells
+
+
+@pytest.mark.parametrize(("max_points", "max_voxels"), [(1, 1000), (3, 40), (1000, 1000)])
+def test_limits_keep_the_first_points_and_the_first_voxels(max_points, max_voxels):
+    points = torch.randn(600, 5) * 1.2
+    expected = by_hand(points, max_points, max_voxels)
+    found = voxelize(points, SIZE, RANGE, max_points=max_points, max_voxels=max_voxels)
+    assert [tuple(cell) for cell in found.indices.tolist()] == list(expected)
+    assert found.counts.tolist() == [len(rows) for rows in expected.values()]
+    assert found.first.tolist() == [rows[0] for rows in expected.values()]
+    means = torch.stack([points[rows].mean(0) for rows in expected.values()])
+    torch.testing.assert_close(found.features, means, atol=1e-5, rtol=1e-5)
+    owner = {row: voxel for voxel, rows in enumerate(expected.values()) for row in rows}
+    assert found.rows.tolist() == [owner.get(row, -1) for row in range(len(points))]
+
+
+def test_first_and_maximum_reduce_the_same_groups():
+    points = torch.tensor([[0.1, 0.1, 0, 7], [1.1, 0.1, 0, 1], [0.2, 0.1, 0, 9], [0.1, 0.3, 0, 2]])
+    first = voxelize(points, SIZE, RANGE, reduction="first")
+    highest = voxelize(points, SIZE, RANGE, reduction="max")
+    assert first.features[:, 3].tolist() == [7, 1]
+    assert highest.features.tolist() == [points[[0, 2, 3]].amax(0).tolist(), points[1].tolist()]
+    assert first.rows.tolist() == [0, 1, 0, 0]
+
+
+def test_points_that_are_huge_or_not_finite_never_become_integers():
+    nan, inf = float("nan"), float("inf")
+    points = torch.tensor([[nan, 0, 0], [inf, 0, 0], [0, -inf, 0], [1e30, 0, 0], [0, 0, -1e38], [0.1, 0, 0]])
+    found = voxelize(points, SIZE, RANGE)
+    assert found.rows.tolist() == [-1, -1, -1, -1, -1, 0]
+    assert len(found.features) == 1
+
+
+def test_the_upper_border_belongs_to_nobody():
+    found = voxelize(torch.tensor([[2.0, 0, 0], [-2.0, -2.0, -1.0]]), SIZE, RANGE)
+    assert found.indices.tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize("points", [torch.zeros(0, 4), torch.full((3, 4), 100.0)])
+def test_no_point_in_range_gives_no_voxel(points):
+    found = voxelize(points, SIZE, RANGE, max_points=2, max_voxels=2)
+    assert found.features.shape == (0, 4)
+    assert found.indices.shape == (0, 3)
+    assert found.rows.tolist() == [-1] * len(points)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(InputError, match="points"):
+        voxelize(torch.zeros(3, 2), SIZE, RANGE)
+    with pytest.raises(InputError, match="voxel size"):
+        voxelize(torch.zeros(3, 3), (0.0, 1.0, 1.0), RANGE)
+    with pytest.raises(InputError, match="limits"):
+        voxelize(torch.zeros(3, 3), SIZE, RANGE, max_points=0)
+    with pytest.raises(InputError, match="reduction"):
+        voxelize(torch.zeros(3, 3), SIZE, RANGE, reduction="median")
