@@ -102,19 +102,14 @@ def test_a_request_writes_pictures_with_their_labels(graph: Graph, tmp_path: Pat
     assert (rendered == 18).all()
 
 
-@pytest.mark.parametrize(
-    "folder", ["../outside", "/tmp/outside", "a/../../outside", "link/inside", ".", "nul\0"]
-)
+@pytest.mark.parametrize("folder", ["../outside", "/tmp/outside", "a/../../outside", "link/inside", "."])
 def test_a_request_cannot_write_outside_of_its_root(graph: Graph, tmp_path: Path, folder: str) -> None:
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     root.mkdir()
     elsewhere.mkdir()
     (root / "link").symlink_to(elsewhere)
     client = renderer(graph, output_root=str(root))
-    response = request(graph, client, count=1, output_folder=folder.replace("\0", ""))
-    if "\0" in folder:
-        assert response.success
-        return
+    response = request(graph, client, count=1, output_folder=folder)
     assert not response.success
     assert "output_folder" in response.message
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["elsewhere", "link", "root"]

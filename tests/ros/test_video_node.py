@@ -90,9 +90,8 @@ def test_late_images_leave_the_past_as_it_is(graph: Graph) -> None:
 def test_the_first_answers_say_that_the_past_is_short(graph: Graph) -> None:
     rig = Rig(graph)
     rig.answer_to(jpeg(0))
-    graph.await_status(
-        "video: model", lambda view: view.said("front: the network has not seen enough", 1), "WARN"
-    )
+    early = "front: the network has not seen enough"
+    graph.await_status("video: model", lambda view: view.said(early, 1), "WARN")
     rig.answer_to(jpeg(100))
     graph.await_status("video: model", lambda view: "front" not in view.message, "no word of it")
 
