@@ -46,7 +46,7 @@ from kestrel_nodes.worker import Job, Outcome, Worker
 
 P = TypeVar("P", bound=NodeParameters)
 
-STOP_TIMEOUT_S = 2.0
+STOP_TIMEOUT_S = 1.5
 """How long a stopping node waits for the message in work; the process exits in any case."""
 
 BUSY_ERROR_S = 1.0

@@ -10,57 +10,71 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kestrel_nodes import NODES, transport
 
 if TYPE_CHECKING:
     from kestrel_nodes.managed import ManagedNode
-    from kestrel_nodes.parameters import NodeParameters
 
 SPIN_TIMEOUT_S = 0.1
+EXIT_WITHIN_S = 2.5
+"""After this long the process exits whatever it is doing (loading a network, a native call)."""
 
 
 def main(name: str) -> None:
     """Run the node ``name`` until SIGINT or SIGTERM, then exit the process."""
-    transport.prepare()
     module, _, kind = NODES[name].partition(":")
     run(lambda: getattr(importlib.import_module(module), kind)(name))
 
 
-def run(make_node: Callable[[], ManagedNode[NodeParameters]], arguments: Sequence[str] | None = None) -> None:
+def run(make_node: Callable[[], ManagedNode[Any]], arguments: Sequence[str] | None = None) -> None:
     """Spin the node that ``make_node`` returns until SIGINT or SIGTERM, then exit the process with code 0.
 
-    rclpy's own signal handlers race with the destruction of what they wake; here they are not installed, and
+    rclpy's own signal handlers race with the destruction of what they wake, so they are not installed, and
     the context is shut down after the executor and the node are gone.
     """
+    stop = _Stop()
+    transport.prepare()
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    stop = threading.Event()
     executor = SingleThreadedExecutor()
-
-    def on_signal(*_: object) -> None:
-        stop.set()
-        executor.wake()
-
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
+    stop.wake = executor.wake
     node = make_node()
     executor.add_node(node)
-    while not stop.is_set():
+    while not stop.requested and rclpy.ok():
         node.guard.call(lambda: executor.spin_once(timeout_sec=SPIN_TIMEOUT_S), node.health["life cycle"])
     node.shut_down()
-    executor.shutdown(timeout_sec=0.5)
+    clean = node.finished
+    executor.shutdown(timeout_sec=0.2)
     node.destroy_node()
     rclpy.try_shutdown()
-    _leave(clean=node.finished)
+    _leave(clean=clean)
+
+
+class _Stop:
+    """SIGINT and SIGTERM from now on: the request to stop, and the promise that it is kept in time."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.wake: Callable[[], None] = lambda: None
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(kind, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        if not self.requested:
+            limit = threading.Timer(EXIT_WITHIN_S, _leave, kwargs={"clean": False})
+            limit.daemon = True
+            limit.start()
+        self.requested = True
+        self.wake()
 
 
 def _leave(*, clean: bool) -> None:
-    """Exit; without the interpreter's clean-up where a native call is still busy in the worker thread."""
+    """Exit; without the interpreter's clean-up where a native call is still busy in another thread."""
     sys.stdout.flush()
     sys.stderr.flush()
     if not clean:
