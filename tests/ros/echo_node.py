@@ -30,7 +30,7 @@ def main() -> None:
         [],
         {"received": 0, "answered": 0},
     )
-    publisher = node.create_publisher(PointCloud2, "/echo/output/points", 10)
+    publisher = node.create_publisher(PointCloud2, "/echo/output/echo", 10)
 
     def work() -> None:
         while not stop.is_set():

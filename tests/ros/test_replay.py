@@ -93,7 +93,7 @@ def test_everything_published_arrives_at_rate_one_and_is_recorded(tmp_path, ros_
         "/lidar/points": 20,
         "/imu": 200,
         "/truth/event": 20,
-        "/echo/output/points": answered,
+        "/echo/output/echo": answered,
     }
     assert topics["/tf_static"].latched
 

@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a recording holds: inputs and when they were sent, outputs and when they arrived, truth."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS, POINT_CLASSES
+from kestrel.data.bag import BagMessage, BagReader
+from kestrel.data.messages import Source, best_class, source_of
+from kestrel.data.perception_messages import boxes_from_message, map_from_messages
+from kestrel.data.sensor_messages import cloud_fields
+from kestrel.errors import InputError, describe
+from kestrel.types import BevMap, Boxes3D, UInt8Array
+
+BASE_FRAME: Final = "base_link"
+OUTPUT: Final = re.compile(r"(?P<node>/.+)/output/(?P<name>.+)")
+TRUTH: Final = "/truth/"
+SENSOR_TYPES: Final = (
+    "sensor_msgs/msg/PointCloud2",
+    "sensor_msgs/msg/Image",
+    "sensor_msgs/msg/CompressedImage",
+)
+
+
+@dataclass
+class Answers:
+    """The same things from the truth or from the nodes, by stamp.
+
+    points: (N,) index into POINT_CLASSES or IGNORE per point of the sweep. event: name of the class.
+    """
+
+    objects: dict[int, Boxes3D] = field(default_factory=dict)
+    points: dict[int, UInt8Array] = field(default_factory=dict)
+    maps: dict[int, BevMap] = field(default_factory=dict)
+    events: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass
+class Recording:
+    """One recording, read completely.
+
+    sent: log time of every sensor message, by topic. received: log time of every output, by topic.
+    truth, predicted: what there is to compare. damage: of the file, or None.
+    """
+
+    path: Path
+    sent: dict[str, dict[Source, int]]
+    received: dict[str, dict[Source, int]]
+    truth: Answers
+    predicted: Answers
+    damage: str | None
+
+    def raise_if_damaged(self) -> None:
+        """Raise InputError if the file was not complete."""
+        if self.damage:
+            expected = "a complete recording"
+            raise InputError(describe(f"recording {self.path}", expected=expected, found=self.damage))
+
+
+def read_recording(path: str | Path) -> Recording:
+    """Read a recording, a damaged one up to the damage.
+
+    Raises:
+        InputError: there is no such file, or a message in it is malformed.
+    """
+    reader = BagReader(path)
+    sent: dict[str, dict[Source, int]] = defaultdict(dict)
+    received: dict[str, dict[Source, int]] = defaultdict(dict)
+    truth, predicted = _Collector(), _Collector()
+    for message in reader.messages():
+        output = OUTPUT.fullmatch(message.topic)
+        if message.topic.startswith(TRUTH):
+            truth.add(message.topic.removeprefix(TRUTH), message)
+        elif output is not None:
+            _note(received[message.topic], message)
+            predicted.add(output["name"], message)
+        elif message.msgtype in SENSOR_TYPES:
+            _note(sent[message.topic], message)
+    return Recording(
+        Path(path), dict(sent), dict(received), truth.finish(), predicted.finish(), reader.damage
+    )
+
+
+def _note(times: dict[Source, int], message: BagMessage) -> None:
+    source = source_of(message.msgtype, message.raw)
+    if source is not None:
+        times.setdefault(source, message.log_time_ns)
+
+
+class _Collector:
+    """Turns messages into Answers; names are those below /truth/ or ~/output/."""
+
+    def __init__(self) -> None:
+        self.answers = Answers()
+        self._grids: dict[int, dict[str, Any]] = defaultdict(dict)
+        self._events: dict[str, dict[int, str]] = defaultdict(dict)
+
+    def add(self, name: str, message: BagMessage) -> None:
+        source = source_of(message.msgtype, message.raw)
+        if source is None:
+            return
+        stamp = source.stamp_ns
+        if name == "objects" and message.msgtype == "kestrel_msgs/msg/PerceivedObjects":
+            _expect_base_frame(message.topic, source)
+            self.answers.objects[stamp] = boxes_from_message(message.decode(), DETECTION_CLASSES)
+        elif name == "points" and message.msgtype == "sensor_msgs/msg/PointCloud2":
+            self.answers.points[stamp] = point_classes(message)
+        elif name.startswith("map/") and message.msgtype == "nav_msgs/msg/OccupancyGrid":
+            _expect_base_frame(message.topic, source)
+            self._grids[stamp][name.removeprefix("map/")] = message.decode()
+        elif name.endswith("event") and message.msgtype == "vision_msgs/msg/Classification":
+            best = best_class(message.decode())
+            if best is not None:
+                self._events[name][stamp] = best[0]
+
+    def finish(self) -> Answers:
+        for stamp, grids in self._grids.items():
+            layers: dict[str, Any] = {layer: grids[layer] for layer in MAP_LAYERS if layer in grids}
+            if len(layers) == len(MAP_LAYERS):
+                self.answers.maps[stamp] = map_from_messages(layers)
+        self.answers.events = front_events(self._events)
+        return self.answers
+
+
+def front_events(events: Mapping[str, Mapping[int, str]]) -> dict[int, str]:
+    """Return the events of the camera that looks ahead: the truth's only ones, or those of ``front``."""
+    for name in ("event", "front/event"):
+        if name in events:
+            return dict(events[name])
+    return dict(next(iter(events.values()), {}))
+
+
+def point_classes(message: BagMessage) -> UInt8Array:
+    """Return the class of every point of a labelled cloud."""
+    points = cloud_fields(message.decode())
+    if "class_id" not in (points.dtype.names or ()):
+        found = points.dtype.names
+        raise InputError(describe(f"fields of {message.topic}", expected="class_id", found=found))
+    classes = np.asarray(points["class_id"], np.uint8)
+    return np.where(classes < len(POINT_CLASSES), classes, IGNORE).astype(np.uint8)
+
+
+def _expect_base_frame(topic: str, source: Source) -> None:
+    if source.frame_id != BASE_FRAME:
+        raise InputError(describe(f"frame of {topic}", expected=BASE_FRAME, found=source.frame_id))

@@ -1,0 +1,207 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every score of a recording as named figures, beside those of a baseline where there is one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, POINT_CLASSES
+from kestrel.errors import InputError, describe
+from kestrel.eval import detection
+from kestrel.eval.overlap import MapOverlap, PointConfusion
+from kestrel.eval.recording import Answers, Recording
+from kestrel.eval.timing import node_timings, replay_rate
+from kestrel.report import Figure
+from kestrel.types import Boxes3D, Float64Array
+
+DONT_CARE: Final = "dont_care"
+"""Class of a truth box inside which nothing is known: what is found there counts neither way."""
+MAP_THRESHOLD: Final = 0.5
+ERROR_UNITS: Final = {"translation": "m", "scale": "1 - IoU", "orientation": "rad", "velocity": "m/s"}
+BASELINE: Final = "trivial baseline"
+MAJORITY: Final = "majority class"
+
+Values = dict[str, tuple[float, str]]
+"""Value and unit by name."""
+
+
+def figures(recording: Recording, baseline: Answers | None = None) -> dict[str, Figure]:
+    """Return all scores of a recording.
+
+    Args:
+        recording: with truth, outputs of nodes, or both; what is missing has no figure.
+        baseline: answers of the trivial baseline for the same drive; ratios are against it.
+    """
+    result: dict[str, Figure] = {}
+    for score in (detection_values, point_values, map_values, event_values):
+        own = score(recording.truth, recording.predicted)
+        other = {} if baseline is None else score(recording.truth, baseline)
+        for name, (value, unit) in own.items():
+            result[name] = Figure(value, unit, *_against(value, name, other))
+    _add_majority(recording, result)
+    result.update(timing_figures(recording))
+    return result
+
+
+def _against(
+    value: float, name: str, other: Mapping[str, tuple[float, str]]
+) -> tuple[float | None, str | None]:
+    if name not in other or name.endswith(("error", "frames")):
+        return None, None
+    reference = other[name][0]
+    return (value / reference if reference > 0 else float("inf")), f"{BASELINE} {reference:.3f}"
+
+
+def detection_values(truth: Answers, predicted: Answers) -> Values:
+    """Return AP by class and the true-positive errors; classes that the truth has not are left out."""
+    stamps = sorted(truth.objects)
+    if not stamps or not predicted.objects:
+        return {}
+    real = [truth.objects[stamp] for stamp in stamps]
+    found = [_allowed(predicted.objects.get(stamp), truth.objects[stamp]) for stamp in stamps]
+    scores = detection.evaluate(detection.BoxTable.from_frames(real), detection.BoxTable.from_frames(found))
+    there = np.flatnonzero(scores.truth_count)
+    values: Values = {"detection/frames": (len(stamps), "frames")}
+    if len(there) == 0:
+        return values
+    precision = scores.average_precision[there]
+    near = detection.DISTANCES_M.index(detection.TRUE_POSITIVE_DISTANCE_M)
+    values["detection/mAP"] = (float(precision.mean()), "AP")
+    values["detection/mAP_2m"] = (float(precision[:, near].mean()), "AP")
+    for index in there:
+        name = DETECTION_CLASSES[index]
+        values[f"detection/{name}/AP"] = (float(scores.average_precision[index].mean()), "AP")
+        values[f"detection/{name}/AP_2m"] = (float(scores.average_precision[index, near]), "AP")
+    for column, error in enumerate(detection.ERRORS):
+        known = scores.errors[there, column]
+        known = known[~np.isnan(known)]
+        if error in ERROR_UNITS and len(known):
+            values[f"detection/{error}_error"] = (float(known.mean()), ERROR_UNITS[error])
+    return values
+
+
+def _allowed(found: Boxes3D | None, truth: Boxes3D) -> Boxes3D:
+    """Return the predictions of a frame outside the regions of which the truth knows nothing."""
+    if found is None:
+        return _take(truth, np.zeros(len(truth), bool))
+    if DONT_CARE not in truth.class_names or len(found) == 0:
+        return found
+    keep = np.ones(len(found), bool)
+    for index in np.flatnonzero(truth.label == truth.class_names.index(DONT_CARE)):
+        offset = found.center[:, :2] - truth.center[index, :2]
+        cos, sin = np.cos(truth.yaw[index]), np.sin(truth.yaw[index])
+        along, across = offset @ (cos, sin), offset @ (-sin, cos)
+        inside = (np.abs(along) <= truth.size[index, 0] / 2) & (np.abs(across) <= truth.size[index, 1] / 2)
+        keep &= ~inside
+    return _take(found, keep)
+
+
+def _take(boxes: Boxes3D, keep: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Boxes3D:
+    return Boxes3D(
+        boxes.center[keep],
+        boxes.size[keep],
+        boxes.yaw[keep],
+        boxes.velocity[keep],
+        boxes.label[keep],
+        boxes.score[keep],
+        boxes.class_names,
+        boxes.frame_id,
+        boxes.stamp_ns,
+    )
+
+
+def point_values(truth: Answers, predicted: Answers) -> Values:
+    """Return IoU by class over the sweeps that were answered; classes that the truth has not are left out."""
+    stamps = sorted(truth.points.keys() & predicted.points.keys())
+    if not stamps:
+        return {}
+    confusion = PointConfusion(len(POINT_CLASSES))
+    for stamp in stamps:
+        real, found = truth.points[stamp], predicted.points[stamp]
+        if len(real) != len(found):
+            raise InputError(describe(f"labelled cloud of {stamp}", expected=len(real), found=len(found)))
+        confusion.add(real, found)
+    values: Values = {
+        "points/frames": (len(stamps), "frames"),
+        "points/mIoU": (confusion.mean_iou(), "IoU"),
+    }
+    values.update(_named("points", POINT_CLASSES, confusion.iou()))
+    return values
+
+
+def map_values(truth: Answers, predicted: Answers) -> Values:
+    """Return IoU by layer at one threshold, and at the best one as BEVFusion's evaluation has it."""
+    stamps = sorted(truth.maps.keys() & predicted.maps.keys())
+    if not stamps:
+        return {}
+    overlap = MapOverlap(len(MAP_LAYERS))
+    for stamp in stamps:
+        overlap.add(predicted.maps[stamp].probability, truth.maps[stamp].probability > 0.5)
+    there = overlap.truth_count > 0
+    best = np.where(there, overlap.best_iou(), np.nan)
+    at_half = overlap.iou_at(MAP_THRESHOLD)
+    values: Values = {"map/frames": (len(stamps), "frames")}
+    if there.any():
+        values["map/mIoU"] = (float(at_half[there].mean()), "IoU")
+        values["map/mIoU_best"] = (float(best[there].mean()), "IoU at best threshold")
+    values.update(_named("map", MAP_LAYERS, at_half))
+    for layer, value in zip(MAP_LAYERS, best, strict=True):
+        if not np.isnan(value):
+            values[f"map/{layer}/best"] = (float(value), "IoU at best threshold")
+    return values
+
+
+def _named(prefix: str, names: tuple[str, ...], scores: Float64Array) -> Values:
+    pairs = zip(names, scores, strict=True)
+    return {f"{prefix}/{name}": (float(score), "IoU") for name, score in pairs if not np.isnan(score)}
+
+
+def event_values(truth: Answers, predicted: Answers) -> Values:
+    """Return the share of front images whose event was named right, and the mean share over the events."""
+    stamps = sorted(truth.events.keys() & predicted.events.keys())
+    if not stamps:
+        return {}
+    right: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    for stamp in stamps:
+        seen[truth.events[stamp]] += 1
+        right[truth.events[stamp]] += truth.events[stamp] == predicted.events[stamp]
+    by_event = [right[name] / count for name, count in seen.items()]
+    return {
+        "event/frames": (len(stamps), "frames"),
+        "event/accuracy": (sum(right.values()) / len(stamps), "share"),
+        "event/balanced_accuracy": (sum(by_event) / len(by_event), "share"),
+    }
+
+
+def _add_majority(recording: Recording, result: dict[str, Figure]) -> None:
+    """Put the accuracy of always naming this drive's most frequent event beside the accuracy."""
+    own = result.get("event/accuracy")
+    if own is None:
+        return
+    stamps = recording.truth.events.keys() & recording.predicted.events.keys()
+    counts = Counter(recording.truth.events[stamp] for stamp in stamps)
+    share = counts.most_common(1)[0][1] / counts.total()
+    ratio, against = own.value / share, f"{MAJORITY} {share:.3f}"
+    result["event/accuracy"] = Figure(own.value, own.unit, ratio, against)
+    result["event/majority"] = Figure(share, "share")
+
+
+def timing_figures(recording: Recording) -> dict[str, Figure]:
+    """Return answered and lost frames and latency percentiles of every node, and the rate of the replay."""
+    result: dict[str, Figure] = {}
+    rate = replay_rate(recording.sent)
+    if rate is not None:
+        result["replay/rate"] = Figure(rate, "x real time")
+    for node, timing in node_timings(recording.sent, recording.received).items():
+        name = node.strip("/")
+        result[f"{name}/answered"] = Figure(timing.answered / timing.sent, "share")
+        result[f"{name}/lost"] = Figure(timing.lost, "frames")
+        for percent in (50, 95, 99):
+            result[f"{name}/latency_p{percent}"] = Figure(timing.percentile_ms(percent), "ms")
+    return result

@@ -1,0 +1,217 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""A recording made by hand, with known answers, scores what it must."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS
+from kestrel.cli import build_app
+from kestrel.data import messages, perception_messages, sensor_messages
+from kestrel.data.bag import BagWriter
+from kestrel.errors import CalibrationError, InputError
+from kestrel.eval import baseline
+from kestrel.eval.recording import read_recording
+from kestrel.eval.score import figures
+from kestrel.eval.timing import node_timings
+from kestrel.types import BevMap, Boxes3D, PointCloud
+
+EPOCH = 1_700_000_000 * 10**9
+WALL = 1_800_000_000 * 10**9
+MS = 10**6
+
+
+def boxes(stamp, centers, names=("car",), sizes=(4.0, 2.0, 1.5), score=1.0):
+    count = len(centers)
+    return Boxes3D(
+        center=np.array(centers, np.float32).reshape(count, 3),
+        size=np.tile(np.array(sizes, np.float32), (count, 1)).reshape(count, 3),
+        yaw=np.zeros(count, np.float32),
+        velocity=np.zeros((count, 2), np.float32),
+        label=np.array([DETECTION_CLASSES.index(name) for name in names * count][:count], np.int64),
+        score=np.full(count, score, np.float32),
+        class_names=DETECTION_CLASSES,
+        frame_id="base_link",
+        stamp_ns=stamp,
+    )
+
+
+def labelled(stamp, classes):
+    points = np.zeros(len(classes), [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("class_id", "u1")])
+    points["class_id"] = classes
+    return sensor_messages.packed_cloud(points, stamp, "base_link")
+
+
+def road(stamp, half_width):
+    bev = baseline.straight_road(stamp)
+    side = np.abs(-50 + (np.arange(200) + 0.5) * 0.5)
+    probability = np.zeros_like(bev.probability)
+    probability[MAP_LAYERS.index("drivable_area")] = side < half_width
+    return BevMap(probability, bev.layer_names, bev.lower, bev.resolution, bev.frame_id, stamp)
+
+
+def write(path, *, sweeps=4, answered=3, latency_ms=40, frame="base_link"):
+    """Half of the real cars are found; events are right in three of four frames; 30 ms between sweeps."""
+    with BagWriter(path) as bag:
+        bag.write("/tf_static", messages.tf_message([messages.transform_message(
+            np.eye(4), "base_link", "lidar", EPOCH)]), WALL)  # fmt: skip
+        for index in range(sweeps):
+            stamp, sent = EPOCH + index * 100 * MS, WALL + index * 400 * MS
+            cloud = PointCloud(np.zeros((4, 4), np.float32), stamp, "lidar")
+            bag.write("/lidar/points", sensor_messages.cloud_message(cloud), sent)
+            truth = boxes(stamp, [(10, 0, 0), (20, 5, 0)])
+            bag.write("/truth/objects", perception_messages.objects_message(truth), sent)
+            bag.write("/truth/points", labelled(stamp, [0, 0, 1, IGNORE]), sent)
+            for layer, grid in perception_messages.map_messages(road(stamp, 5.0)).items():
+                bag.write(f"/truth/map/{layer}", grid, sent)
+            event = messages.classification_message({"clear": 1.0}, stamp, "camera_front_optical")
+            bag.write("/truth/event", event, sent)
+            if index < answered:
+                answer(bag, index, stamp, sent + latency_ms * MS, frame)
+    return path
+
+
+def answer(bag, index, stamp, at, frame):
+    found = boxes(stamp, [(10.5, 0, 0)], score=0.9)
+    message = perception_messages.objects_message(found)
+    message.header.frame_id = frame
+    bag.write("/fusion/output/objects", message, at - 10 * MS)
+    bag.write("/segmentation/output/points", labelled(stamp, [0, 1, 1, 0]), at)
+    for layer, grid in perception_messages.map_messages(road(stamp, 10.0)).items():
+        bag.write(f"/fusion/output/map/{layer}", grid, at)
+    scores = {"clear": 0.6, "cut_in": 0.4} if index else {"clear": 0.4, "cut_in": 0.6}
+    event = messages.classification_message(scores, stamp, "camera_front_optical")
+    bag.write("/video/output/front/event", event, at)
+
+
+def values(path, **options):
+    return {name: figure.value for name, figure in figures(read_recording(path), **options).items()}
+
+
+def test_every_score_is_what_the_recording_was_made_for(tmp_path):
+    scores = values(write(tmp_path / "out.mcap"))
+    # Three of eight cars are found and nothing else: precision 1 up to recall 3/8.
+    assert scores["detection/car/AP_2m"] == pytest.approx((37 - 11 + 1) / 90)
+    assert scores["detection/translation_error"] == pytest.approx(0.5, abs=1e-6)
+    assert scores["points/mIoU"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert scores["map/drivable_area"] == pytest.approx(0.5, abs=1e-6)
+    assert scores["event/accuracy"] == pytest.approx(2 / 3)
+    assert scores["event/majority"] == pytest.approx(1.0)
+    assert scores["replay/rate"] == pytest.approx(0.25)
+
+
+def test_only_classes_that_the_truth_has_are_scored(tmp_path):
+    scores = values(write(tmp_path / "out.mcap"))
+    assert not [name for name in scores if name.startswith("detection/truck")]
+    assert not [name for name in scores if name.startswith("map/walkway")]
+    assert scores["detection/mAP"] == scores["detection/car/AP"]
+
+
+def test_lost_frames_and_latency_are_those_of_each_node(tmp_path):
+    scores = values(write(tmp_path / "out.mcap", latency_ms=40))
+    for node in ("fusion", "segmentation", "video"):
+        assert scores[f"{node}/answered"] == 0.75
+        assert scores[f"{node}/lost"] == 1
+        assert scores[f"{node}/latency_p50"] == pytest.approx(40.0)
+
+
+def test_sweep_without_answer_counts_against_the_detections(tmp_path):
+    all_answered = values(write(tmp_path / "a.mcap", answered=4))["detection/car/AP_2m"]
+    one_lost = values(write(tmp_path / "b.mcap", answered=3))["detection/car/AP_2m"]
+    assert one_lost < all_answered
+
+
+def test_what_lies_in_a_dont_care_region_counts_neither_way(tmp_path):
+    """A false alarm at 10 m would spoil the precision; the truth says it knows nothing around there."""
+    path = tmp_path / "out.mcap"
+    with BagWriter(path) as bag:
+        truth = perception_messages.objects_message(boxes(EPOCH, [(20, 5, 0), (10, 0, 0)], sizes=(4, 4, 2)))
+        truth.objects[1].class_id = "dont_care"
+        bag.write("/truth/objects", truth, WALL)
+        found = boxes(EPOCH, [(20, 5, 0), (10.5, 0.5, 0)])
+        bag.write("/fusion/output/objects", perception_messages.objects_message(found), WALL)
+    assert values(path)["detection/car/AP_2m"] == pytest.approx(1.0)
+
+
+def test_detections_in_another_frame_are_refused(tmp_path):
+    with pytest.raises(InputError, match="base_link"):
+        read_recording(write(tmp_path / "out.mcap", frame="odom"))
+
+
+def test_cameras_with_equal_stamps_are_told_apart():
+    sent = {
+        f"/camera/{name}/image/compressed": {
+            messages.Source(10, f"camera_{name}_optical"): 5,
+            messages.Source(20, f"camera_{name}_optical"): 25,
+        }
+        for name in ("front", "back")
+    }
+    received = {
+        "/video/output/front/event": {messages.Source(10, "camera_front_optical"): 5 + 3 * MS},
+        "/video/output/back/event": {messages.Source(20, "camera_back_optical"): 25 + 9 * MS},
+    }
+    timing = node_timings(sent, received)["/video"]
+    assert (timing.sent, timing.answered, timing.lost) == (4, 2, 2)
+    assert sorted(timing.latency_ms) == [3.0, 9.0]
+
+
+def test_latched_output_with_a_stamp_of_its_own_has_no_cause():
+    sent = {"/lidar/points": {messages.Source(10, "lidar"): 5}}
+    received = {"/segmentation/output/label_info": {messages.Source(11, "base_link"): 6}}
+    assert node_timings(sent, received) == {}
+
+
+def run(*arguments):
+    return CliRunner().invoke(build_app(), ["eval", *map(str, arguments)])
+
+
+def test_json_is_one_object_with_every_figure(tmp_path):
+    result = run(write(tmp_path / "out.mcap"), "--json", "--baseline")
+    report = json.loads(result.stdout)
+    assert report["command"] == "eval"
+    figure = report["figures"]["map/drivable_area"]
+    assert figure["against"].startswith("trivial baseline")
+    assert figure["ratio"] == pytest.approx(0.5)
+    assert report["figures"]["event/accuracy"]["against"].startswith("majority class")
+
+
+def test_damaged_recording_is_scored_as_far_as_it_goes_and_fails(tmp_path):
+    path = write(tmp_path / "out.mcap", sweeps=30, answered=30)
+    os.truncate(path, path.stat().st_size // 2)
+    result = run(path, "--json")
+    assert isinstance(result.exception, InputError)
+    assert json.loads(result.stdout)["figures"]["detection/frames"]["value"] > 2
+
+
+def test_recording_without_anything_to_score_is_an_error(tmp_path):
+    with BagWriter(tmp_path / "out.mcap") as bag:
+        bag.write("/tf_static", messages.tf_message([]), WALL)
+    assert isinstance(run(tmp_path / "out.mcap").exception, InputError)
+
+
+def test_baseline_finds_a_cluster_of_the_size_of_a_car():
+    random = np.random.default_rng(0)
+    car = random.uniform((8.0, 1.2, 0.4), (12.2, 3.0, 1.5), (400, 3)).astype(np.float32)
+    ground = np.c_[random.uniform(-40, 40, (2000, 2)), np.zeros(2000)].astype(np.float32)
+    found = baseline.boxes(np.concatenate([car, ground]), EPOCH)
+    assert [DETECTION_CLASSES[label] for label in found.label] == ["car"]
+    np.testing.assert_allclose(found.center[0, :2], (10.1, 2.1), atol=0.2)
+    np.testing.assert_allclose(found.size[0], (4.2, 1.8, 1.5), atol=0.3)
+
+
+def test_baseline_answers_every_sweep_with_every_point(tmp_path):
+    answers = baseline.answer_drive(write(tmp_path / "out.mcap", sweeps=3))
+    assert len(answers.objects) == len(answers.maps) == 3
+    assert [len(classes) for classes in answers.points.values()] == [4, 4, 4]
+
+
+def test_baseline_needs_to_know_where_the_lidar_is(tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        cloud = PointCloud(np.zeros((4, 4), np.float32), EPOCH, "roof")
+        bag.write("/lidar/points", sensor_messages.cloud_message(cloud), EPOCH)
+    with pytest.raises(CalibrationError, match="roof"):
+        baseline.answer_drive(tmp_path / "bag")
