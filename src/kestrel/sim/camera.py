@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import cv2
 import numpy as np
 
 from kestrel.sim.caster import NO_TRIANGLE, Hits, MovingActor, WorldCaster
@@ -23,6 +24,9 @@ BLOCK: Final = 16
 
 ACTOR_RANGE_M: Final = 150.0
 """How far from the camera moving actors are drawn."""
+
+_LIT: Final = 1
+_DARK: Final = 2
 
 SHADOW_BIAS_M: Final = 0.02
 NOISE_SIGMA: Final = 0.006
@@ -57,6 +61,9 @@ class Camera:
         directions = pixel_directions(self.calibration)
         self._directions = np.ascontiguousarray(directions.reshape(-1, 3).T)
         self._blocks, self._block_axis, self._block_angle = _blocks(directions)
+        coarse = np.zeros(directions.shape[:2], bool)
+        coarse[::2, ::2] = True
+        self._coarse = coarse.reshape(-1)
         self._pixel_angle = 1.0 / float(self.calibration.camera_matrix[0, 0])
         self._falloff = np.clip(self._directions[2], 0.2, 1.0) ** np.float32(0.8)
         pixels = self.calibration.width * self.calibration.height
@@ -99,41 +106,62 @@ class Camera:
     def _lit(
         self, hits: Hits, points: Float32Array, actors: list[MovingActor], map_from_camera: Float64Array
     ) -> BoolArray:
-        """Return (N,) bool: the sun shines on the surface of each pixel."""
+        """Return (N,) bool: the sun shines on the surface of each pixel.
+
+        Every second pixel of every second row asks for the sun; where those around a pixel disagree, it asks
+        for itself.
+        """
         weather = self._world.weather
-        lit = self._renderer.faces_sun(hits)
-        rows = np.flatnonzero(lit)
-        if weather.sun <= 0.02 or not len(rows):
-            return np.zeros_like(lit)
-        sun = weather.sun_direction.astype(np.float32)
+        faces = self._renderer.faces_sun(hits)
+        if weather.sun <= 0.02 or not faces.any():
+            return np.zeros_like(faces)
+        sun = weather.sun_direction.astype(np.float64)
+        casting = self._candidates(actors, map_from_camera, sun)
+        asked = np.zeros((self.calibration.height, self.calibration.width), np.uint8)
+        answers = asked.reshape(-1)
+        coarse = np.flatnonzero(faces & self._coarse)
+        answers[coarse] = np.where(self._dark(points, coarse, casting), _DARK, _LIT)
+        grid = asked[::2, ::2]
+        around = np.ones((3, 3), np.uint8)
+        lowest, highest = cv2.erode(grid, around), cv2.dilate(grid, around)
+        agreed = np.where(lowest == highest, lowest, 0).repeat(2, axis=0).repeat(2, axis=1)
+        settled = agreed[: asked.shape[0], : asked.shape[1]].reshape(-1)
+        open_ = np.flatnonzero(faces & (settled == 0) & (answers == 0))
+        answers[open_] = np.where(self._dark(points, open_, casting), _DARK, _LIT)
+        lit: BoolArray = faces & ((answers == _LIT) | ((answers == 0) & (settled == _LIT)))
+        return lit
+
+    def _dark(
+        self, points: Float32Array, rows: Int64Array, casting: list[tuple[MovingActor, Int64Array]]
+    ) -> BoolArray:
+        """Return (K,) bool: something stands between the sun and the points of the pixels ``rows`` (K,)."""
+        sun = self._world.weather.sun_direction.astype(np.float32)
         rays = np.empty((len(rows), 6), np.float32)
         for axis in range(3):
             rays[:, axis] = points[axis][rows] + sun[axis] * np.float32(SHADOW_BIAS_M)
             rays[:, 3 + axis] = sun[axis]
-        place = np.full(len(lit), -1, np.int64)
+        place = np.full(points.shape[1], -1, np.int64)
         place[rows] = np.arange(len(rows))
-        casting = []
-        for actor, pixels in self._candidates(actors, map_from_camera, sun.astype(np.float64)):
-            among = place[pixels]
-            casting.append((actor, among[among >= 0]))
-        lit[rows] = ~self._caster.shaded(rays, casting)
-        return lit
+        among = [(actor, place[pixels]) for actor, pixels in casting]
+        return self._caster.shaded(rays, [(actor, found[found >= 0]) for actor, found in among])
 
     def _candidates(
         self, actors: list[MovingActor], map_from_camera: Float64Array, sun: Float64Array | None = None
     ) -> list[tuple[MovingActor, Int64Array]]:
         """Return, per actor, the pixels of all blocks that its ball (with ``sun``: its shadow) may touch."""
+        if not actors:
+            return []
+        balls = [actor.centre[None] if sun is None else _shadow_balls(actor, sun) for actor in actors]
+        starts = np.cumsum([0, *(len(ball) for ball in balls[:-1])])
+        radius = np.repeat([actor.radius * 1.05 for actor in actors], [len(ball) for ball in balls])
+        towards = (np.concatenate(balls) - map_from_camera[:3, 3]) @ map_from_camera[:3, :3]
+        away = np.sqrt((towards**2).sum(axis=1))
+        half = np.where(away > radius, np.arcsin(np.minimum(radius / np.maximum(away, 1e-6), 1.0)), np.pi)
+        cosine = (towards / np.maximum(away, 1e-6)[:, None]) @ self._block_axis.T
+        touched = cosine >= np.cos(np.minimum(half[:, None] + self._block_angle, np.pi))
         found = []
-        for actor in actors:
-            centres = actor.centre[None] if sun is None else _shadow_balls(actor, sun)
-            towards = (centres - map_from_camera[:3, 3]) @ map_from_camera[:3, :3]
-            away = np.linalg.norm(towards, axis=1)
-            half = np.arcsin(np.clip(actor.radius * 1.05 / np.maximum(away, 1e-6), 0.0, 1.0))
-            half[away <= actor.radius * 1.05] = np.pi
-            cosine = (towards / np.maximum(away, 1e-6)[:, None]) @ self._block_axis.T
-            reach = np.minimum(half[:, None] + self._block_angle[None], np.pi)
-            blocks = np.flatnonzero((cosine >= np.cos(reach)).any(axis=0))
-            if len(blocks):
+        for actor, blocks in zip(actors, np.logical_or.reduceat(touched, starts), strict=True):
+            if blocks.any():
                 pixels = self._blocks[blocks].reshape(-1)
                 found.append((actor, pixels[pixels >= 0]))
         return found

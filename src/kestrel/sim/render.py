@@ -63,7 +63,7 @@ class Renderer:
 
     def __init__(self, table: SurfaceTable, weather: Weather) -> None:
         self._table = table
-        self._linear = np.ascontiguousarray(_SRGB_TO_LINEAR[table.colour].T)
+        self._linear = np.ascontiguousarray((_SRGB_TO_LINEAR[table.colour] / np.float32(textures.ONE)).T)
         self._weather = weather
         self._sun = weather.sun_direction.astype(np.float32)
         self._sun_colour = np.array(SUN_COLOUR.get(weather.name, DAY_SUN_COLOUR), np.float32) * np.float32(
@@ -96,13 +96,9 @@ class Renderer:
             lit: (N,) bool, the sun reaches the surface.
             pixel_angle: Radians that one pixel covers.
         """
-        solid = hits.triangle != NO_TRIANGLE
-        light = np.empty((3, len(solid)), np.float32)
-        above = np.flatnonzero(~solid)
+        light = self._surfaces(hits, points, lit, pixel_angle)
+        above = np.flatnonzero(hits.triangle == NO_TRIANGLE)
         light[:, above] = self.sky(hits.rays[above, 3:].T)
-        rows = np.flatnonzero(solid)
-        if len(rows):
-            light[:, rows] = self._surfaces(hits, points, lit, rows, pixel_angle)
         light *= self._exposure
         return light
 
@@ -128,27 +124,26 @@ class Renderer:
             )
         return light
 
-    def _surfaces(
-        self, hits: Hits, points: Float32Array, lit: BoolArray, rows: Int64Array, pixel_angle: float
-    ) -> Float32Array:
-        """Return (3, K) light of the surfaces that the rays ``rows`` hit, through the air before them."""
-        triangle, distance = hits.triangle[rows], hits.distance[rows]
+    def _surfaces(self, hits: Hits, points: Float32Array, lit: BoolArray, pixel_angle: float) -> Float32Array:
+        """Return (3, N) light of surfaces through the air before them; of no meaning where there is none."""
+        triangle, distance = hits.triangle, hits.distance
         kind = self._table.texture[triangle]
-        normal, ray = hits.normal[:, rows], np.ascontiguousarray(hits.rays[rows, 3:].T)
-        facing = -_dot(normal, ray)
-        normal *= np.sign(facing)
+        ray = np.ascontiguousarray(hits.rays[:, 3:].T)
+        facing = -_dot(hits.normal, ray)
+        normal = hits.normal * np.sign(facing)
         facing = np.abs(facing)
-        detail = self._detail(hits, points, rows, kind, distance * np.float32(pixel_angle), facing)
-        sun = np.maximum(_towards(self._sun, normal), np.float32(0)) * lit[rows]
+        detail = self._detail(hits, points, kind, distance * np.float32(pixel_angle), facing)
+        sun = np.maximum(_towards(self._sun, normal), np.float32(0)) * lit
         open_sky = np.float32(0.65) + np.float32(0.35) * normal[2]
         if self._weather.rain > 0:
             wet = 1 - np.float32(0.45 * self._weather.rain) * np.maximum(normal[2], 0)
             sun *= wet
             open_sky *= wet
-        light = np.empty((3, len(rows)), np.float32)
+        light = np.empty((3, len(triangle)), np.float32)
         for channel in range(3):
             albedo = self._linear[channel][triangle] * detail[:, channel]
-            light[channel] = albedo * (sun * self._sun_colour[channel] + open_sky * self._ambient[channel])
+            light[channel] = sun * self._sun_colour[channel] + open_sky * self._ambient[channel]
+            light[channel] *= albedo
         self._add_reflection(light, kind, normal, ray, facing)
         self._add_glow(light, kind, triangle, detail[:, 3])
         air = np.exp(-np.float32(self._weather.fog_per_m + HAZE_PER_M) * distance)
@@ -161,30 +156,21 @@ class Renderer:
         self,
         hits: Hits,
         points: Float32Array,
-        rows: Int64Array,
         kind: UInt8Array,
         footprint: Float32Array,
         facing: Float32Array,
-    ) -> Float32Array:
-        """Return texture factors (K, 4), projected along the main axis of each surface."""
-        normal = hits.normal
-        if hits.on_actors:
-            normal = normal.copy()
+    ) -> UInt8Array:
+        """Return textures (N, 4), projected along the main axis of each surface."""
+        x, y, z = normal = hits.normal.copy()
         for part in hits.on_actors:
             points[:, part.rows] = part.point
             normal[:, part.rows] = part.normal
-        detail = np.tile(np.array([1, 1, 1, 0], np.float32), (len(rows), 1))
-        drawn = np.flatnonzero(textures.DRAWN[kind])
-        rows = rows[drawn]
-        x, y, z = normal[:, rows]
-        point = points[:, rows]
         across = np.sqrt(np.maximum(x * x + y * y, np.float32(1e-6)))
         flat = np.abs(z) > 0.7
-        u = np.where(flat, point[0], (point[1] * x - point[0] * y) / across)
-        v = np.where(flat, point[1], point[2])
-        slant: Float32Array = np.sqrt(np.maximum(facing[drawn], np.float32(0.02)))
-        detail[drawn] = textures.sample(kind[drawn], u, v, footprint[drawn] / slant)
-        return detail
+        u = np.where(flat, points[0], (points[1] * x - points[0] * y) / across)
+        v = np.where(flat, points[1], points[2])
+        slant: Float32Array = np.sqrt(np.maximum(facing, np.float32(0.02)))
+        return textures.sample(kind, u, v, footprint / slant)
 
     def _add_reflection(
         self,
@@ -209,15 +195,15 @@ class Renderer:
         light[:, rows] += fresnel * (self.sky(reflected) - light[:, rows])
 
     def _add_glow(
-        self, light: Float32Array, kind: UInt8Array, triangle: Int64Array, glow: Float32Array
+        self, light: Float32Array, kind: UInt8Array, triangle: Int64Array, glow: UInt8Array
     ) -> None:
         """Add lamps, and at dusk lit windows, in place."""
         rows = np.flatnonzero(kind == Texture.EMISSIVE)
-        light[:, rows] += self._linear[:, triangle[rows]] * np.float32(1.6 / self._exposure)
+        light[:, rows] += self._linear[:, triangle[rows]] * np.float32(1.6 * textures.ONE / self._exposure)
         if self._dark:
             rows = np.flatnonzero(glow > 0)
             warm = np.array([[1.0], [0.75], [0.42]], np.float32) * np.float32(0.7 / self._exposure)
-            light[:, rows] += glow[rows] * warm
+            light[:, rows] += glow[rows] / np.float32(textures.ONE) * warm
 
 
 def _dot(first: Float32Array, second: Float32Array) -> Float32Array:

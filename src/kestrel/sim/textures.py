@@ -23,6 +23,10 @@ TEXEL_M: Final = 0.05
 """Size of a texel; a tile repeats every TILE * TEXEL_M = 25.6 m."""
 
 LEVELS: Final = 9
+
+ONE: Final = 100
+"""Factor 1 of a stored texel; the highest factor is 2.55."""
+
 _KINDS: Final = 12
 
 
@@ -103,9 +107,10 @@ def _bark(rng: np.random.Generator) -> Float32Array:
 
 
 def _stripes() -> Float32Array:
-    """Return slanted bright and dark bands of 0.4 m, as on barriers."""
-    row, column = np.mgrid[0:TILE, 0:TILE]
-    return _grey(np.where((row + column) // 8 % 2 == 0, 1.0, 0.35).astype(np.float32))
+    """Return upright ribs of 0.2 m, as of awnings, containers and sheet-metal walls."""
+    column = np.arange(TILE)
+    ribs = np.where(column // 4 % 2 == 0, 1.0, 0.7).astype(np.float32)
+    return _grey(np.tile(ribs, (TILE, 1)))
 
 
 def _tiles() -> dict[int, Float32Array]:
@@ -123,39 +128,46 @@ def _tiles() -> dict[int, Float32Array]:
     }
 
 
-def _pyramids(tiles: dict[int, Float32Array]) -> tuple[Float32Array, Int64Array]:
-    """Return all texels (N, 4) of all tiles and levels, and where each (kind, level) starts, flattened."""
-    texels: list[Float32Array] = []
+def _pyramids(tiles: dict[int, Float32Array]) -> tuple[UInt8Array, Int64Array]:
+    """Return all texels (N, 4) of all tiles and levels, and where each (kind, level) starts, flattened.
+
+    A kind without a tile has one plain texel, at the coarsest level.
+    """
+    plain = np.array([[1, 1, 1, 0]], np.float32)
+    texels: list[Float32Array] = [plain]
     starts = np.zeros((_KINDS, LEVELS), np.int64)
-    filled = 0
+    filled = 1
     for kind, tile in tiles.items():
         for level in range(LEVELS):
             starts[kind, level] = filled
             texels.append(tile.reshape(-1, 4))
             filled += len(texels[-1])
             tile = cv2.resize(tile, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(np.float32)
-    return np.concatenate(texels), starts.reshape(-1)
+    packed = np.clip(np.round(np.concatenate(texels) * ONE), 0, 255).astype(np.uint8)
+    return packed, starts.reshape(-1)
 
 
 _TEXELS, _STARTS = _pyramids(_tiles())
+_FINEST: Final = np.where(np.isin(np.arange(_KINDS), list(_tiles())), 0, LEVELS - 1).astype(np.int32)
+"""(_KINDS,) the finest level that a kind has."""
 
-DRAWN: Final = np.isin(np.arange(256), list(_tiles()))
-"""(256,) bool: this Texture has a tile; all others are plain."""
 
-
-def sample(kind: UInt8Array, u: Float32Array, v: Float32Array, footprint: Float32Array) -> Float32Array:
-    """Return (N, 4) colour factors and glow of textures at places on their surfaces.
+def sample(kind: UInt8Array, u: Float32Array, v: Float32Array, footprint: Float32Array) -> UInt8Array:
+    """Return (N, 4) colour factors and glow, in parts of ONE, of textures at places on their surfaces.
 
     Args:
-        kind: (N,) Texture, each with a tile.
+        kind: (N,) Texture.
         u: (N,) float32 metres along the surface.
         v: (N,) float32 metres up the surface, or across a flat one.
         footprint: (N,) float32 metres that one pixel covers there; picks the mip level.
     """
     fine = np.maximum(footprint * np.float32(1 / TEXEL_M), np.float32(1))
     level = np.minimum(np.log2(fine), np.float32(LEVELS - 1)).astype(np.int32)
+    np.maximum(level, _FINEST[kind], out=level)
     side = np.right_shift(np.int32(TILE), level)
     column = np.right_shift(np.floor(u * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
     row = np.right_shift(np.floor(v * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
-    texels: Float32Array = _TEXELS[_STARTS[kind.astype(np.int32) * LEVELS + level] + row * side + column]
-    return texels
+    place = _STARTS[kind.astype(np.int32) * LEVELS + level]
+    place += row * side + column
+    found: UInt8Array = _TEXELS.view(np.uint32)[place].view(np.uint8)
+    return found
