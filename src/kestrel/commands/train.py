@@ -23,22 +23,29 @@ class What(StrEnum):
 
 def train(
     what: Annotated[What, typer.Argument(help="prepare: simulate training data; or a network to train.")],
-    data: Annotated[Path, typer.Option(help="Training data: DATA/train and DATA/val.")] = Path("runs/data"),
+    data: Annotated[Path, typer.Option(help="Training data: DATA/train and DATA/validation.")] = Path(
+        "runs/data"
+    ),
     out: Annotated[Path, typer.Option(help="Where runs go: checkpoints, metrics, weights.")] = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the plan's.")] = None,
     seed: Annotated[int, typer.Option(help="Of the initial weights and the order of samples.")] = 0,
-    split: Annotated[str, typer.Option(help="Drives to simulate: train, val or test (prepare).")] = "train",
-    workers: Annotated[int, typer.Option(min=1, help="Drives simulated at a time (prepare).")] = 2,
+    split: Annotated[str, typer.Option(help="prepare: train, validation or test.")] = "train",
+    drives: Annotated[int, typer.Option(min=1, help="prepare: how many drives of the split.")] = 64,
+    video_only: Annotated[bool, typer.Option(help="prepare: only the front camera.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="prepare: drives at a time.")] = 2,
 ) -> None:
     """Simulate training drives (prepare), or train one network on them; an interrupted run resumes."""
     import os
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if what is What.prepare:
-        from kestrel.train.prepare import drives_of, prepare
+        from kestrel.sim.splits import drives as numbered
+        from kestrel.sim.splits import scored_drives
+        from kestrel.train.prepare import prepare
 
-        prepare(drives_of(split), data / split, workers)
+        wanted = scored_drives() if split == "test" else numbered(split, drives)
+        prepare(wanted, data / split, workers, video_only=video_only)
         return
     from kestrel.train import augment, fusion, seg, video
     from kestrel.train.loop import scaled

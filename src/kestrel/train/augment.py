@@ -154,5 +154,5 @@ class AugmentTask(Task[KestrelAugment]):
 def train(data: Path, out: Path, plan: Plan, *, resume: bool) -> Path:
     """Train Kestrel-Augment on the drives below ``data``; return the exported weights."""
     config = AugmentConfig()
-    sources = [PictureSource(data / split, config) for split in ("train", "val")]
+    sources = [PictureSource(data / split, config) for split in ("train", "validation")]
     return fit(AugmentTask(plan, config), sources[0], sources[1], collate, out / "augment", resume=resume)

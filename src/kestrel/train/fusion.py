@@ -21,8 +21,8 @@ from kestrel.train.fusion_loss import fusion_loss
 from kestrel.train.loop import Plan, Task, fit, mean_loss
 from kestrel.weights import assign, load
 
-LIDAR_PLAN = Plan(steps=1800, batch_size=2, lr=2e-3, validate_every=300)
-PLAN = Plan(steps=1000, batch_size=2, lr=1e-3, validate_every=250)
+LIDAR_PLAN = Plan(steps=1000, batch_size=2, lr=2e-3, validate_every=200, validation_batches=36)
+PLAN = Plan(steps=500, batch_size=2, lr=1e-3, validate_every=125, validation_batches=36)
 """Of the first stage, and of the second, which starts from its weights."""
 
 MAP_THRESHOLDS = torch.arange(0.35, 0.66, 0.05)
@@ -97,7 +97,7 @@ def _stage(task: FusionTask, data: Path, out: Path, *, resume: bool, with_camera
     config = task.network.config
     train_source, validation = (
         FrameSource(cache.frame_files(data / split), config, with_cameras=with_cameras)
-        for split in ("train", "val")
+        for split in ("train", "validation")
     )
     return fit(task, train_source, validation, collate, out, resume=resume)
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from kestrel.errors import InputError, describe
 from kestrel.weights import Manifest, save
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+WARM_UP: Final = 0.15
 
 EMA_DECAY: Final = 0.998
 """Of the averaged weights, which are the ones that are validated and exported."""
@@ -43,6 +46,16 @@ class Plan:
     seed: int = 0
     workers: int = 1
     threads: int = 1
+
+
+def one_cycle(progress: float) -> float:
+    """Return the share of the peak learning rate after ``progress`` (0..1) of a training.
+
+    It rises for the first 15 percent and then falls along a cosine (Smith and Topin, 2018).
+    """
+    if progress < WARM_UP:
+        return 0.1 + 0.9 * progress / WARM_UP
+    return 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - WARM_UP) / (1 - WARM_UP))))
 
 
 class Task(lightning.LightningModule, Generic[NetworkT]):
@@ -71,12 +84,9 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a one-cycle schedule over the plan's steps."""
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.plan.lr, weight_decay=self.plan.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.plan.lr, total_steps=self.plan.steps + 1, pct_start=0.15, div_factor=10
-        )
+        plan = self.plan
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / plan.steps))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -200,6 +210,7 @@ def fit(
                 save_last=True,
                 every_n_train_steps=min(100, plan.steps),
                 save_top_k=0,
+                enable_version_counter=False,
             ),
         ],
     )

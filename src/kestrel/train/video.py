@@ -151,6 +151,6 @@ def train(data: Path, out: Path, plan: Plan, *, resume: bool) -> Path:
     config = VideoConfig()
     sources = [
         ClipSource([drive / "video.npz" for drive in cache.finished_drives(data / split)], config)
-        for split in ("train", "val")
+        for split in ("train", "validation")
     ]
     return fit(VideoTask(plan, config), sources[0], sources[1], collate, out / "video", resume=resume)

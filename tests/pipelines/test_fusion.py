@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.errors import InputError, ModelError
+from kestrel.models.kestrel_fusion import FusionConfig
+from kestrel.pipelines import FusionDetector
+from kestrel.pipelines.box_decoder import boxes_from_regression, circle_nms
+from kestrel.pipelines.fusion import camera_rays
+from tests.pipelines.conftest import make_calibration, make_frame
+
+
+@pytest.fixture(scope="module")
+def detector() -> FusionDetector:
+    return FusionDetector.untrained(seed=1, score_threshold=0.0)
+
+
+@pytest.mark.parametrize(("lidar", "cameras"), [(True, 2), (True, 0), (False, 2), (True, 1)])
+def test_any_set_of_sensors_gives_boxes_and_map(detector: FusionDetector, lidar: bool, cameras: int) -> None:
+    frame = make_frame(lidar=lidar, cameras=cameras)
+    boxes, layers = detector.detect(frame)
+    assert len(boxes) > 0
+    assert (boxes.size > 0).all()
+    assert boxes.class_names == DETECTION_CLASSES
+    assert (np.diff(boxes.score) <= 0).all()
+    assert layers.layer_names == MAP_LAYERS
+    assert layers.probability.shape == (6, 200, 200)
+    assert layers.lower == (-50, -50)
+    assert (boxes.stamp_ns, layers.frame_id) == (frame.stamp_ns, "base_link")
+
+
+def test_each_sensor_has_a_say(detector: FusionDetector) -> None:
+    answers = [
+        detector.detect(make_frame(lidar=lidar, cameras=cameras))[1].probability
+        for lidar, cameras in ((True, 2), (True, 1), (True, 0), (False, 2))
+    ]
+    for first in range(4):
+        for second in range(first):
+            assert (answers[first] != answers[second]).any()
+
+
+def test_earlier_sweeps_have_a_say(detector: FusionDetector) -> None:
+    frame = make_frame(cameras=0)
+    assert detector.sweeps == 2
+    alone = detector.detect(replace(frame, sweeps=()))[1].probability
+    assert (detector.detect(frame)[1].probability != alone).any()
+
+
+def test_an_empty_sweep_is_not_a_missing_lidar(detector: FusionDetector) -> None:
+    frame = make_frame(cameras=1)
+    assert frame.cloud is not None
+    empty = replace(frame, cloud=replace(frame.cloud, points=np.zeros((0, 4), np.float32)), sweeps=())
+    blind = replace(frame, cloud=None, sweeps=())
+    assert (detector.detect(empty)[1].probability != detector.detect(blind)[1].probability).any()
+
+
+def test_the_same_frame_gives_the_same_answer(detector: FusionDetector) -> None:
+    first, second = detector.detect(make_frame()), detector.detect(make_frame())
+    assert (first[0].center == second[0].center).all()
+    assert (first[1].probability == second[1].probability).all()
+
+
+def test_the_score_threshold_drops_boxes() -> None:
+    assert len(FusionDetector.untrained(seed=1, score_threshold=0.999).detect(make_frame())[0]) == 0
+
+
+def test_a_picture_of_another_size_than_calibrated_is_refused(detector: FusionDetector) -> None:
+    frame = make_frame(cameras=1)
+    calibration = replace(frame.calibrations["camera0"], width=1600, height=900)
+    with pytest.raises(InputError, match=r"camera0.*1600x900.*704x256"):
+        detector.detect(replace(frame, calibrations={"camera0": calibration}))
+
+
+def test_non_finite_output_is_a_model_error() -> None:
+    broken = FusionDetector.untrained()
+    broken.network.map_head.answer.bias.fill_(torch.nan)  # type: ignore[union-attr]
+    with pytest.raises(ModelError, match="not finite"):
+        broken.detect(make_frame())
+
+
+def test_rays_meet_the_ground_where_the_pixel_looks() -> None:
+    config = FusionConfig()
+    calibration = make_calibration()
+    rays, origin = camera_rays(calibration, config)
+    row, column = 12, 30
+    camera_from_base = np.linalg.inv(calibration.reference_from_camera)
+    place = origin + rays[row, column] * 7.0
+    optical = camera_from_base[:3, :3] @ place + camera_from_base[:3, 3]
+    pixel = calibration.camera_matrix @ optical / optical[2]
+    assert optical[2] == pytest.approx(7.0, abs=1e-4)
+    assert pixel[:2] == pytest.approx([(column + 0.5) * 16 - 0.5, (row + 0.5) * 16 - 0.5], abs=1e-2)
+
+
+def test_rays_follow_lens_distortion() -> None:
+    straight = make_calibration()
+    bent = replace(straight, distortion_model="plumb_bob", distortion=np.array([-0.3, 0.1, 0.0, 0.0, 0.0]))
+    difference = np.abs(camera_rays(bent, FusionConfig())[0] - camera_rays(straight, FusionConfig())[0])
+    assert difference[0, 0].max() > 0.01
+    assert difference[8, 22].max() < 1e-3
+
+
+def test_a_new_calibration_is_not_answered_from_the_cache(detector: FusionDetector) -> None:
+    frame = make_frame(lidar=False, cameras=1)
+    turned = replace(frame, calibrations={"camera0": make_calibration(yaw=0.5)})
+    assert (detector.detect(frame)[1].probability != detector.detect(turned)[1].probability).any()
+
+
+def test_regression_is_the_inverse_of_the_target() -> None:
+    from kestrel.train.fusion_loss import regression_target
+
+    boxes = torch.tensor([[3.3, -7.1, 0.8, 4.5, 1.9, 1.6, 2.5, 3.0, -1.0]])
+    cell = ((boxes[:, :2] + 51.2) / 0.8).floor().long()
+    raw = regression_target(boxes, cell, FusionConfig())
+    torch.testing.assert_close(boxes_from_regression(raw, cell, 0.8, 51.2), boxes, atol=1e-4, rtol=1e-4)
+
+
+def test_circle_nms_keeps_the_best_of_a_class() -> None:
+    places = np.array([[0, 0], [1, 0], [1, 0], [3, 0]], np.float32)
+    car, pedestrian = 0, DETECTION_CLASSES.index("pedestrian")
+    assert circle_nms(places, np.array([car, car, pedestrian, car])).tolist() == [0, 2, 3]
+    assert circle_nms(places[:0], np.zeros(0, np.int64)).tolist() == []

@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kestrel.errors import InputError
+from kestrel.sim.rig import load_rig
+from kestrel.train import cache
+from kestrel.train.prepare import training_rig
+from tests.train.conftest import make_cached_frame
+
+
+def test_a_frame_comes_back_as_it_was(tmp_path: Path) -> None:
+    frame = make_cached_frame()
+    cache.write(tmp_path / "frame.npz", frame)
+    again = cache.read(cache.CachedFrame, tmp_path / "frame.npz")
+    assert (again.points == frame.points).all()
+    assert (again.semantic(1) == frame.semantic(1)).all()
+    assert again.picture(1).shape == (128, 352, 3)
+    assert (again.map_truth(6, 200) == frame.map_truth(6, 200)).all()
+
+
+def test_a_cloud_holds_the_wanted_sweeps_newest_first() -> None:
+    frame = make_cached_frame()
+    assert len(frame.cloud(0)) == len(frame.label) == 1500
+    assert len(frame.cloud()) == 3900
+    assert frame.cloud(1)[:, 4].max() == pytest.approx(0.1)
+    assert np.abs(frame.cloud(0)[:, :3] - frame.points[:1500] * 0.002).max() < 1e-5
+
+
+def test_unfinished_drives_are_not_used(data: Path) -> None:
+    assert [drive.name for drive in cache.finished_drives(data / "train")] == ["d0"]
+
+
+def test_no_data_and_damaged_data_are_named(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(InputError, match="kestrel train prepare"):
+        cache.finished_drives(tmp_path)
+    with pytest.raises(InputError, match=r"frame_0000\.npz"):
+        cache.read(cache.CachedFrame, data / "train" / "d1" / "frame_0000.npz")
+
+
+def test_training_simulates_only_what_it_uses() -> None:
+    rig = training_rig(load_rig("nuscenes"))
+    assert {camera.name: camera.hz for camera in rig.cameras}["front"] == 10
+    assert {camera.hz for camera in rig.cameras if camera.name != "front"} == {2}
+    assert all(0 <= camera.phase_s < 0.05 for camera in rig.cameras)

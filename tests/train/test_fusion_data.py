@@ -1,0 +1,137 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kestrel.models.kestrel_fusion import FusionConfig, KestrelFusion
+from kestrel.pipelines.box_decoder import DecodedBoxes
+from kestrel.train import cache
+from kestrel.train.detection_score import DetectionScore
+from kestrel.train.fusion_data import FrameSource, FusionSample, augment_view, collate, depth_bins
+from kestrel.train.fusion_loss import draw_heatmap, focal_loss, fusion_loss
+from kestrel.train.lovasz import lovasz_softmax
+from kestrel.types import Calibration
+
+CONFIG = FusionConfig()
+
+
+@pytest.fixture
+def sample(data: Path) -> FusionSample:
+    return FrameSource(cache.frame_files(data / "train"), CONFIG, with_cameras=True)[0]
+
+
+def test_points_boxes_rays_and_map_turn_together(sample: FusionSample) -> None:
+    box = sample.boxes[0]
+    on_box = torch.cat((box[:3], torch.zeros(2)))[None]
+    marked = torch.zeros(6, 200, 200)
+    cell = ((box[:2] + 50) / 0.5).floor().long()
+    marked[0, cell[0] - 1 : cell[0] + 2, cell[1] - 1 : cell[1] + 2] = 1
+    ray = (box[:3] - sample.origins[0]).expand(sample.rays.shape)
+    marked_sample = replace(sample, points=on_box, map_truth=marked, rays=ray)
+    for seed in range(5):
+        turned = augment_view(marked_sample, CONFIG, torch.Generator().manual_seed(seed))
+        place = turned.boxes[0, :3]
+        torch.testing.assert_close(turned.points[0, :3], place)
+        torch.testing.assert_close(turned.origins[0] + turned.rays[0, 0, 0], place)
+        x, y = ((place[:2] + 50) / 0.5).floor().long().tolist()
+        assert turned.map_truth[0, x, y] == 1
+        heading = torch.stack((turned.boxes[0, 6].cos(), turned.boxes[0, 6].sin()))
+        speed = turned.boxes[0, 7:9]
+        before = torch.dot(torch.stack((box[6].cos(), box[6].sin())), box[7:9]) / box[7:9].norm()
+        assert torch.dot(heading, speed) / speed.norm() == pytest.approx(float(before), abs=1e-4)
+
+
+def test_the_map_is_unknown_where_the_truth_does_not_reach(sample: FusionSample) -> None:
+    turned = augment_view(sample, CONFIG, torch.Generator().manual_seed(1)).map_truth
+    assert turned.isnan().any()
+    assert not turned[:, 60:140, 60:140].isnan().any()
+
+
+def test_depth_bins_hold_the_nearest_point() -> None:
+    base_from_camera = np.eye(4)
+    base_from_camera[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    calibration = Calibration(
+        np.array([[280.0, 0, 176], [0, 280, 64], [0, 0, 1]]), 352, 128, base_from_camera
+    )
+    points = np.array([[10.2, 0, 0], [30, 0, 0], [-5, 0, 0], [10, 50, 0]], np.float32)
+    depth = depth_bins(points, calibration, CONFIG)
+    assert depth[8, 22] == round((10.2 - 1.5) / 1.0)
+    assert (depth >= 0).sum() == 1
+
+
+def test_samples_depend_on_the_generator_alone(data: Path) -> None:
+    source = FrameSource(cache.frame_files(data / "train"), CONFIG, with_cameras=True)
+    first, again, other = (source.draw(torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first.points, again.points)
+    assert first.points.shape != other.points.shape or not torch.equal(first.points, other.points)
+
+
+def test_sensors_are_left_out_but_never_all(data: Path) -> None:
+    source = FrameSource(cache.frame_files(data / "train"), CONFIG, with_cameras=True)
+    drawn = [source.draw(torch.Generator().manual_seed(seed)) for seed in range(40)]
+    kinds = {(len(sample.pictures), sample.has_lidar) for sample in drawn}
+    assert {(2, True), (2, False), (0, True)} <= kinds
+    assert (0, False) not in kinds
+    assert all(len(sample.points) == 0 for sample in drawn if not sample.has_lidar)
+
+
+def test_unseen_boxes_are_neither_object_nor_background(sample: FusionSample) -> None:
+    heatmap, weight, rows, cell = draw_heatmap(sample, CONFIG)
+    assert rows.tolist() == [0]
+    assert heatmap[0, cell[0, 0], cell[0, 1]] == 1
+    assert heatmap[8].sum() == 0
+    unseen = ((sample.boxes[1, :2] + 51.2) / 0.8).floor().long()
+    assert weight[unseen[0], unseen[1]] == 0
+    assert weight[cell[0, 0], cell[0, 1]] == 1
+
+
+def test_a_right_heatmap_costs_less_than_a_wrong_one(sample: FusionSample) -> None:
+    heatmap, weight, _, _ = draw_heatmap(sample, CONFIG)
+    right = torch.logit(heatmap.clamp(0.01, 0.99))
+    assert focal_loss(right, heatmap, weight) < 0.2 * focal_loss(-right, heatmap, weight)
+
+
+def test_every_part_of_the_network_gets_a_gradient(data: Path) -> None:
+    source = FrameSource(cache.frame_files(data / "train"), CONFIG, with_cameras=True)
+    network = KestrelFusion(CONFIG)
+    batch = collate([source[0], source[1]])
+    parts = fusion_loss(network(batch.inputs), batch, network)
+    assert set(parts) == {"heatmap", "boxes", "map", "depth"}
+    torch.stack(list(parts.values())).sum().backward()
+    idle = [name for name, value in network.named_parameters() if value.grad is None]
+    assert idle == []
+
+
+def test_average_precision_rewards_rank_and_place() -> None:
+    truth = torch.tensor([[10.0, 0, 0, 4, 2, 1.5, 0, 0, 0], [20.0, 5, 0, 4, 2, 1.5, 0, 0, 0]])
+    label, points = torch.zeros(2, dtype=torch.int64), torch.tensor([5, 5])
+
+    def area(places: list[tuple[float, float]]) -> float:
+        values = torch.zeros(len(places), 9)
+        values[:, :2] = torch.tensor(places)
+        score = DetectionScore(1)
+        ranks = torch.linspace(0.9, 0.5, len(places))
+        score.add(
+            DecodedBoxes(values, torch.zeros(len(places), dtype=torch.int64), ranks), truth, label, points
+        )
+        return score.average_precision()[0]
+
+    assert area([(10, 0), (20, 5)]) == pytest.approx(1)
+    assert area([(10, 0), (30, 0), (20, 5)]) < 1
+    assert area([(10, 0), (10, 0)]) < 0.6
+    assert area([(13, 0), (23, 5)]) == 0
+
+
+def test_lovasz_falls_as_the_overlap_grows() -> None:
+    label = torch.tensor([0, 0, 1, 1])
+    right = torch.eye(2)[label]
+    half = torch.tensor([[1.0, 0], [0, 1], [0, 1], [0, 1]])
+    assert lovasz_softmax(right, label) == pytest.approx(0)
+    # Jaccard loss of {0}: 1 of 2 points found; of {1}: 2 of 3.
+    assert lovasz_softmax(half, label) == pytest.approx((1 / 2 + 1 / 3) / 2)

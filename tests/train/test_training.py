@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kestrel.errors import InputError
+from kestrel.pipelines import Augmenter, FusionDetector, PointSegmenter, VideoUnderstanding
+from kestrel.train import augment, fusion, seg, video
+from kestrel.train.loop import Endless, Plan
+
+PLAN = Plan(steps=2, batch_size=2, lr=1e-3, validate_every=2, validation_batches=1, workers=0)
+
+
+def last_step(out: Path) -> int:
+    return int(torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"])
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "pipeline", "moves"),
+    [
+        (seg, "seg", PointSegmenter, 1),
+        (video, "video", VideoUnderstanding, 1),
+        (augment, "augment", Augmenter, 2),
+    ],
+)
+def test_training_runs_exports_and_resumes(
+    data: Path, tmp_path: Path, module: Any, name: str, pipeline: Callable[[Path], Any], moves: int
+) -> None:
+    weights = module.train(data, tmp_path, PLAN, resume=False)
+    assert last_step(tmp_path / name) == 2 * moves
+    pipeline(weights)
+    module.train(data, tmp_path, replace(PLAN, steps=4), resume=True)
+    assert last_step(tmp_path / name) == 4 * moves
+
+
+def test_fusion_trains_in_two_stages_and_resumes_in_the_second(data: Path, tmp_path: Path) -> None:
+    weights = fusion.train(data, tmp_path, PLAN, PLAN, resume=False)
+    FusionDetector(weights)
+    first = (tmp_path / "fusion-lidar" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    fusion.train(data, tmp_path, replace(PLAN, steps=3), replace(PLAN, steps=3), resume=True)
+    assert (tmp_path / "fusion-lidar" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == first
+    assert last_step(tmp_path / "fusion") == 3
+
+
+def test_resuming_what_never_started_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--resume.*last\.ckpt"):
+        seg.train(data, tmp_path, PLAN, resume=True)
+
+
+def test_a_resumed_run_goes_on_with_the_samples_it_would_have_drawn() -> None:
+    class Numbers:
+        def draw(self, generator: torch.Generator) -> int:
+            return int(torch.randint(1 << 30, (1,), generator=generator))
+
+    def take(first: int, count: int) -> list[int]:
+        return [
+            number for number, _ in zip(Endless(Numbers(), seed=1, first=first), range(count), strict=False)
+        ]
+
+    assert take(4, 3) == take(0, 7)[4:]
+    assert len(set(take(0, 7))) == 7
+
+
+def test_mirroring_a_clip_swaps_the_sides_of_crossings() -> None:
+    from kestrel.classes import EVENTS
+
+    names = [EVENTS[index] for index in video.MIRROR.tolist()]
+    assert names[EVENTS.index("crossing_from_left")] == "crossing_from_right"
+    assert names[EVENTS.index("crossing_from_right")] == "crossing_from_left"
+    assert sum(a != b for a, b in zip(names, EVENTS, strict=True)) == 2
+
+
+def test_clips_are_one_hop_apart(data: Path) -> None:
+    source = video.ClipSource([data / "train" / "d0" / "video.npz"], video.VideoConfig())
+    indices = source._indices(source.videos[0], 40, 1.0)
+    assert np.diff(indices).tolist() == [2] * (video.CLIP - 1)
+    assert indices[-1] == 40
+    assert source._indices(source.videos[0], 3, 1.0)[0] == 0
