@@ -97,6 +97,16 @@ def test_single_precision_and_its_gradients_equal_double(channels):
     torch.testing.assert_close(result.double(), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_bfloat16_voxels_are_read_as_in_double_precision():
+    voxels = random_voxels(200)
+    rows, weights = trilinear_neighbours(random_points(3000), voxels)
+    features = torch.randn(len(voxels), 24).bfloat16()
+    read = devoxelize(features, rows, weights)
+    exact = devoxelize(features.double(), rows, weights)
+    assert read.dtype == torch.bfloat16
+    assert (read - exact).norm() / exact.norm() < 4e-3
+
+
 def test_nothing_in_gives_nothing_out():
     voxels = random_voxels(0)
     rows, weights = trilinear_neighbours(random_points(3), voxels)

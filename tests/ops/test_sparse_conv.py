@@ -101,6 +101,14 @@ def test_bfloat16_accumulates_in_single_precision():
     assert (result - exact).norm() / exact.norm() < 4e-3
 
 
+def test_transposed_views_are_read_in_their_own_order():
+    voxels = random_voxels()
+    found = voxels.submanifold_map(CUBE)
+    features, weight = torch.randn(6, len(voxels)).T, torch.randn(27, 5, 6).transpose(1, 2)
+    expected = sparse_conv(features.contiguous(), weight.contiguous(), found)
+    assert torch.equal(sparse_conv(features, weight, found), expected)
+
+
 def test_no_input_voxels_give_no_output():
     voxels = random_voxels(0)
     result = sparse_conv(torch.zeros(0, 4), torch.zeros(27, 4, 5), voxels.submanifold_map(CUBE), relu=True)

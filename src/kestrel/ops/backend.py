@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from collections.abc import Callable
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -56,9 +57,14 @@ def dispatch_level() -> str:
     return TORCH_LEVEL if NATIVE is None else str(NATIVE.dispatch_level())
 
 
-def address(tensor: torch.Tensor | None) -> int:
-    """Return where the elements of a contiguous tensor start, 0 for None: the form compiled kernels take."""
-    return 0 if tensor is None else tensor.data_ptr()
+def call(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call a compiled function, which takes the addresses of contiguous arrays (0 for None) and plain values.
+
+    The tensors stay referenced until the function returns. Outputs must be contiguous already.
+    """
+    kept = [each.contiguous() if isinstance(each, torch.Tensor) else each for each in arguments]
+    plain = (each.data_ptr() if isinstance(each, torch.Tensor) else each for each in kept)
+    return function(*(0 if each is None else each for each in plain))
 
 
 def native_for(*tensors: torch.Tensor | None) -> ModuleType | None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import NATIVE, address
+from kestrel.ops.backend import NATIVE, call
 
 AXIS_BITS: Final = 17
 _AXIS_BIAS: Final = 1 << (AXIS_BITS - 1)
@@ -72,9 +72,8 @@ def sort_unique(keys: Tensor) -> tuple[Tensor, Tensor]:
     if NATIVE is None or keys.device.type != "cpu":
         unique, inverse = torch.unique(keys, return_inverse=True)
         return unique, inverse
-    keys = keys.contiguous()
-    unique, inverse = torch.empty_like(keys), torch.empty_like(keys)
-    count = NATIVE.unique_keys(address(keys), len(keys), address(unique), address(inverse))
+    unique, inverse = torch.empty(2, len(keys), dtype=torch.int64)
+    count = call(NATIVE.unique_keys, keys, len(keys), unique, inverse)
     return unique[:count].clone(), inverse
 
 
@@ -84,10 +83,8 @@ def find(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
         return torch.full(wanted.shape, -1, dtype=torch.int32, device=wanted.device)
     if NATIVE is not None and wanted.device.type == "cpu":
         found = torch.empty(wanted.shape, dtype=torch.int32)
-        NATIVE.find_keys(
-            *(address(sorted_keys.contiguous()), len(sorted_keys), address(wanted.contiguous())),
-            *(wanted.numel(), address(found), torch.get_num_threads()),
-        )
+        threads = torch.get_num_threads()
+        call(NATIVE.find_keys, sorted_keys, len(sorted_keys), wanted, wanted.numel(), found, threads)
         return found
     rows = torch.searchsorted(sorted_keys, wanted).clamp_(max=len(sorted_keys) - 1)
     return torch.where(sorted_keys[rows] == wanted, rows, -1).int()

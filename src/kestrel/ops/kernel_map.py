@@ -19,7 +19,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from kestrel.ops.backend import NATIVE, address
+from kestrel.ops.backend import NATIVE, call
 from kestrel.ops.coordinates import find, offset_key, pack, pack_unchecked, sort_unique, unpack
 
 Triple: TypeAlias = tuple[int, int, int]
@@ -127,7 +127,7 @@ def _submanifold_table(keys: Tensor, offsets: tuple[Triple, ...]) -> Tensor:
     if NATIVE is not None and keys.device.type == "cpu":
         table = torch.empty((count, len(keys)), dtype=torch.int32)
         threads = torch.get_num_threads()
-        NATIVE.submanifold_table(address(keys), len(keys), offsets, address(table), threads)
+        call(NATIVE.submanifold_table, keys, len(keys), offsets, table, threads)
         return table
     table = torch.full((count, len(keys)), -1, dtype=torch.int32, device=keys.device)
     for k in range(middle):
@@ -171,9 +171,10 @@ def _strided_map_native(
     capacity = windows * len(source)
     keys = torch.empty(capacity, dtype=torch.int64)
     inputs, slices, outputs = torch.empty(3, capacity, dtype=torch.int32)
-    count, found = native.strided_triples(
-        *(address(source.keys), len(source), offsets, stride, shape or (), capacity),
-        *map(address, (keys, inputs, slices, outputs)),
+    count, found = call(
+        native.strided_triples,
+        *(source.keys, len(source), offsets, stride, shape or (), capacity),
+        *(keys, inputs, slices, outputs),
     )
     gather = torch.full((len(offsets), found), -1, dtype=torch.int32)
     scatter = torch.full((len(offsets), len(source)), -1, dtype=torch.int32)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kestrel.ops.backend import address, native_for
+from kestrel.ops.backend import call, native_for
 from kestrel.ops.coordinates import COORDINATE_LIMIT, find, offset_key, pack
 from kestrel.ops.kernel_map import CoordinateSet
 
@@ -91,13 +91,11 @@ def _scatter(
     native: ModuleType, values: Tensor, rows: Tensor, weights: Tensor | None, voxel_count: int
 ) -> Tensor:
     """Add weighted rows of points to their voxels; deterministic for any number of threads."""
-    source = values.float().contiguous()
+    source = values.float()
     out = source.new_zeros(voxel_count, source.shape[1])
-    scale = None if weights is None else weights.float().contiguous()
-    native.weighted_scatter(
-        *map(address, (source, rows.contiguous(), scale, out)),
-        *(len(rows), rows.shape[1], source.shape[1], torch.get_num_threads()),
-    )
+    scale = None if weights is None else weights.float()
+    sizes = (*rows.shape, source.shape[1], torch.get_num_threads())
+    call(native.weighted_scatter, source, rows, scale, out, *sizes)
     return out.to(values.dtype)
 
 
@@ -136,12 +134,10 @@ _scatter_mean.register_autograd(_mean_backward, setup_context=_save_mean)
 def _devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     native = native_for(features)
     if native is not None:
-        source = features.float().contiguous()
+        source = features.float()
         out = source.new_empty(len(rows), source.shape[1])
-        native.weighted_gather(
-            *map(address, (source, rows.contiguous(), weights.float().contiguous(), out)),
-            *(len(rows), rows.shape[1], source.shape[1], torch.get_num_threads()),
-        )
+        sizes = (*rows.shape, source.shape[1], torch.get_num_threads())
+        call(native.weighted_gather, source, rows, weights.float(), out, *sizes)
         return out.to(features.dtype)
     result = features.new_zeros(len(rows), features.shape[1])
     if len(features):

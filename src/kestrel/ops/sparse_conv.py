@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import address, native_for
+from kestrel.ops.backend import call, native_for
 from kestrel.ops.kernel_map import KernelMap
 
 
@@ -103,12 +103,10 @@ def _sparse_conv(
     if native is None:
         return convolve_reference(features, weight, bias, residual, gather, relu)
     slices, channels, width = weight.shape
-    features, weight = features.contiguous(), weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    residual = None if residual is None else residual.contiguous()
     out = features.new_empty(gather.shape[1], width)
-    native.sparse_conv(
-        *map(address, (features, weight, bias, residual, gather.contiguous(), out)),
+    call(
+        native.sparse_conv,
+        *(features, weight, bias, residual, gather, out),
         *(len(features), len(out), slices, channels, width),
         features.dtype == torch.bfloat16,
         relu,
@@ -135,12 +133,10 @@ def _weight_gradient(features: Tensor, gradient: Tensor, gather: Tensor) -> Tens
     native = native_for(features, gradient)
     if native is None:
         return weight_gradient_reference(features, gradient, gather)
-    left, right = features.float().contiguous(), gradient.float().contiguous()
+    left, right = features.float(), gradient.float()
     out = left.new_empty(len(gather), left.shape[1], right.shape[1])
-    native.weight_gradient(
-        *map(address, (left, right, gather.contiguous(), out)),
-        *(len(right), *out.shape, torch.get_num_threads()),
-    )
+    threads = torch.get_num_threads()
+    call(native.weight_gradient, left, right, gather, out, len(right), *out.shape, threads)
     return out.to(features.dtype)
 
 
