@@ -11,7 +11,7 @@ from kestrel.sim.world.cast import STANDING_PHASE, Cast
 from kestrel.sim.world.ground import KERB
 from kestrel.sim.world.layout import RUN_IN, STOP_END, Junction, Layout, Road
 from kestrel.sim.world.path import Path
-from kestrel.sim.world.rules import StopAt, always, never
+from kestrel.sim.world.rules import Signal, StopAt, always, never
 from kestrel.sim.world.script import Script, inbound, outbound, through
 from kestrel.sim.world.traffic import Driver, Walker
 
@@ -90,7 +90,7 @@ class Crowd:
     def _obey(self, driver: Driver, *, forward: bool) -> None:
         """Stop at red lights of the main road, and where someone crosses it."""
         main = self._layout.main.path
-        stops = []
+        stops: list[tuple[np.ndarray, Signal]] = []
         for junction in self._layout.junctions:
             arm = junction.arms[2 if forward else 0]
             assert arm is not None
@@ -282,7 +282,7 @@ class Crowd:
     def _work_zone(self, road: Road, s: float, length: float, side: int) -> None:
         rng, profile = self._rng, road.profile
         on_edge = profile.edge > 1.5
-        inner = profile.half - profile.edge + 0.35 if on_edge else profile.half + 0.4
+        inner = profile.half - profile.edge + 0.5 if on_edge else profile.half + 0.4
         outer = profile.half - 0.3 if on_edge else profile.half + max(profile.sidewalk, 2.0) - 0.2
         z = 0.0 if on_edge else (KERB if profile.sidewalk else 0.0)
         kind = int(rng.integers(4))

@@ -79,7 +79,7 @@ class EventReader:
         enters = self._enters(k)
         near = moving & (ahead > 0.3) & (ahead < RANGE_M)
         sideways = near & (np.abs(drift) > 0.55 * motion.speed[k]) & (np.abs(along) < 0.84)
-        reach = _LANE / 2 + np.where(length > 1.2, length / 2, 0.4)
+        reach = 2.6 + length / 2
         crossing = sideways & (np.abs(left) < 16.0) & ((inward & enters) | (np.abs(left) < reach))
         turned = self._came_against(k)
         if crossing.any():
@@ -112,14 +112,14 @@ class EventReader:
         """Movers that drove towards the ego vehicle during the last seconds."""
         back = max(k - int(7.0 / STEP_S), 0)
         recent = np.cos(self._crossing_angle[back : k + 1]) < -0.8
-        driving = self._sizes[:, 0] > 1.2
-        came: Flags = (recent & np.isfinite(self._ahead[back : k + 1])).any(0) & driving
-        return came
+        there = recent & np.isfinite(self._ahead[back : k + 1])
+        came: Flags = np.any(there, axis=0)
+        return came & (self._sizes[:, 0] > 1.2)
 
     def _enters(self, k: int) -> Flags:
         """Movers that are in the ego lane within the next four and a half seconds."""
         later = min(k + int(4.5 / STEP_S), len(self._left) - 1)
-        enters: Flags = (np.abs(self._left[k : later + 1]) < 1.2).any(0)
+        enters: Flags = np.any(np.abs(self._left[k : later + 1]) < 1.2, axis=0)
         return enters
 
     def _stops(self, k: int) -> bool:

@@ -152,8 +152,8 @@ class Paver:
                     continue
                 self.ribbon(path, (begin, stop), (-inner, inner), KERB + 0.02, self._island)
                 line = samples(path, begin, stop)
-                for side in (-inner, inner):
-                    self.ground.kerb(path.position(line, side), 0.0, KERB + 0.02, self._island)
+                for left in (-inner, inner):
+                    self.ground.kerb(path.position(line, left), 0.0, KERB + 0.02, self._island)
                 for cap in (begin, stop):
                     ends = path.position(np.array([cap, cap]), np.array([-inner, inner]))
                     self.ground.kerb(ends, 0.0, KERB + 0.02, self._island)
@@ -255,8 +255,8 @@ class Paver:
                 for side in (-1, 1):
                     self._marking(road.path, a, b, side * (profile.median / 2 + 0.12), self._middle)
             elif profile.lanes > 1:
-                for side in (-0.12, 0.12):
-                    self._marking(road.path, a, b, side, self._middle)
+                for left in (-0.12, 0.12):
+                    self._marking(road.path, a, b, left, self._middle)
             else:
                 self._marking(
                     road.path, a, b, 0.0, self._middle, dash=None if self._rng.random() < 0.3 else 3.0

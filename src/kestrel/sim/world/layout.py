@@ -146,12 +146,14 @@ class Layout:
 def _kind_for(event: str, rng: np.random.Generator) -> str:
     """Kind of place that ``event`` needs."""
     if event in ("crossing_from_left", "crossing_from_right"):
-        return str(rng.choice(["zebra", "cross", "cross", "left" if event.endswith("left") else "right"]))
+        return str(
+            rng.choice(["zebra", "zebra", "cross", "cross", "left" if event.endswith("left") else "right"])
+        )
     if event == "ego_stopping":
         return str(rng.choice(["cross", "cross", "left", "right"]))
     if event == "oncoming_turn":
         return str(rng.choice(["cross", "right"]))
-    return str(rng.choice(["open", "open", "cross", "right"]))
+    return str(rng.choice(["open", "open", "open", "cross"]))
 
 
 def plan_stations(rng: np.random.Generator, scene: str, seconds: float) -> list[Station]:
@@ -167,9 +169,9 @@ def plan_stations(rng: np.random.Generator, scene: str, seconds: float) -> list[
             for i, event in enumerate(events)
         ]
     choices = ["crossing_from_left", "crossing_from_right", "oncoming_turn", "cut_in", "lead_braking"]
-    weights = np.array([2.3, 2.6, 2.4, 2.8, 0.6])
+    weights = np.array([2.0, 3.0, 3.0, 2.6, 1.4])
     names = [*choices, "ego_stopping", "clear"]
-    weights = np.append(weights, (1.3, 0.2))
+    weights = np.append(weights, (1.2, 0.1))
     stations: list[Station] = []
     s = RUN_IN + speed * rng.uniform(1.5, 3.5) + 14.0
     while s < RUN_IN + speed * seconds + 40.0:
@@ -178,7 +180,7 @@ def plan_stations(rng: np.random.Generator, scene: str, seconds: float) -> list[
         event = str(rng.choice(names, p=likely / likely.sum()))
         kind = _kind_for(event, rng)
         if stations:
-            s += max(_STRAIGHT[stations[-1].kind] + _STRAIGHT[kind], 30.0) + rng.uniform(2, 9)
+            s += max(_STRAIGHT[stations[-1].kind] + _STRAIGHT[kind], 26.0) + rng.uniform(2, 9)
         stations.append(Station(float(s), kind, event))
     turns = {"cross": (-1, 1), "left": (1,), "right": (-1,)}
     last = stations[-1] if len(stations) == 1 else stations[-2]

@@ -102,7 +102,8 @@ class MeshBuilder:
 def turn(vertices: Float64Array, yaw: float) -> Float64Array:
     """Turn (V, 3) vertices about z."""
     cos, sin = np.cos(yaw), np.sin(yaw)
-    return vertices @ np.array([(cos, sin, 0.0), (-sin, cos, 0.0), (0.0, 0.0, 1.0)])
+    turned: Float64Array = vertices @ np.array([(cos, sin, 0.0), (-sin, cos, 0.0), (0.0, 0.0, 1.0)])
+    return turned
 
 
 def box(

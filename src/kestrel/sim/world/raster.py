@@ -92,4 +92,5 @@ def rectangle(centre: Float64Array, length: float, width: float, heading: float)
     """Outline (4, 2) of a rectangle whose length points along ``heading``."""
     half = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]) * (length, width)
     cos, sin = np.cos(heading), np.sin(heading)
-    return half @ np.array([(cos, sin), (-sin, cos)]) + centre
+    outline: Float64Array = half @ np.array([(cos, sin), (-sin, cos)]) + centre
+    return outline

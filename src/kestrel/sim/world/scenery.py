@@ -44,7 +44,8 @@ class Lot:
     def at(self, along: float, left: float) -> Float64Array:
         """A point (2,) in the lot's own axes."""
         cos, sin = np.cos(self.heading), np.sin(self.heading)
-        return self.middle + np.array([along * cos - left * sin, along * sin + left * cos])
+        point: Float64Array = self.middle + np.array([along * cos - left * sin, along * sin + left * cos])
+        return point
 
 
 def lay_lots(

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
-from kestrel.sim.scene import Actor
 from kestrel.sim.world.cars import Model
 from kestrel.sim.world.cast import Cast
 from kestrel.sim.world.ground import KERB
@@ -30,6 +32,7 @@ from kestrel.sim.world.rules import (
     Gate,
     Light,
     Pace,
+    Signal,
     StopAt,
     WaitFor,
     Yield,
@@ -132,12 +135,14 @@ class Script:
 
     def place_all(self) -> None:
         """Set the lights, then cast every station."""
-        for junction in self._layout.junctions:
-            self._set_light(junction)
+        junctions = {junction.s: junction for junction in self._layout.junctions}
+        for station in self._layout.stations:
+            if station.s in junctions:
+                self._set_light(junctions[station.s], red=station.event == "ego_stopping")
         leads = {"lead_braking", "jam"}
         lead = self._add_lead() if any(s.event in leads for s in self._layout.stations) else None
         for station in self._layout.stations:
-            junction = next((j for j in self._layout.junctions if j.s == station.s), None)
+            junction = junctions.get(station.s)
             if station.event in ("crossing_from_left", "crossing_from_right"):
                 self._cast_crossing(station, junction)
             elif station.event == "oncoming_turn" and junction is not None:
@@ -147,12 +152,10 @@ class Script:
             elif station.event in leads and lead is not None:
                 self._cast_braking(station, lead)
 
-    def _set_light(self, junction: Junction) -> None:
-        station = next(s for s in self._layout.stations if s.s == junction.s)
+    def _set_light(self, junction: Junction, *, red: bool) -> None:
         arm = junction.arms[2]
         assert arm is not None
         stop = self.ego_s(junction.s - arm.start - STOP_BEGIN) - 0.6
-        red = station.event == "ego_stopping"
         light = Light(stop, not red, float(self._rng.uniform(1.5, 4.0)))
         self.lights[junction.s] = light
         self.traffic.updates.append(light)
@@ -247,6 +250,26 @@ class Script:
         assert ahead is not None and back is not None
         return self._add_gate(junction.s - back.start - STOP_END, junction.s + ahead.start + STOP_END)
 
+    def _gap(self, junction: Junction, own: Driver, trigger: float) -> Signal:
+        """True once the ego vehicle has come to ``trigger``, could still stop, and the junction is empty."""
+        reach = max(arm.start for arm in junction.arms if arm is not None) + 1.0
+        back = junction.arms[2]
+        assert back is not None
+        hold = self.ego_s(junction.s - back.start - STOP_BEGIN)
+
+        def signal(traffic: Traffic) -> bool:
+            ego = traffic.ego
+            if ego.s < trigger or ego.s + EGO_FRONT + ego.speed**2 / 7.0 > hold:
+                return False
+            for other in traffic.drivers[1:]:
+                x, y, _ = other.path.at(other.s)
+                near = math.hypot(x - junction.centre[0], y - junction.centre[1]) < reach
+                if near and other is not own and other.path.length > other.s:
+                    return False
+            return True
+
+        return signal
+
     def _notice(self) -> float:
         """Distance at which someone starts to cross, far enough to brake."""
         return max(18.0, self.cruise**2 / 5.6 + 6.0) + float(self._rng.uniform(0, 4))
@@ -305,7 +328,8 @@ class Script:
         place = self.ego_s(junction.s)
         arm = junction.arms[2]
         assert arm is not None
-        signal = ego_passes(place - arm.start - self._notice() - (2.0 if side < 0 else 4.0))
+        early = 2.0 if side < 0 else 4.0
+        signal = self._gap(junction, driver, place - arm.start - self._notice() - early)
         driver.rules.append(WaitFor(stop, signal, brisk=8.0))
         hold = self.ego_s(junction.s - arm.start - STOP_BEGIN)
         self.traffic.ego.rules.append(
@@ -325,18 +349,14 @@ class Script:
         driver = self.driver(model, path, begin, min(7.0, self.cruise), 9.0)
         if driver is None:
             return
-        signal = ego_passes(place - arm.start - self._notice())
+        signal = self._gap(junction, driver, place - arm.start - self._notice() - 7.0)
         driver.rules.append(WaitFor(wait, signal, brisk=8.0))
         hold = self.ego_s(junction.s - arm.start - STOP_BEGIN)
         self.traffic.ego.rules.append(
             Yield(hold, driver, signal, 1.6 + driver.rear, self._junction_gate(junction))
         )
 
-    def actor(self, track_id: int) -> Actor:
-        """The actor of a track id."""
-        return self.cast.actors[track_id]
 
-
-def _kerb_height(first: float, second: float):  # type: ignore[no-untyped-def]
+def _kerb_height(first: float, second: float) -> Callable[[float], float]:
     """Height of the ground along a way across a road, whose kerbs are at two arc lengths."""
     return lambda s: 0.0 if first < s < second else KERB
