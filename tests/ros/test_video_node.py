@@ -25,8 +25,7 @@ class Rig:
 
     def __init__(self, graph: Graph, *, raw: bool = False, **parameters: object) -> None:
         self.graph = graph
-        transport = "raw" if raw else "compressed"
-        self.node = graph.add(Video, "video", image_transport=transport, **parameters)
+        self.node = graph.add(Video, "video", compressed=not raw, **parameters)
         kind, ending = (Image, "") if raw else (CompressedImage, "/compressed")
         self.status = f"video: input/front/image{ending}"
         self.publisher = graph.publisher(kind, f"/video/input/front/image{ending}")

@@ -9,7 +9,7 @@
         cameras: tuple[str, ...] = parameter(("front",), "Names of the cameras.")
         threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=64)
 
-There is no ROS in this module. `python -m kestrel_nodes.parameters` writes config/ and docs/nodes.md.
+There is no ROS in this module. `python -m kestrel_nodes.parameter_files` writes config/ and docs/nodes.md.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class ParameterSpec:
         if self.choices is not None:
             return "one of " + ", ".join(self.choices)
         if self.minimum is not None and self.maximum is not None:
-            return f"{self.type_name} in {self.minimum:g} .. {self.maximum:g}"
+            return f"{self.type_name} in {self.minimum:.12g} .. {self.maximum:.12g}"
         if self.minimum is not None:
-            return f"{self.type_name} >= {self.minimum:g}"
+            return f"{self.type_name} >= {self.minimum:.12g}"
         return self.type_name
 
     def checked(self, value: object) -> Value:

@@ -33,9 +33,7 @@ class VideoParameters(NodeParameters):
     weights: str = parameter("kestrel-video", "Name of shipped weights or path of a .safetensors file.")
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
     cameras: tuple[str, ...] = parameter(("front",), "Names of the cameras; all share one network.")
-    image_transport: str = parameter(
-        "compressed", "Whether the cameras send CompressedImage or Image.", choices=("compressed", "raw")
-    )
+    compressed: bool = parameter(True, "Whether the cameras send CompressedImage (JPEG, PNG) or raw Image.")
     image_reliability: str = parameter("best_effort", "Reliability of the image inputs.", choices=RELIABILITY)
     image_depth: int = parameter(2, "Queue depth of each image input.", minimum=1, maximum=100)
 
@@ -67,8 +65,7 @@ class VideoNode(KestrelNode[VideoParameters]):
             self._add_camera(camera)
 
     def _add_camera(self, camera: str) -> None:
-        compressed = self.params.image_transport == "compressed"
-        kind, ending = (CompressedImage, "/compressed") if compressed else (ImageMessage, "")
+        kind, ending = (CompressedImage, "/compressed") if self.params.compressed else (ImageMessage, "")
         output = self.add_output(f"{camera}/event", Classification)
         qos = input_qos(self.params.image_reliability, self.params.image_depth)
         handler = partial(self.understand, camera, output)
