@@ -169,7 +169,7 @@ def plan_stations(rng: np.random.Generator, scene: str, seconds: float) -> list[
             for i, event in enumerate(events)
         ]
     choices = ["crossing_from_left", "crossing_from_right", "oncoming_turn", "cut_in", "lead_braking"]
-    weights = np.array([2.0, 3.0, 3.0, 2.6, 1.4])
+    weights = np.array([2.0, 2.6, 4.4, 2.4, 1.4])
     names = [*choices, "ego_stopping", "clear"]
     weights = np.append(weights, (1.2, 0.1))
     stations: list[Station] = []

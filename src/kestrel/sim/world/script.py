@@ -250,8 +250,11 @@ class Script:
         assert ahead is not None and back is not None
         return self._add_gate(junction.s - back.start - STOP_END, junction.s + ahead.start + STOP_END)
 
-    def _gap(self, junction: Junction, own: Driver, trigger: float) -> Signal:
-        """True once the ego vehicle has come to ``trigger``, could still stop, and the junction is empty."""
+    def _gap(self, junction: Junction, own: Driver, trigger: float, *, across: bool) -> Signal:
+        """True once the ego vehicle has come to ``trigger``, could still stop, and the junction is empty.
+
+        across: ``own`` crosses the lanes of oncoming traffic too, which must be empty as well.
+        """
         reach = max(arm.start for arm in junction.arms if arm is not None) + 1.0
         back = junction.arms[2]
         assert back is not None
@@ -261,10 +264,13 @@ class Script:
             ego = traffic.ego
             if ego.s < trigger or ego.s + EGO_FRONT + ego.speed**2 / 7.0 > hold:
                 return False
+            along = self.path.at(ego.s)[2]
             for other in traffic.drivers[1:]:
-                x, y, _ = other.path.at(other.s)
-                near = math.hypot(x - junction.centre[0], y - junction.centre[1]) < reach
-                if near and other is not own and other.path.length > other.s:
+                x, y, heading = other.path.at(other.s)
+                near = math.hypot(x - junction.centre[0], y - junction.centre[1])
+                inside = near < (reach if other.speed > 0.3 else reach - 6.0)
+                against = math.cos(heading - along) < -0.7 and not across
+                if inside and not against and other is not own and other.path.length > other.s:
                     return False
             return True
 
@@ -328,8 +334,8 @@ class Script:
         place = self.ego_s(junction.s)
         arm = junction.arms[2]
         assert arm is not None
-        early = 2.0 if side < 0 else 4.0
-        signal = self._gap(junction, driver, place - arm.start - self._notice() - early)
+        early = 5.0 if side < 0 else 7.0
+        signal = self._gap(junction, driver, place - arm.start - self._notice() - early, across=True)
         driver.rules.append(WaitFor(stop, signal, brisk=8.0))
         hold = self.ego_s(junction.s - arm.start - STOP_BEGIN)
         self.traffic.ego.rules.append(
@@ -349,7 +355,7 @@ class Script:
         driver = self.driver(model, path, begin, min(7.0, self.cruise), 9.0)
         if driver is None:
             return
-        signal = self._gap(junction, driver, place - arm.start - self._notice() - 7.0)
+        signal = self._gap(junction, driver, place - arm.start - self._notice() - 7.0, across=False)
         driver.rules.append(WaitFor(wait, signal, brisk=8.0))
         hold = self.ego_s(junction.s - arm.start - STOP_BEGIN)
         self.traffic.ego.rules.append(
