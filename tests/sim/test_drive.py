@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,16 @@ def test_rig_files_are_checked(tmp_path):
     broken.write_text("name: mine\nlidar: {position: [0, 0, 1]}\n")
     with pytest.raises(ConfigError, match="blocks"):
         load_rig(broken)
+
+
+@pytest.mark.parametrize("name", ["hz: 20", "columns: 1086", "focal_px: 1266.0", "imu_hz: 100"])
+def test_numbers_of_a_rig_must_be_positive(tmp_path, name):
+    text = (resources.files("kestrel.sim") / "rigs" / "nuscenes.yaml").read_text()
+    assert name in text
+    changed = tmp_path / "rig.yaml"
+    changed.write_text(text.replace(name, name.split(":")[0] + ": -1", 1))
+    with pytest.raises(ConfigError, match=name.split(":")[0]):
+        load_rig(changed)
 
 
 def test_no_town_and_no_seed_is_in_two_splits():

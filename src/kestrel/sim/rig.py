@@ -152,10 +152,17 @@ def _rig(entry: Mapping[str, Any]) -> Rig:
         name=str(entry["name"]),
         lidar=_lidar(entry["lidar"]),
         cameras=tuple(_camera(name, {**defaults, **camera}) for name, camera in entry["cameras"].items()),
-        odometry_hz=float(entry["odometry_hz"]),
-        imu_hz=float(entry["imu_hz"]),
+        odometry_hz=_positive(entry, "odometry_hz"),
+        imu_hz=_positive(entry, "imu_hz"),
         base_from_imu=_mount(entry["imu"]),
     )
+
+
+def _positive(entry: Mapping[str, Any], name: str) -> float:
+    value = float(entry[name])
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive, not {value}")
+    return value
 
 
 def _mount(entry: Mapping[str, Any]) -> Float64Array:
@@ -173,21 +180,21 @@ def _lidar(entry: Mapping[str, Any]) -> LidarSpec:
     nearest, farthest = entry["range_m"]
     return LidarSpec(
         base_from_lidar=_mount(entry),
-        hz=float(entry["hz"]),
+        hz=_positive(entry, "hz"),
         phase_s=float(entry["phase_s"]),
         elevation_rad=np.deg2rad(np.sort(degrees)),
-        columns=int(entry["columns"]),
+        columns=int(_positive(entry, "columns")),
         range_m=(float(nearest), float(farthest)),
         range_noise_m=float(entry["range_noise_m"]),
         range_noise_per_m=float(entry["range_noise_per_m"]),
-        reference_range_m=float(entry["reference_range_m"]),
+        reference_range_m=_positive(entry, "reference_range_m"),
     )
 
 
 def _camera(name: str, entry: Mapping[str, Any]) -> CameraSpec:
-    width, height = int(entry["width"]), int(entry["height"])
+    width, height = int(_positive(entry, "width")), int(_positive(entry, "height"))
     centre_x, centre_y = entry.get("principal_px", ((width - 1) / 2, (height - 1) / 2))
-    focal = float(entry["focal_px"])
+    focal = _positive(entry, "focal_px")
     delivered_width, delivered_height = entry.get("delivered", (width, height))
     return CameraSpec(
         name=name,
@@ -195,7 +202,7 @@ def _camera(name: str, entry: Mapping[str, Any]) -> CameraSpec:
         camera_matrix=np.array([[focal, 0, centre_x], [0, focal, centre_y], [0, 0, 1.0]]),
         width=width,
         height=height,
-        hz=float(entry["hz"]),
+        hz=_positive(entry, "hz"),
         phase_s=float(entry["phase_s"]),
         delivered=(int(delivered_width), int(delivered_height)),
         distortion_model=str(entry.get("distortion_model", "none")),

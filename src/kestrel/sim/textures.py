@@ -22,7 +22,8 @@ TILE: Final = 512
 TEXEL_M: Final = 0.05
 """Size of a texel; a tile repeats every TILE * TEXEL_M = 25.6 m."""
 
-LEVELS: Final = 9
+LEVELS: Final = 10
+"""From TILE texels along a side down to one."""
 
 ONE: Final = 100
 """Factor 1 of a stored texel; the highest factor is 2.55."""
@@ -142,7 +143,8 @@ def _pyramids(tiles: dict[int, Float32Array]) -> tuple[UInt8Array, Int64Array]:
             starts[kind, level] = filled
             texels.append(tile.reshape(-1, 4))
             filled += len(texels[-1])
-            tile = cv2.resize(tile, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(np.float32)
+            half = max(1, TILE >> (level + 1))
+            tile = cv2.resize(tile, (half, half), interpolation=cv2.INTER_AREA).astype(np.float32)
     packed = np.clip(np.round(np.concatenate(texels) * ONE), 0, 255).astype(np.uint8)
     return packed, starts.reshape(-1)
 
