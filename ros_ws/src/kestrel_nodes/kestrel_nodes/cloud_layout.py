@@ -212,21 +212,26 @@ def _fill_intensity(points: Float32Array, table: Structured, intensity_max: floa
 def _relative_time(
     table: Structured, name: str | None, stamp_ns: int
 ) -> tuple[Float32Array | None, tuple[str, ...]]:
-    """Return seconds relative to the stamp, from seconds or nanoseconds, relative or absolute."""
+    """Return seconds relative to the stamp.
+
+    Integers (32 bits at most) count nanoseconds from the stamp; floats are seconds or, absolute, nanoseconds.
+    """
     if name is None or not len(table) or table.dtype[name].shape:
         return None, ()
     values = table[name]
-    magnitude = float(np.abs(values.astype(np.float64)).max())
-    if values.dtype.kind in "ui":
-        absolute = magnitude > 1e15
-        relative = (values.astype(np.int64) - stamp_ns if absolute else values) * 1e-9
-    elif magnitude > 1e15:
-        relative = (values - float(stamp_ns)) * 1e-9
-    elif magnitude > 1e8:
-        relative = values.astype(np.float64) - stamp_ns * 1e-9
-    else:
-        relative = values
-    usable = np.nan_to_num(np.abs(relative), nan=0.0, posinf=0.0).max() <= LONGEST_SWEEP_S
+    with np.errstate(invalid="ignore", over="ignore"):
+        magnitude = np.abs(values.astype(np.float64))
+        largest = float(magnitude.max(where=np.isfinite(magnitude), initial=0.0))
+        if values.dtype.kind in "ui":
+            relative = values * 1e-9
+        elif largest > 1e15:
+            relative = (values - float(stamp_ns)) * 1e-9
+        elif largest > 1e8:
+            relative = values.astype(np.float64) - stamp_ns * 1e-9
+        else:
+            relative = values
+        distance = np.abs(relative)
+        usable = distance.max(where=np.isfinite(distance), initial=0.0) <= LONGEST_SWEEP_S
     if not usable:
         return None, (f"field {name!r} is not a time near the stamp: not used",)
     return np.ascontiguousarray(relative, np.float32), ()

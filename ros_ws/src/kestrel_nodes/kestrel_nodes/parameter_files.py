@@ -36,7 +36,7 @@ def yaml_text(node: str, kind: type[NodeParameters]) -> str:
     lines = [
         "# SPDX-FileCopyrightText: The Kestrel Authors",
         "# SPDX-License-Identifier: Apache-2.0",
-        f"# All parameters of the {node} node and their defaults, by `python -m kestrel_nodes.parameter_files`.",
+        f"# All parameters of the {node} node, written by `python -m kestrel_nodes.parameter_files`.",
         "# What a vehicle needs otherwise belongs into a file of its own that is loaded after this one.",
         f"{node}:",
         "  ros__parameters:",

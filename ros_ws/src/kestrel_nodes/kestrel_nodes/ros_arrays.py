@@ -60,9 +60,6 @@ class ArraySide(Protocol):
     def rgb(self, message: ImageMessage) -> UInt8Array:
         """Return the picture (H, W, 3) RGB of a message without padding."""
 
-    def decode(self, message: CompressedImage) -> UInt8Array | None:
-        """Return the picture (H, W, 3) RGB, or None where it cannot be decoded."""
-
 
 class NumpySide:
     """numpy and rosbags-image."""
@@ -79,12 +76,6 @@ class NumpySide:
 
         return np.asarray(image_to_cvimage(message, "rgb8"), np.uint8)
 
-    def decode(self, message: CompressedImage) -> UInt8Array | None:
-        """Return the picture (H, W, 3) RGB, or None where it cannot be decoded."""
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), flags)
-        return None if picture is None else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-
 
 class BridgeSide:
     """sensor_msgs_py and cv_bridge of a full ROS 2 installation."""
@@ -99,8 +90,11 @@ class BridgeSide:
         self._read_points = point_cloud2.read_points
 
     def points(self, message: PointCloud2) -> Structured:
-        """Return the points as a structured array (N,); padded rows, which read_points ignores, by numpy."""
-        if message.row_step != message.width * message.point_step:
+        """Return the points as a structured array (N,).
+
+        read_points ignores padding of rows and swaps the bytes of the message itself: those are left to numpy.
+        """
+        if message.is_bigendian or message.row_step != message.width * message.point_step:
             return structured(message)
         return np.asarray(self._read_points(message, reshape_organized_cloud=False)).reshape(-1)
 
@@ -108,13 +102,6 @@ class BridgeSide:
         """Return the picture (H, W, 3) RGB of a message without padding."""
         message.encoding = {"uyvy": "yuv422", "yuyv": "yuv422_yuy2"}.get(message.encoding, message.encoding)
         return np.asarray(self._bridge.imgmsg_to_cv2(message, "rgb8"), np.uint8)
-
-    def decode(self, message: CompressedImage) -> UInt8Array | None:
-        """Return the picture (H, W, 3) RGB, or None where it cannot be decoded."""
-        try:
-            return np.asarray(self._bridge.compressed_imgmsg_to_cv2(message, "rgb8"), np.uint8)
-        except (cv2.error, RuntimeError, ValueError):
-            return None
 
 
 def full_ros_available() -> bool:
@@ -192,7 +179,7 @@ def read_image(message: ImageMessage | CompressedImage, *, side: ArraySide = SID
     Raises:
         InputError: an encoding that does not say what the bytes mean, a wrong size, or a broken file.
     """
-    data = _decode(message, side) if isinstance(message, CompressedImage) else _unpack(message, side)
+    data = _decode(message) if isinstance(message, CompressedImage) else _unpack(message, side)
     return Image(np.ascontiguousarray(data), stamp_ns(message.header.stamp), message.header.frame_id)
 
 
@@ -254,13 +241,14 @@ def _unpack(message: ImageMessage, side: ArraySide) -> UInt8Array:
     return side.rgb(packed)
 
 
-def _decode(message: CompressedImage, side: ArraySide) -> UInt8Array:
+def _decode(message: CompressedImage) -> UInt8Array:
     width, height = check_compressed(message.data)
-    picture = side.decode(message)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), flags)
     if picture is None or picture.shape != (height, width, 3):
         found = "nothing decodable" if picture is None else picture.shape
         raise InputError(describe("compressed image", expected=f"{width} x {height} pixels", found=found))
-    return picture
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def byte_array(values: NDArray[Any]) -> array.array[int]:
