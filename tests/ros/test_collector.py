@@ -237,6 +237,16 @@ def test_jump_back_starts_anew_within_two_periods() -> None:
     assert after[-1].generation == after[0].generation
 
 
+def test_images_that_jump_back_before_the_lidar_does_take_part_in_its_first_frame() -> None:
+    bench = Bench()
+    drive(bench, 10_000, 11_000, LIDAR, *CAMERAS)
+    for ms in (0, 100):
+        for camera in CAMERAS:
+            bench.image(camera, ms)
+    bench.cloud(0)
+    assert (bench.frames[-1].stamp_ns, bench.frames[-1].missing) == (START, ())
+
+
 def test_jump_back_without_lidar_starts_anew() -> None:
     bench = Bench({"use_lidar": False})
     drive(bench, 10_000, 12_000, *CAMERAS)

@@ -189,7 +189,7 @@ class Collector:
         leads = name == self.leading_camera() and self._lidar_is_silent(time_ns)
         if leads and time_ns < self._oldest_useful_ns() - self._jump_ns:
             self._restart(time_ns)
-        if time_ns < self._oldest_useful_ns() - self._window_ns:
+        if self._is_late(time_ns):
             self.unused[name, "late"] += 1
             return self.poll()
         if camera.newest_ns is not None:
@@ -328,13 +328,21 @@ class Collector:
             return self._pending[0].time_ns
         return self._released_ns if self._released_ns is not None else 0
 
+    def _is_late(self, time_ns: int) -> bool:
+        """Whether no frame still to come can use an image of ``time_ns``.
+
+        One that is older by more than a jump is early in a new time, of which the LiDAR has not told yet.
+        """
+        useful_ns = self._oldest_useful_ns()
+        return useful_ns - self._jump_ns <= time_ns < useful_ns - self._window_ns
+
     def _drop_old_images(self) -> None:
         history_ns = int(self.settings.history_s * NANOSECONDS)
-        useful_ns = self._oldest_useful_ns() - self._window_ns
         for name, camera in self._cameras.items():
             images = camera.images
             while images and (
-                images[0].time_ns < max(useful_ns, images[-1].time_ns - history_ns)
+                self._is_late(images[0].time_ns)
+                or images[0].time_ns < images[-1].time_ns - history_ns
                 or len(images) > self.settings.images_limit
             ):
                 self._discard(name, "in no window", 1)

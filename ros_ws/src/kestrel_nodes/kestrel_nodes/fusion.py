@@ -43,6 +43,11 @@ class FusionNode(KestrelNode[FusionParameters]):
 
     parameters_type = FusionParameters
 
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
+        self.sources: dict[str, Input] = {}
+        self.collector = Collector(FusionParameters().collector_settings())
+
     def load(self) -> FusionDetector:
         """Return the pipeline."""
         return FusionDetector(self.params.weights, self.params.score_threshold, self.params.threads or None)
@@ -85,7 +90,7 @@ class FusionNode(KestrelNode[FusionParameters]):
     def _create_inputs(self) -> None:
         params = self.params
         listen(self, self.transforms)
-        self.sources: dict[str, Input] = {}
+        self.sources = {}
         for camera in params.cameras:
             on_info = partial(self._on_camera_info, camera)
             self.add_input(f"{camera}/camera_info", CameraInfo, on_info, in_worker=False, stamped=False)
