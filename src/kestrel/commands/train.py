@@ -19,10 +19,16 @@ class What(StrEnum):
     fusion = "fusion"
     video = "video"
     augment = "augment"
+    score = "score"
 
 
 def train(
-    what: Annotated[What, typer.Argument(help="prepare: simulate training data; or a network to train.")],
+    what: Annotated[
+        What,
+        typer.Argument(
+            help="prepare: simulate training data; score: judge weights; else the network to train."
+        ),
+    ],
     data: Annotated[Path, typer.Option(help="Training data: DATA/train and DATA/validation.")] = Path(
         "runs/data"
     ),
@@ -30,12 +36,13 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the plan's.")] = None,
     seed: Annotated[int, typer.Option(help="Of the initial weights and the order of samples.")] = 0,
-    split: Annotated[str, typer.Option(help="prepare: train, validation or test.")] = "train",
+    split: Annotated[str, typer.Option(help="prepare, score: train, validation or test.")] = "train",
     drives: Annotated[int, typer.Option(min=1, help="prepare: how many drives of the split.")] = 64,
     video_only: Annotated[bool, typer.Option(help="prepare: only the front camera.")] = False,
+    weights: Annotated[str, typer.Option(help="score: name or path of the weights.")] = "kestrel-seg",
     workers: Annotated[int, typer.Option(min=1, help="prepare: drives at a time.")] = 2,
 ) -> None:
-    """Simulate training drives (prepare), or train one network on them; an interrupted run resumes."""
+    """Simulate training drives, train one network on them (an interrupted run resumes), or score weights."""
     import os
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,11 +54,17 @@ def train(
         wanted = scored_drives() if split == "test" else numbered(split, drives)
         prepare(wanted, data / split, workers, video_only=video_only)
         return
+    if what is What.score:
+        from kestrel.train.score import score
+
+        for name, value in score(weights, data / split, split).items():
+            print(f"{name:40} {value:.3f}")
+        return
     from kestrel.train import augment, fusion, seg, video
     from kestrel.train.loop import scaled
 
     if what is What.fusion:
-        weights = fusion.train(
+        exported = fusion.train(
             data,
             out,
             scaled(fusion.LIDAR_PLAN, steps, seed),
@@ -60,5 +73,5 @@ def train(
         )
     else:
         module = {What.seg: seg, What.video: video, What.augment: augment}[what]
-        weights = module.train(data, out, scaled(module.PLAN, steps, seed), resume=resume)
-    print(f"weights: {weights}")
+        exported = module.train(data, out, scaled(module.PLAN, steps, seed), resume=resume)
+    print(f"weights: {exported}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +112,14 @@ def load(name_or_path: str | Path) -> tuple[dict[str, Tensor], Manifest]:
     }, manifest
 
 
-def save(path: Path, state: Mapping[str, Tensor], manifest: Manifest) -> Manifest:
+def save(path: Path, state: Mapping[str, Tensor], manifest: Manifest, *, exact: bool = False) -> Manifest:
     """Write ``path`` (.safetensors) and its manifest; return the manifest with the hash filled in.
 
     Kernels and matrices are stored as float16; vectors stay float32, since running variances and biases
-    need the range and cost nothing. Both files appear complete or not at all.
+    need the range and cost nothing; with ``exact`` everything stays as it is. Both files appear complete or
+    not at all.
     """
-    stored = {key: _storage(tensor.detach()) for key, tensor in state.items()}
+    stored = {key: _storage(tensor.detach(), exact=exact) for key, tensor in state.items()}
     content = save_tensors(stored)
     manifest = Manifest(**{**asdict(manifest), "sha256": hashlib.sha256(content).hexdigest()})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,9 +130,18 @@ def save(path: Path, state: Mapping[str, Tensor], manifest: Manifest) -> Manifes
     return manifest
 
 
-def _storage(tensor: Tensor) -> Tensor:
+def remember(name_or_path: str | Path, metrics: Mapping[str, float]) -> None:
+    """Write ``metrics`` into the manifest of weights, beside those that are there."""
+    path = resolve(name_or_path).with_suffix(".json")
+    manifest = Manifest.from_json(path.read_text(encoding="utf-8"), path)
+    updated = replace(manifest, metrics={**manifest.metrics, **metrics})
+    path.write_text(updated.to_json(), encoding="utf-8")
+
+
+def _storage(tensor: Tensor, *, exact: bool) -> Tensor:
     tensor = tensor.cpu().contiguous()
-    return tensor.half() if tensor.is_floating_point() and tensor.ndim >= 2 else tensor.clone()
+    rounds = tensor.is_floating_point() and tensor.ndim >= 2 and not exact
+    return tensor.half() if rounds else tensor.clone()
 
 
 def assign(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
