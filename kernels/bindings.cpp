@@ -11,6 +11,7 @@
 
 #include "common/dispatch.h"
 #include "kernel_map/kernel_map.h"
+#include "point_voxel/trilinear.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -59,9 +60,9 @@ void weight_gradient(Address features, Address gradient, Address gather, Address
 }
 
 void weighted_gather(Address features, Address rows, Address weights, Address out, int64_t points,
-                     int neighbours, int channels, int threads) {
+                     int neighbours, int channels, bool add, int threads) {
   kestrel::level().weighted_gather({at<float>(features), at<int32_t>(rows), at<float>(weights),
-                                    at<float>(out), points, neighbours, channels, threads});
+                                    at<float>(out), points, neighbours, channels, add, threads});
 }
 
 void weighted_scatter(Address gradient, Address rows, Address weights, Address out, int64_t points,
@@ -100,6 +101,12 @@ void find_keys(Address keys, int64_t count, Address wanted, int64_t queries, Add
   kestrel::find_keys(at<int64_t>(keys), count, at<int64_t>(wanted), queries, at<int32_t>(rows), threads);
 }
 
+void trilinear(Address points, int64_t count, const std::vector<int>& stride, Address keys, int64_t voxels,
+               Address table, Address rows, Address weights, int threads) {
+  kestrel::trilinear({at<float>(points), count, triple(stride), at<int64_t>(keys), voxels, at<int32_t>(table),
+                      at<int32_t>(rows), at<float>(weights), threads});
+}
+
 }  // namespace
 
 NB_MODULE(native, m) {
@@ -115,4 +122,5 @@ NB_MODULE(native, m) {
   m.def("submanifold_table", &submanifold_table, Release());
   m.def("strided_triples", &strided_triples);
   m.def("find_keys", &find_keys, Release());
+  m.def("trilinear", &trilinear, Release());
 }

@@ -13,7 +13,7 @@ struct SparseConv {
   const void* weight;       // (slices, cin, cout), same type
   const void* bias;         // (cout) or null
   const void* residual;     // (outputs, cout) or null
-  const int32_t* gather;    // (slices, outputs), -1 where there is no input
+  const int32_t* gather;    // (slices, outputs), -1 where there is no input; null: one slice, row by row
   void* out;                // (outputs, cout)
   int64_t inputs, outputs;
   int32_t slices, cin, cout;
@@ -32,7 +32,7 @@ struct WeightGradient {
   int threads;
 };
 
-// out[p] = sum_n weights[p][n] * features[rows[p][n]]; rows below zero count as zero.
+// out[p] (+)= sum_n weights[p][n] * features[rows[p][n]]; rows below zero count as zero.
 struct WeightedGather {
   const float* features;    // (m, channels)
   const int32_t* rows;      // (points, neighbours)
@@ -40,6 +40,7 @@ struct WeightedGather {
   float* out;               // (points, channels)
   int64_t points;
   int32_t neighbours, channels;
+  bool add;                 // to what out holds
   int threads;
 };
 

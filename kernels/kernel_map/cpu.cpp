@@ -9,7 +9,6 @@ namespace kestrel {
 namespace {
 
 constexpr uint64_t kAxisMask = (uint64_t{1} << kAxisBits) - 1;
-constexpr int64_t kAxisBias = int64_t{1} << (kAxisBits - 1);
 
 struct Item {
   uint64_t key;
@@ -211,11 +210,23 @@ Triples strided_triples(const StridedMap& map, int64_t capacity, int64_t* output
 
 void find_keys(const int64_t* keys, int64_t count, const int64_t* wanted, int64_t queries, int32_t* rows,
                int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t q = 0; q < queries; ++q) {
-    const int64_t* at = std::lower_bound(keys, keys + count, wanted[q]);
-    rows[q] = at != keys + count && *at == wanted[q] ? static_cast<int32_t>(at - keys) : -1;
+#pragma omp parallel num_threads(threads)
+  {
+    int64_t hint = 0;
+#pragma omp for schedule(static)
+    for (int64_t q = 0; q < queries; ++q) rows[q] = static_cast<int32_t>(find_key(keys, count, wanted[q], hint));
   }
+}
+
+int64_t find_key(const int64_t* keys, int64_t count, int64_t wanted, int64_t& hint) {
+  for (int64_t near = hint; near < std::min(count, hint + 2); ++near) {
+    if (keys[near] != wanted) continue;
+    hint = near;
+    return near;
+  }
+  const int64_t at = std::lower_bound(keys, keys + count, wanted) - keys;
+  hint = at;
+  return at < count && keys[at] == wanted ? at : -1;
 }
 
 }  // namespace kestrel

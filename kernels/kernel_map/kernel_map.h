@@ -9,6 +9,7 @@ namespace kestrel {
 
 // Bits of one axis in a key (batch, x, y, z), z lowest; as in kestrel.ops.coordinates.
 constexpr int kAxisBits = 17;
+constexpr int64_t kAxisBias = int64_t{1} << (kAxisBits - 1);
 
 struct Offset {
   int32_t x, y, z;
@@ -44,5 +45,9 @@ Triples strided_triples(const StridedMap& map, int64_t capacity, int64_t* output
 // rows[q] = position of wanted[q] in the sorted keys, or -1.
 void find_keys(const int64_t* keys, int64_t count, const int64_t* wanted, int64_t queries, int32_t* rows,
                int threads);
+
+// Position of one key in the sorted keys, or -1. `hint` is where the last search ended: neighbouring queries
+// often want the same row or the next one.
+int64_t find_key(const int64_t* keys, int64_t count, int64_t wanted, int64_t& hint);
 
 }  // namespace kestrel

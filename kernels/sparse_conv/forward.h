@@ -103,7 +103,11 @@ void add_slices(const SparseConv& conv, const Element* features, int64_t row_str
                 float* sums) {
   const int64_t slice_size = static_cast<int64_t>(depth) * padded;
   for (int k = 0; k < conv.slices; ++k) {
-    const int pairs = compact(conv.gather + k * conv.outputs + first, count, places, rows);
+    int pairs = count;
+    if (conv.gather)
+      pairs = compact(conv.gather + k * conv.outputs + first, count, places, rows);
+    else
+      for (int j = 0; j < count; ++j) places[j] = j, rows[j] = static_cast<int32_t>(first + j);
     if (!pairs) continue;
     for_panels(padded, [&](int column, int vectors) {
       const Element* panel = weight + k * slice_size + column;

@@ -94,6 +94,10 @@ class CoordinateSet:
             self._submanifold[wanted] = KernelMap(gather, gather.flip(0))
         return self._submanifold[wanted]
 
+    def known_map(self, offsets: Sequence[Triple]) -> KernelMap | None:
+        """Return the submanifold map of these offsets if it has been built."""
+        return self._submanifold.get(tuple(offsets))
+
     def downsample(
         self, offsets: Sequence[Triple], stride: Triple, *, dilate: bool = False
     ) -> tuple[CoordinateSet, KernelMap]:

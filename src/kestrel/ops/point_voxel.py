@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kestrel.ops.backend import call, native_for
+from kestrel.ops.backend import NATIVE, call, native_for
 from kestrel.ops.coordinates import COORDINATE_LIMIT, find, offset_key, pack
-from kestrel.ops.kernel_map import CoordinateSet
+from kestrel.ops.kernel_map import CoordinateSet, torchsparse_offsets
 
 
 def point_rows(points: Tensor, voxels: CoordinateSet) -> Tensor:
@@ -39,6 +39,8 @@ def trilinear_neighbours(points: Tensor, voxels: CoordinateSet) -> tuple[Tensor,
     Returns:
         (P, 8) int32 rows and (P, 8) weights in the dtype of the points.
     """
+    if NATIVE is not None and points.device.type == "cpu" and points.dtype == torch.float32:
+        return _trilinear_native(NATIVE, points, voxels)
     cells, fraction = _cells(points, voxels)
     origin = pack(cells)
     corners = tuple(itertools.product((0, 1), (0, 1), (0, 1)))
@@ -47,6 +49,18 @@ def trilinear_neighbours(points: Tensor, voxels: CoordinateSet) -> tuple[Tensor,
     weights = torch.where(high, fraction[:, None], 1 - fraction[:, None]).prod(2)
     weights = weights * (rows >= 0)
     return rows, weights / (weights.sum(1, keepdim=True) + 1e-8)
+
+
+def _trilinear_native(native: ModuleType, points: Tensor, voxels: CoordinateSet) -> tuple[Tensor, Tensor]:
+    rows = torch.empty(len(points), 8, dtype=torch.int32)
+    weights = torch.empty(len(points), 8)
+    known = voxels.known_map(torchsparse_offsets(3))
+    call(
+        native.trilinear,
+        *(points, len(points), voxels.stride, voxels.keys, len(voxels)),
+        *(None if known is None else known.gather, rows, weights, torch.get_num_threads()),
+    )
+    return rows, weights
 
 
 def _cells(points: Tensor, voxels: CoordinateSet) -> tuple[Tensor, Tensor]:
@@ -136,8 +150,10 @@ def _devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     if native is not None:
         source = features.float()
         out = source.new_empty(len(rows), source.shape[1])
-        sizes = (*rows.shape, source.shape[1], torch.get_num_threads())
-        call(native.weighted_gather, source, rows, weights.float(), out, *sizes)
+        sizes = (*rows.shape, source.shape[1])
+        call(
+            native.weighted_gather, source, rows, weights.float(), out, *sizes, False, torch.get_num_threads()
+        )
         return out.to(features.dtype)
     result = features.new_zeros(len(rows), features.shape[1])
     if len(features):

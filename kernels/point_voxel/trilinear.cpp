@@ -1,0 +1,65 @@
+// SPDX-FileCopyrightText: The Kestrel Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "point_voxel/trilinear.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace kestrel {
+namespace {
+
+// Cells beyond this cannot be occupied; as COORDINATE_LIMIT in kestrel.ops.coordinates.
+constexpr float kLimit = static_cast<float>(kAxisBias - 64);
+
+// Rows of the voxels at cell + {0, 1}^3. Where the voxel of the cell itself exists, its neighbours are known.
+void corners(const Trilinear& request, int64_t key, int64_t& hint, int32_t* rows) {
+  const int64_t own = find_key(request.keys, request.voxels, key, hint);
+  for (int corner = 0; corner < 8; ++corner) {
+    const int x = corner >> 2, y = corner >> 1 & 1, z = corner & 1;
+    if (own >= 0 && request.table) {
+      const int64_t slice = (z + 1) * 9 + (y + 1) * 3 + (x + 1);
+      rows[corner] = request.table[slice * request.voxels + own];
+      continue;
+    }
+    int64_t elsewhere = hint;
+    const int64_t wanted = key + (static_cast<int64_t>(x) << 2 * kAxisBits) +
+                           (static_cast<int64_t>(y) << kAxisBits) + z;
+    rows[corner] = static_cast<int32_t>(find_key(request.keys, request.voxels, wanted, elsewhere));
+  }
+}
+
+}  // namespace
+
+void trilinear(const Trilinear& request) {
+  const float stride[3] = {static_cast<float>(request.stride.x), static_cast<float>(request.stride.y),
+                           static_cast<float>(request.stride.z)};
+#pragma omp parallel num_threads(request.threads)
+  {
+    int64_t hint = 0;
+#pragma omp for schedule(static)
+    for (int64_t p = 0; p < request.count; ++p) {
+      const float* point = request.points + 4 * p;
+      int64_t key = static_cast<int64_t>(point[0]);
+      float part[3][2];
+      for (int axis = 0; axis < 3; ++axis) {
+        const float scaled = point[axis + 1] / stride[axis], lower = std::floor(scaled);
+        part[axis][1] = scaled - lower;
+        part[axis][0] = 1 - part[axis][1];
+        const float inside = std::min(std::max(lower, -kLimit), kLimit - 1);
+        key = key << kAxisBits | (static_cast<int64_t>(inside) + kAxisBias);
+      }
+      int32_t* rows = request.rows + 8 * p;
+      float* weights = request.weights + 8 * p;
+      corners(request, key, hint, rows);
+      float sum = 0;
+      for (int corner = 0; corner < 8; ++corner) {
+        const float weight = part[0][corner >> 2] * part[1][corner >> 1 & 1] * part[2][corner & 1];
+        weights[corner] = rows[corner] < 0 ? 0 : weight;
+        sum += weights[corner];
+      }
+      for (int corner = 0; corner < 8; ++corner) weights[corner] /= sum + 1e-8f;
+    }
+  }
+}
+
+}  // namespace kestrel
