@@ -124,8 +124,10 @@ def build_world(scene: str, town: str, seed: int, seconds: float, weather: str |
     """Build a town and let its traffic run.
 
     Args:
-        scene: urban, suburban or highway. town: a name in towns.TOWNS.
-        seed: same arguments, same world, byte for byte. seconds: length of the drive.
+        scene: urban, suburban or highway.
+        town: a name in towns.TOWNS.
+        seed: same arguments, same world, byte for byte.
+        seconds: length of the drive.
         weather: day, dusk, fog or rain; None draws one.
 
     Raises:

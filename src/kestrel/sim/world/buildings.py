@@ -43,12 +43,17 @@ def gable(length: float, width: float, base: float, rise: float) -> tuple[Shape,
 
 
 def add_block(
-    builder: MeshBuilder, rng: np.random.Generator, town: Town, size: tuple[float, float], place: np.ndarray,
+    builder: MeshBuilder,
+    rng: np.random.Generator,
+    town: Town,
+    size: tuple[float, float],
+    place: np.ndarray,
     heading: float,
-) -> None:  # fmt: skip
+) -> None:
     """A city building of several storeys: shop floor, windows above, parapet, things on the roof.
 
-    size: length along the street, depth. place: (2,) middle. heading: of the street; the front faces its right.
+    size: length along the street, depth. place: (2,) middle.
+    heading: of the street; the front faces its right.
     """
     length, depth = size
     own = MeshBuilder()
@@ -111,18 +116,21 @@ def _add_front(
 
 
 def add_house(
-    builder: MeshBuilder, rng: np.random.Generator, town: Town, size: tuple[float, float], place: np.ndarray,
+    builder: MeshBuilder,
+    rng: np.random.Generator,
+    town: Town,
+    size: tuple[float, float],
+    place: np.ndarray,
     heading: float,
-) -> None:  # fmt: skip
+) -> None:
     """A detached house with a pitched roof, a chimney, windows, a porch and perhaps a garage."""
     length, depth = size
     own = MeshBuilder()
     storeys = int(rng.integers(1, 3))
     height = 0.4 + storeys * 2.8
-    wall = Finish(
-        Semantic.BUILDING, pick(town.facades, rng), int(rng.choice([Texture.PLAIN, Texture.BRICK, Texture.WINDOWS])),
-        float(rng.uniform(0.3, 0.6)),
-    )  # fmt: skip
+    facade = pick(town.facades, rng)
+    texture = int(rng.choice([Texture.PLAIN, Texture.BRICK, Texture.WINDOWS]))
+    wall = Finish(Semantic.BUILDING, facade, texture, float(rng.uniform(0.3, 0.6)))
     roof = Finish(Semantic.BUILDING, pick(town.roofs, rng), Texture.BRICK, 0.35)
     own.add(box((length, depth, height + 0.5), (0, 0, (height - 0.5) / 2)), wall)
     slopes, ends = gable(length, depth, height, float(rng.uniform(1.6, 3.2)))
@@ -141,9 +149,13 @@ def add_house(
 
 
 def add_hall(
-    builder: MeshBuilder, rng: np.random.Generator, town: Town, size: tuple[float, float], place: np.ndarray,
+    builder: MeshBuilder,
+    rng: np.random.Generator,
+    town: Town,
+    size: tuple[float, float],
+    place: np.ndarray,
     heading: float,
-) -> None:  # fmt: skip
+) -> None:
     """A low, wide shed: warehouse, workshop or supermarket."""
     length, depth = size
     own = MeshBuilder()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Everyone who only happens to be there: other traffic, parked vehicles, people on the sidewalks, road works."""
+"""Everyone who only happens to be there: other traffic, parked vehicles, people on foot, road works."""
 
 from __future__ import annotations
 
@@ -123,11 +123,10 @@ class Crowd:
             if arm is None:
                 continue
             across = junction.arms[(index + 2) % 4]
-            right = junction.arms[(index + 3) % 4]
             straight = across is not None and rng.random() < 0.6
             goal = across if straight else junction.arms[(index + 1) % 4]
             goal = goal if straight else (junction.arms[0] if index == 3 else junction.arms[2])
-            assert goal is not None and right is not None
+            assert goal is not None
             path, stop = through(arm, arm.road.profile.lanes - 1, goal, goal.road.profile.lanes - 1)
             back = 0.5
             for _ in range(int(rng.integers(0, 4))):

@@ -58,24 +58,29 @@ def build_bicycle(rng: np.random.Generator, *, rider: bool) -> Model:
             builder.add(tube(hub - spoke, hub + spoke, 0.008, sides=3), dark)
     crank, saddle = np.array([-0.06, 0.0, 0.30]), np.array([-0.22, 0.0, 0.92])
     head, bar = np.array([half - 0.16, 0.0, 0.82]), np.array([half - 0.18, 0.0, 1.02])
+    axle, fork = np.array([-half, 0, radius]), np.array([half, 0, radius])
     joints = [
-        (crank, saddle), (crank, head), (saddle - (0, 0, 0.1), head), (saddle - (0, 0, 0.15), np.array([-half, 0, radius])),
-        (crank, np.array([-half, 0, radius])), (bar, np.array([half, 0, radius])),
-    ]  # fmt: skip
+        (crank, saddle),
+        (crank, head),
+        (saddle - (0, 0, 0.1), head),
+        (saddle - (0, 0, 0.15), axle),
+        (crank, axle),
+        (bar, fork),
+    ]
     for a, b in joints:
         builder.add(tube(a, b, 0.026, sides=5), paint)
     builder.add(box((0.26, 0.14, 0.07), saddle), dark)
-    builder.add(tube(bar - (0, 0.29, 0), bar + (0, 0.29, 0), 0.02, sides=4), dark)
+    builder.add(tube(bar - (0, 0.29, 0), np.add(bar, (0, 0.29, 0)), 0.02, sides=4), dark)
     if rng.random() < 0.3:
         builder.add(box((0.35, 0.3, 0.25), (-half - 0.02, 0, 2 * radius + 0.18)), dark)
     if rider:
         outfit = Outfit(rng, semantic)
         lean = float(rng.uniform(0.12, 0.4))
-        hip = saddle + (0.0, 0.0, 0.06)
+        hip = np.add(saddle, (0.0, 0.0, 0.06))
         neck = hip + np.array([lean, 0.0, np.sqrt(0.56**2 - lean**2)]) * outfit.height / 1.75
-        feet = (crank + (0.12, 0.13, -0.12), crank + (-0.12, -0.13, 0.06))
-        knees = (hip + (0.36, 0.11, -0.22), hip + (0.32, -0.11, -0.06))
-        hands = (bar + (-0.03, 0.26, 0.02), bar + (-0.03, -0.26, 0.02))
+        feet = (np.add(crank, (0.12, 0.13, -0.12)), np.add(crank, (-0.12, -0.13, 0.06)))
+        knees = (np.add(hip, (0.36, 0.11, -0.22)), np.add(hip, (0.32, -0.11, -0.06)))
+        hands = (np.add(bar, (-0.03, 0.26, 0.02)), np.add(bar, (-0.03, -0.26, 0.02)))
         add_person(builder, outfit, hip, neck, feet, knees, hands)
     return fitted([builder.build()])
 
@@ -95,7 +100,7 @@ def build_motorcycle(rng: np.random.Generator, *, rider: bool) -> Model:
     seat = np.array([-0.25, 0.0, 0.78])
     bar = np.array([half - 0.28, 0.0, 1.06])
     builder.add(tube(bar, (half, 0, radius), 0.05, sides=6), steel)
-    builder.add(tube(bar - (0, 0.36, 0), bar + (0, 0.36, 0), 0.025, sides=5), dark)
+    builder.add(tube(bar - (0, 0.36, 0), np.add(bar, (0, 0.36, 0)), 0.025, sides=5), dark)
     builder.add(box((0.7, 0.3, 0.13), seat, taper=0.9), dark)
     if scooter:
         builder.add(box((0.75, 0.38, 0.42), (-0.4, 0, 0.5), taper=0.85), paint)
@@ -107,18 +112,21 @@ def build_motorcycle(rng: np.random.Generator, *, rider: bool) -> Model:
         builder.add(box((0.5, 0.22, 0.14), (-half + 0.05, 0, 0.78), pitch=0.15), paint)
         builder.add(tube((0.1, -0.17, 0.3), (-half, -0.2, 0.38), 0.06, sides=6), steel)
     builder.add(
-        box((0.14, 0.18, 0.18), bar + (0.1, 0, -0.1)), Finish(semantic, (236, 238, 232), Texture.PLAIN, 0.7)
+        box((0.14, 0.18, 0.18), np.add(bar, (0.1, 0, -0.1))),
+        Finish(semantic, (236, 238, 232), Texture.PLAIN, 0.7),
     )
     for side in (-1, 1):
-        builder.add(tube(bar + (0, side * 0.28, 0), bar + (0, side * 0.36, 0.18), 0.02, sides=4), dark)
+        builder.add(
+            tube(np.add(bar, (0, side * 0.28, 0)), np.add(bar, (0, side * 0.36, 0.18)), 0.02, sides=4), dark
+        )
     if rider:
         outfit = Outfit(rng, semantic)
         outfit.hair = Finish(semantic, _PAINTS[int(rng.integers(len(_PAINTS)))], Texture.PLAIN, 0.5)
         outfit.skin = outfit.hair
-        hip = seat + (0.0, 0.0, 0.08)
+        hip = np.add(seat, (0.0, 0.0, 0.08))
         neck = hip + np.array([0.2, 0.0, 0.5]) * outfit.height / 1.75
         feet = (np.array([0.08, 0.2, 0.25]), np.array([0.08, -0.2, 0.25]))
-        knees = (hip + (0.40, 0.2, -0.12), hip + (0.40, -0.2, -0.12))
-        hands = (bar + (-0.03, 0.30, 0.02), bar + (-0.03, -0.30, 0.02))
+        knees = (np.add(hip, (0.40, 0.2, -0.12)), np.add(hip, (0.40, -0.2, -0.12)))
+        hands = (np.add(bar, (-0.03, 0.30, 0.02)), np.add(bar, (-0.03, -0.30, 0.02)))
         add_person(builder, outfit, hip, neck, feet, knees, hands)
     return fitted([builder.build()])

@@ -14,9 +14,13 @@ from kestrel.sim.world.mesh import Colour, Finish, MeshBuilder, box, tube, wheel
 _STEEL = Finish(Semantic.POLE, (112, 116, 120), Texture.PLAIN, 0.5)
 _DARK = Finish(Semantic.TRAFFIC_LIGHT, (32, 34, 34), Texture.PLAIN, 0.2)
 _SIGNS: tuple[tuple[str, Colour], ...] = (
-    ("round", (196, 36, 40)), ("triangle", (206, 44, 44)), ("square", (34, 84, 160)), ("octagon", (190, 24, 32)),
-    ("wide", (30, 110, 70)), ("square", (226, 190, 50)),
-)  # fmt: skip
+    ("round", (196, 36, 40)),
+    ("triangle", (206, 44, 44)),
+    ("square", (34, 84, 160)),
+    ("octagon", (190, 24, 32)),
+    ("wide", (30, 110, 70)),
+    ("square", (226, 190, 50)),
+)
 
 
 def lamp(rng: np.random.Generator) -> Mesh:
@@ -76,7 +80,7 @@ def gantry(width: float) -> Mesh:
 
 
 def traffic_light(rng: np.random.Generator, *, green: bool, reach: float) -> Mesh:
-    """Mast with signal heads that face -x; ``reach`` is the length of the arm over the road (+y), 0 for none."""
+    """Mast with signal heads that face -x; ``reach`` is how far its arm goes over the road (+y)."""
     builder = MeshBuilder()
     top = 5.6 if reach else 3.4
     builder.add(tube((0, 0, -0.3), (0, 0, top), 0.09, 0.07, sides=7), _STEEL)

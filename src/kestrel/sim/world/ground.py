@@ -126,9 +126,14 @@ class Paver:
         return self.ground
 
     def ribbon(
-        self, path: Path, span: tuple[float, float], across: tuple[float, float], z: float, finish: Finish,
+        self,
+        path: Path,
+        span: tuple[float, float],
+        across: tuple[float, float],
+        z: float,
+        finish: Finish,
         layer: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Surface along a path, ``across`` being its (right, left) offsets."""
         s = samples(path, *span)
         self.ground.strip(path.position(s, across[1]), path.position(s, across[0]), z, finish, layer)
@@ -282,9 +287,16 @@ class Paver:
         self.ground.polygons["divider"].append(outline)
 
     def _marking(
-        self, path: Path, start: float, end: float, left: float, finish: Finish, *, dash: float | None = None,
+        self,
+        path: Path,
+        start: float,
+        end: float,
+        left: float,
+        finish: Finish,
+        *,
+        dash: float | None = None,
         divider: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """One painted line, solid or dashed (``dash`` metres of paint, twice that without)."""
         if dash is None:
             self.ribbon(path, (start, end), (left - 0.07, left + 0.07), _PAINT, finish)

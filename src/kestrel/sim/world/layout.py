@@ -8,6 +8,7 @@ Traffic keeps to the right. Offsets across a road are to the left of its directi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class Road:
         """Arc lengths (from, to) between junctions, shortened by ``margin`` at each junction."""
         edges = [(0.0 - margin, 0.0 - margin), *sorted(self.gaps)]
         edges.append((self.path.length + margin, self.path.length + margin))
-        pairs = [(a[1] + margin, b[0] - margin) for a, b in zip(edges, edges[1:], strict=False)]
+        pairs = [(a[1] + margin, b[0] - margin) for a, b in pairwise(edges)]
         return [(a, b) for a, b in pairs if b - a > 1.0]
 
     def lane(self, index: int, forward: bool) -> Path:
@@ -130,7 +131,10 @@ class Station:
 
 @dataclass(frozen=True)
 class Layout:
-    """All roads of a world. stations: in driving order. zebras: arc lengths of crossings between junctions."""
+    """All roads of a world.
+
+    stations: in driving order. zebras: arc lengths of crossings between junctions.
+    """
 
     roads: list[Road]
     junctions: list[Junction]
@@ -259,8 +263,11 @@ def _junction(
     along, across = profile.half + radius, main.profile.half + radius
     zebra = rng.random(4) < 0.75
     arms: list[Arm | None] = [
-        Arm(main, station.s, 1, along, bool(zebra[0])), None, Arm(main, station.s, -1, along, bool(zebra[2])), None,
-    ]  # fmt: skip
+        Arm(main, station.s, 1, along, bool(zebra[0])),
+        None,
+        Arm(main, station.s, -1, along, bool(zebra[2])),
+        None,
+    ]
     main.gaps.append((station.s - along, station.s + along))
     others = [road.path for road in roads]
     for index, side in ((1, 1), (3, -1)):

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from kestrel.sim.scene import Texture
@@ -21,7 +23,7 @@ def build_cone(rng: np.random.Generator) -> Model:
     foot, top = (0.10, 0.08) if rng.random() < 0.25 else (0.17 + 0.05 * height, 0.035)
     builder.add(box((2.2 * foot + 0.05, 2.2 * foot + 0.05, 0.05), (0, 0, 0.025)), orange)
     levels = (0.03, 0.35, 0.55, 0.65, 0.85, 1.0)
-    for index, (low, high) in enumerate(zip(levels, levels[1:], strict=False)):
+    for index, (low, high) in enumerate(pairwise(levels)):
         radii = [foot + (top - foot) * level for level in (low, high)]
         band = white if index in (1, 3) else orange
         builder.add(tube((0, 0, low * height), (0, 0, high * height), radii[0], radii[1], sides=9), band)
@@ -29,7 +31,10 @@ def build_cone(rng: np.random.Generator) -> Model:
 
 
 def build_barrier(rng: np.random.Generator, kind: int) -> Model:
-    """About two metres of barrier across x. kind: 0 concrete block, 1 plastic block, 2 crowd fence, 3 board."""
+    """About two metres of barrier across x.
+
+    kind: 0 concrete block, 1 plastic block, 2 crowd fence, 3 board.
+    """
     width = float(rng.uniform(1.8, 2.6))
     builder = MeshBuilder()
     if kind in (0, 1):

@@ -56,32 +56,39 @@ def _torso(outfit: Outfit, hip: Float64Array, neck: Float64Array) -> Float64Arra
         (0.95, 0.09, 0.17),
         (1.0, 0.05, 0.06),
     ):
-        centre = hip + (neck - hip) * share
+        centre = np.add(hip, (neck - hip)) * share
         rings.append(centre + np.column_stack([deep * np.cos(angle), wide * np.sin(angle), 0 * angle]) * unit)
     return np.stack(rings)
 
 
 def add_person(
-    builder: MeshBuilder, outfit: Outfit, hip: Float64Array, neck: Float64Array,
-    feet: tuple[Float64Array, Float64Array], knees: tuple[Float64Array, Float64Array],
+    builder: MeshBuilder,
+    outfit: Outfit,
+    hip: Float64Array,
+    neck: Float64Array,
+    feet: tuple[Float64Array, Float64Array],
+    knees: tuple[Float64Array, Float64Array],
     hands: tuple[Float64Array, Float64Array],
-) -> None:  # fmt: skip
+) -> None:
     """A body in a pose; all joints (3,) in metres, left one first."""
     unit = outfit.height / 1.75
     builder.add(loft(_torso(outfit, hip, neck)), outfit.top)
     head = neck + np.array([0.02, 0.0, 0.17]) * unit
     builder.add(ellipsoid(head, np.array([0.10, 0.08, 0.13]) * unit, rows=5, sides=8), outfit.skin)
     builder.add(
-        ellipsoid(head + (-0.02, 0, 0.05 * unit), np.array([0.10, 0.09, 0.10]) * unit, rows=4, sides=7),
+        ellipsoid(
+            np.add(head, (-0.02, 0, 0.05 * unit)), np.array([0.10, 0.09, 0.10]) * unit, rows=4, sides=7
+        ),
         outfit.hair,
     )
     for side, foot, knee, hand in zip((1, -1), feet, knees, hands, strict=True):
         joint = hip + np.array([0.0, side * 0.09, 0.0]) * unit
         girth = unit * outfit.girth
         builder.add(tube(joint, knee, 0.085 * girth, 0.06 * girth), outfit.trousers)
-        builder.add(tube(knee, foot + (0, 0, 0.06), 0.06 * girth, 0.045 * girth), outfit.trousers)
+        builder.add(tube(knee, np.add(foot, (0, 0, 0.06)), 0.06 * girth, 0.045 * girth), outfit.trousers)
         builder.add(
-            box(np.array([0.26, 0.10, 0.09]) * unit, foot + (0.05 * unit, 0, 0.045 * unit)), outfit.shoe
+            box(np.array([0.26, 0.10, 0.09]) * unit, np.add(foot, (0.05 * unit, 0, 0.045 * unit))),
+            outfit.shoe,
         )
         shoulder = neck + np.array([0.0, side * 0.19, -0.08]) * unit * (1.0, outfit.girth, 1.0)
         elbow = (shoulder + hand) / 2 + np.array([-0.05, side * 0.04, -0.02]) * unit
@@ -104,7 +111,8 @@ def _walking(outfit: Outfit, swing: float, lift: tuple[float, float]) -> Mesh:
     add_person(builder, outfit, hip, neck, (feet[0], feet[1]), (knees[0], knees[1]), (hands[0], hands[1]))
     if outfit.skirt:
         builder.add(
-            tube((0, 0, 0.45 * unit), hip + (0, 0, 0.05), 0.28 * unit, 0.16 * unit, sides=8), outfit.trousers
+            tube((0, 0, 0.45 * unit), np.add(hip, (0, 0, 0.05)), 0.28 * unit, 0.16 * unit, sides=8),
+            outfit.trousers,
         )
     if outfit.bag == 1:
         builder.add(box(np.array([0.18, 0.30, 0.42]) * unit, np.array([-0.19, 0, 1.2]) * unit), outfit.shoe)

@@ -17,7 +17,7 @@ Signal = Callable[[Traffic], bool]
 
 @dataclass
 class Light:
-    """Traffic lights of one junction: the main road waits until the ego vehicle stood for ``hold`` seconds."""
+    """Traffic lights of a junction: the main road waits until the ego vehicle stood ``hold`` seconds."""
 
     ego_stop: float
     main_green: bool

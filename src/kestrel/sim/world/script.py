@@ -105,7 +105,8 @@ class Script:
             return main.lane(self.lane, True)
         junction = next(j for j in self._layout.junctions if j.s == turn.s)
         start, end = junction.arms[2], junction.arms[1 if turn.turn > 0 else 3]
-        assert start is not None and end is not None
+        assert start is not None
+        assert end is not None
         return through(start, self.lane, end, 0 if turn.turn > 0 else end.road.profile.lanes - 1)[0]
 
     def driver(
@@ -120,7 +121,8 @@ class Script:
     ) -> Driver | None:
         """Put a vehicle on the road; None where there is no room. No actor is made then.
 
-        trail: metres from the middle of the vehicle to the end of what it tows."""
+        trail: metres from the middle of the vehicle to the end of what it tows.
+        """
         length, width, _ = model[1]
         wish = self.cruise if desired is None else desired
         driver = Driver(-1, path, s, speed, wish, length / 2, max(length / 2, trail), width)
@@ -247,7 +249,8 @@ class Script:
     def _junction_gate(self, junction: Junction) -> Gate:
         """Gate at the stop lines of the main road."""
         ahead, back = junction.arms[0], junction.arms[2]
-        assert ahead is not None and back is not None
+        assert ahead is not None
+        assert back is not None
         return self._add_gate(junction.s - back.start - STOP_END, junction.s + ahead.start + STOP_END)
 
     def _gap(self, junction: Junction, own: Driver, trigger: float, *, across: bool) -> Signal:
@@ -324,7 +327,8 @@ class Script:
         start, end = (
             (junction.arms[1], junction.arms[3]) if side > 0 else (junction.arms[3], junction.arms[1])
         )
-        assert start is not None and end is not None
+        assert start is not None
+        assert end is not None
         path, stop = through(start, 0, end, 0)
         model = self.cast.vehicle(heavy=0.6) if rng.random() < 0.65 else self.cast.cycle(rider=True)
         back = float(rng.uniform(0.0, 14.0))
@@ -345,7 +349,9 @@ class Script:
     def _cast_oncoming(self, junction: Junction) -> None:
         """Someone who comes towards the ego vehicle turns left across its lane."""
         start, end, arm = junction.arms[0], junction.arms[3], junction.arms[2]
-        assert start is not None and end is not None and arm is not None
+        assert start is not None
+        assert end is not None
+        assert arm is not None
         path, stop = through(start, 0, end, end.road.profile.lanes - 1)
         model = self.cast.vehicle(heavy=0.4)
         place = self.ego_s(junction.s)
