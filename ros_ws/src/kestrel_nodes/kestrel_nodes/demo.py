@@ -18,6 +18,8 @@ from rich.console import Console
 
 from kestrel.errors import KestrelError
 
+ANSWERING = ("video", "segmentation", "fusion")
+"""Nodes that must be active before the replay begins; augment answers requests, not sensors."""
 STOP_TIMEOUT_S = 20.0
 FREE_DOMAINS = range(60, 100)
 """ROS domains to choose from, so that the demo hears no other graph on this machine."""
@@ -50,7 +52,8 @@ class Demo:
                     "--image-size", "704x256", "--out", str(drive))  # fmt: skip
         recording.unlink(missing_ok=True)
         with running_nodes(self.out / "nodes.log"):
-            kestrel("replay", str(drive), "--rate", self.rate, "--record", str(recording))
+            waits = [option for node in ANSWERING for option in ("--wait-for", node)]
+            kestrel("replay", str(drive), "--rate", self.rate, "--record", str(recording), *waits)
         kestrel("eval", str(recording))
         kestrel("show", str(recording), "--out", str(pictures))
         self.say_where(recording, pictures, time.monotonic() - started)
