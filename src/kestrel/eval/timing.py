@@ -52,6 +52,18 @@ def node_timings(sent: Times, received: Times) -> dict[str, NodeTiming]:
         sent: when each sensor message was published.
         received: when each output arrived; topics are ``<node>/output/<name>``.
     """
+    result = {}
+    parts = latencies_ms(sent, received)
+    for node in sorted({name for name, _ in parts}):
+        own = {cause: values for (name, cause), values in parts.items() if name == node}
+        latency = np.array([value for values in own.values() for value in values.values()])
+        total = sum(len(sent[cause]) for cause in own)
+        result[node] = NodeTiming(tuple(sorted(own)), total, len(latency), latency)
+    return result
+
+
+def latencies_ms(sent: Times, received: Times) -> dict[tuple[str, str], dict[int, float]]:
+    """Return the latency of every answered message, by (node, topic of the cause) and stamp."""
     done: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
     for topic, times in received.items():
         found = OUTPUT.fullmatch(topic)
@@ -63,18 +75,14 @@ def node_timings(sent: Times, received: Times) -> dict[str, NodeTiming]:
         for source, time_ns in times.items():
             if source.stamp_ns in causes:
                 answers[source.stamp_ns] = max(time_ns, answers.get(source.stamp_ns, 0))
-    result = {}
-    for node in sorted({name for name, _ in done}):
-        parts = {cause: answers for (name, cause), answers in done.items() if name == node}
-        latencies = [
-            (answers[source.stamp_ns] - published) / 1e6
-            for cause, answers in parts.items()
+    return {
+        (node, cause): {
+            source.stamp_ns: (answers[source.stamp_ns] - published) / 1e6
             for source, published in sent[cause].items()
             if source.stamp_ns in answers
-        ]
-        total = sum(len(sent[cause]) for cause in parts)
-        result[node] = NodeTiming(tuple(sorted(parts)), total, len(latencies), np.array(latencies))
-    return result
+        }
+        for (node, cause), answers in done.items()
+    }
 
 
 def cause_of(topic: str, times: Mapping[Source, int], sent: Times) -> str | None:

@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writing pictures and a video of a recording without any display."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import imageio
+import numpy as np
+
+from kestrel.errors import InputError, describe
+from kestrel.show import compose
+from kestrel.show.scene import Scene
+from kestrel.types import UInt8Array
+
+CODEC: Final = "libx264"
+QUALITY: Final = 7
+"""Of imageio, 0..10: small enough to send, sharp enough for box labels."""
+
+
+def write_png(picture: UInt8Array, path: Path) -> None:
+    """Write an RGB picture.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
+        raise InputError(describe("picture", expected="a path that can be written", found=path))
+
+
+def write_pictures(scene: Scene, folder: Path, title: str) -> list[Path]:
+    """Write what one moment looks like; return the paths."""
+    frame = scene.frame(scene.best_stamp())
+    pictures = {"overview": compose.overview(frame, title), "birdseye": compose.panels(frame)}
+    if frame.cameras:
+        pictures["cameras"] = compose.cameras(frame)
+    paths = []
+    for name, picture in pictures.items():
+        paths.append(folder / f"{name}.png")
+        write_png(picture, paths[-1])
+    return paths
+
+
+def write_video(scene: Scene, path: Path, title: str, progress: Callable[[int], None]) -> None:
+    """Write every frame at the rate of the sensor; ``progress`` is called with the number of frames done."""
+    size: tuple[int, ...] | None = None
+    writer: Any = imageio.get_writer(
+        path, fps=max(scene.rate_hz, 1.0), codec=CODEC, quality=QUALITY, macro_block_size=2
+    )
+    with writer:
+        for done, frame in enumerate(scene.frames(), start=1):
+            picture = compose.overview(frame, title)
+            size = size or picture.shape
+            writer.append_data(_fitted(picture, size))
+            progress(done)
+
+
+def _fitted(picture: UInt8Array, size: tuple[int, ...]) -> UInt8Array:
+    """Return the picture cut or padded at its bottom: a frame without pictures has another height."""
+    fitted = np.zeros(size, np.uint8)
+    rows = min(len(picture), size[0])
+    fitted[:rows] = picture[:rows]
+    return fitted

@@ -1,0 +1,214 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What there is to show at one moment: sensor data with the answers of the nodes and the truth."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+
+from kestrel.data.bag import BagMessage, BagReader
+from kestrel.data.messages import best_class, source_of, transform_from_message
+from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
+from kestrel.errors import InputError, KestrelError, describe
+from kestrel.eval.recording import BASE_FRAME, Recording, read_recording
+from kestrel.eval.timing import latencies_ms
+from kestrel.types import BevMap, Boxes3D, Calibration, Float32Array, Float64Array, UInt8Array
+
+CLOUD: Final = "/lidar/points"
+CAMERA: Final = re.compile(r"/camera/(?P<name>[^/]+)/(?P<kind>image/compressed|image|camera_info)")
+EVENT: Final = re.compile(r"/.+/output/(?P<name>[^/]+)/event")
+CAMERA_ORDER: Final = ("front_left", "front", "front_right", "back_left", "back", "back_right")
+T = TypeVar("T")
+
+STALE_NS: Final = 500_000_000
+"""An answer older than this is not shown with a frame."""
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """One camera at one moment. event: name and score of what its video shows, or None."""
+
+    name: str
+    picture: UInt8Array
+    encoded: bytes | None
+    calibration: Calibration | None
+    event: tuple[str, float] | None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One moment of a recording; positions are in base_link.
+
+    points: (N, 4) float32 x, y, z, intensity. classes: (N,) index into POINT_CLASSES, or None.
+    latencies_ms: of the newest answer, by node.
+    """
+
+    stamp_ns: int
+    seconds: float
+    points: Float32Array | None
+    classes: UInt8Array | None
+    cameras: tuple[CameraView, ...]
+    objects: Boxes3D | None
+    truth: Boxes3D | None
+    bev_map: BevMap | None
+    truth_event: str | None
+    latencies_ms: dict[str, float]
+
+
+class Scene:
+    """A recording, frame by frame: one frame per sweep, or per image of the first camera without LiDAR."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.recording: Recording = read_recording(path)
+        self._messages: dict[str, list[tuple[int, BagMessage]]] = {}
+        self._base_from: dict[str, Float64Array] = {BASE_FRAME: np.eye(4)}
+        reader = BagReader(path)
+        for message in reader.messages([topic for topic in reader.topics if self._wanted(topic)]):
+            if message.topic == "/tf_static":
+                self._add_mounts(message)
+                continue
+            source = source_of(message.msgtype, message.raw)
+            if source is not None:
+                self._messages.setdefault(message.topic, []).append((source.stamp_ns, message))
+        for items in self._messages.values():
+            items.sort(key=lambda item: item[0])
+        self.cameras = self._camera_names()
+        reference = CLOUD if CLOUD in self._messages else self._image_topic(next(iter(self.cameras), ""))
+        if reference not in self._messages:
+            expected = "a LiDAR or a camera"
+            raise InputError(describe(f"recording {path}", expected=expected, found="neither"))
+        self.stamps = sorted({stamp for stamp, _ in self._messages[reference]})
+        self._latencies = {
+            key: sorted(values.items())
+            for key, values in latencies_ms(self.recording.sent, self.recording.received).items()
+        }
+
+    @staticmethod
+    def _wanted(topic: str) -> bool:
+        return topic in ("/tf_static", CLOUD) or bool(CAMERA.fullmatch(topic) or EVENT.fullmatch(topic))
+
+    def _camera_names(self) -> list[str]:
+        found = [match["name"] for topic in self._messages if (match := CAMERA.fullmatch(topic))]
+        names = {name for name in found if self._image_topic(name) in self._messages}
+        known = [name for name in CAMERA_ORDER if name in names]
+        return known + sorted(names - set(known))
+
+    def _image_topic(self, name: str) -> str:
+        compressed = f"/camera/{name}/image/compressed"
+        return compressed if compressed in self._messages else f"/camera/{name}/image"
+
+    @property
+    def rate_hz(self) -> float:
+        """Frames per second of sensor time."""
+        if len(self.stamps) < 2:
+            return 1.0
+        return float(1e9 / np.median(np.diff(self.stamps)))
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield all frames in order."""
+        for stamp in self.stamps:
+            yield self.frame(stamp)
+
+    def best_stamp(self) -> int:
+        """Return the stamp at which most detections are sure: a moment worth a picture."""
+        found = self.recording.predicted.objects or self.recording.truth.objects
+        later = [stamp for stamp in self.stamps if stamp in found][len(found) // 4 :]
+        if not later:
+            return self.stamps[len(self.stamps) // 2]
+        return max(later, key=lambda stamp: int((found[stamp].score > 0.3).sum()))
+
+    def frame(self, stamp: int) -> Frame:
+        """Return what there is at ``stamp``."""
+        points = self._points(stamp)
+        classes = self.recording.predicted.points.get(stamp)
+        if points is None or classes is None or len(classes) != len(points):
+            classes = None
+        cameras = tuple(view for name in self.cameras if (view := self._view(name, stamp)) is not None)
+        truth_events = sorted(self.recording.truth.events.items())
+        return Frame(
+            stamp_ns=stamp,
+            seconds=(stamp - self.stamps[0]) / 1e9,
+            points=points,
+            classes=classes,
+            cameras=cameras,
+            objects=self.recording.predicted.objects.get(stamp),
+            truth=self.recording.truth.objects.get(stamp),
+            bev_map=self.recording.predicted.maps.get(stamp),
+            truth_event=_newest(truth_events, stamp),
+            latencies_ms=self._newest_latencies(stamp),
+        )
+
+    def _points(self, stamp: int) -> Float32Array | None:
+        message = _newest(self._messages.get(CLOUD, []), stamp)
+        if message is None:
+            return None
+        cloud = cloud_from_message(message.decode())
+        base_from_lidar = self._base_from.get(cloud.frame_id)
+        if base_from_lidar is None:
+            return None
+        moved = cloud.points.copy()
+        moved[:, :3] = cloud.points[:, :3] @ base_from_lidar[:3, :3].T + base_from_lidar[:3, 3]
+        return moved
+
+    def _view(self, name: str, stamp: int) -> CameraView | None:
+        items = self._messages[self._image_topic(name)]
+        time, message = min(items, key=lambda item: abs(item[0] - stamp))
+        if abs(time - stamp) > STALE_NS:
+            return None
+        decoded = message.decode()
+        try:
+            image = image_from_message(decoded)
+        except KestrelError:  # what a sensor delivered broken cannot be shown
+            return None
+        encoded = bytes(decoded.data) if hasattr(decoded, "format") else None
+        return CameraView(name, image.data, encoded, self._calibration(name, time), self._event(name, time))
+
+    def _calibration(self, name: str, stamp: int) -> Calibration | None:
+        message = _newest(self._messages.get(f"/camera/{name}/camera_info", []), stamp, stale_ns=None)
+        if message is None:
+            return None
+        decoded = message.decode()
+        base_from_camera = self._base_from.get(decoded.header.frame_id)
+        try:
+            return None if base_from_camera is None else calibration_from_message(decoded, base_from_camera)
+        except KestrelError:  # a model that Kestrel does not know: the picture is shown without boxes
+            return None
+
+    def _event(self, name: str, stamp: int) -> tuple[str, float] | None:
+        for topic, items in self._messages.items():
+            match = EVENT.fullmatch(topic)
+            if match is not None and match["name"] == name:
+                message = _newest(items, stamp)
+                return None if message is None else best_class(message.decode())
+        return None
+
+    def _newest_latencies(self, stamp: int) -> dict[str, float]:
+        result: dict[str, float] = {}
+        for (node, _), values in self._latencies.items():
+            latency = _newest(values, stamp)
+            if latency is not None:
+                result[node.strip("/")] = max(latency, result.get(node.strip("/"), 0.0))
+        return result
+
+    def _add_mounts(self, message: BagMessage) -> None:
+        for item in message.decode().transforms:
+            if item.header.frame_id == BASE_FRAME:
+                self._base_from[item.child_frame_id] = transform_from_message(item.transform)
+
+
+def _newest(items: Sequence[tuple[int, T]], stamp: int, stale_ns: int | None = STALE_NS) -> T | None:
+    """Return the value with the newest stamp up to ``stamp``, None if there is none that is fresh."""
+    index = bisect_right(items, stamp, key=lambda item: item[0]) - 1
+    if index < 0 or (stale_ns is not None and stamp - items[index][0] > stale_ns):
+        return None
+    return items[index][1]

@@ -1,0 +1,201 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is drawn is where it belongs, and every kind of recording gives its files."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rerun")
+pytest.importorskip("imageio")
+
+from typer.testing import CliRunner
+
+from kestrel.classes import DETECTION_CLASSES, DETECTION_COLOURS, MAP_LAYERS
+from kestrel.cli import build_app
+from kestrel.data import messages, perception_messages, sensor_messages
+from kestrel.data.bag import BagWriter
+from kestrel.show import birdseye, camera, draw
+from kestrel.show.scene import CameraView, Frame, Scene
+from kestrel.types import BevMap, Boxes3D, Calibration, PointCloud
+
+EPOCH = 1_700_000_000 * 10**9
+FORWARD = np.array([[0, 0, 1, 1.5], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]], float)
+"""base_link from a camera that looks ahead, 1.5 m above the ground."""
+LENS = Calibration(np.array([[200.0, 0, 160], [0, 200.0, 90], [0, 0, 1]]), 320, 180, FORWARD)
+
+
+def boxes(centers, velocity=(0.0, 0.0), stamp=EPOCH):
+    count = len(centers)
+    return Boxes3D(
+        center=np.array(centers, np.float32).reshape(count, 3),
+        size=np.tile(np.array([4.0, 2.0, 1.5], np.float32), (count, 1)),
+        yaw=np.zeros(count, np.float32),
+        velocity=np.tile(np.array(velocity, np.float32), (count, 1)),
+        label=np.zeros(count, np.int64),
+        score=np.full(count, 0.9, np.float32),
+        class_names=DETECTION_CLASSES,
+        frame_id="base_link",
+        stamp_ns=stamp,
+    )
+
+
+def blank(**parts):
+    empty = dict.fromkeys(("points", "classes", "objects", "truth", "bev_map", "truth_event"))
+    return Frame(EPOCH, 0.0, cameras=(), latencies_ms={}, **{**empty, **parts})
+
+
+def record(path, *, cameras=("front",), lidar=True, frames=3, answers=True):
+    with BagWriter(path) as bag:
+        mounts = [messages.transform_message(np.eye(4), "base_link", "lidar", EPOCH)]
+        mounts += [
+            messages.transform_message(FORWARD, "base_link", f"{name}_optical", EPOCH) for name in cameras
+        ]
+        bag.write("/tf_static", messages.tf_message(mounts), EPOCH)
+        for index in range(frames):
+            stamp = EPOCH + index * 10**8
+            if lidar:
+                points = np.random.default_rng(index).uniform(-20, 20, (500, 4)).astype(np.float32)
+                cloud = PointCloud(points, stamp, "lidar")
+                bag.write("/lidar/points", sensor_messages.cloud_message(cloud), stamp)
+            for name in cameras:
+                picture = np.full((180, 320, 3), 90, np.uint8)
+                frame = f"{name}_optical"
+                image = sensor_messages.compressed_image(picture, stamp, frame, jpeg_quality=80)
+                bag.write(f"/camera/{name}/image/compressed", image, stamp)
+                info = sensor_messages.camera_info_message(LENS, stamp, frame)
+                bag.write(f"/camera/{name}/camera_info", info, stamp)
+                event = messages.classification_message({"cut_in": 0.8}, stamp, frame)
+                bag.write(f"/video/output/{name}/event", event, stamp + 10**7)
+            if answers:
+                found = perception_messages.objects_message(boxes([(15, 0, 0.75)], (5.0, 0.0), stamp))
+                bag.write("/fusion/output/objects", found, stamp + 3 * 10**7)
+    return path
+
+
+def test_corners_turn_with_the_box():
+    turned = replace(boxes([(10, 5, 1)]), yaw=np.array([np.pi / 2], np.float32))
+    found = camera.corners(turned)[0]
+    np.testing.assert_allclose(found.min(0), (9, 3, 0.25), atol=1e-5)
+    np.testing.assert_allclose(found[list(camera.FRONT), 1], 7.0, atol=1e-5)
+
+
+def test_box_straight_ahead_is_drawn_around_the_principal_point():
+    lines = camera.box_lines(boxes([(15, 0, 1.5)]), LENS)
+    assert len(lines) == 12
+    pixels = np.concatenate([line for _, line in lines])
+    np.testing.assert_allclose((pixels.min(0) + pixels.max(0)) / 2, (160, 90), atol=1e-6)
+    # The near face is 11.5 m from the camera and 2 m wide.
+    assert np.ptp(pixels[:, 0]) == pytest.approx(200 * 2 / 11.5)
+
+
+def test_what_is_behind_the_camera_is_not_drawn_and_what_reaches_there_is_cut():
+    assert camera.box_lines(boxes([(-15, 0, 1.5)]), LENS) == []
+    beside = camera.box_lines(boxes([(2.5, 0, 1.5)]), LENS)
+    assert 0 < len(beside) < 12 or np.isfinite(np.concatenate([line for _, line in beside])).all()
+
+
+def test_lens_distortion_moves_the_box():
+    barrel = replace(LENS, distortion_model="plumb_bob", distortion=np.array([-0.3, 0.05, 0, 0, 0]))
+    straight = np.concatenate([line for _, line in camera.box_lines(boxes([(12, 4, 1)]), LENS)])
+    bent = np.concatenate([line for _, line in camera.box_lines(boxes([(12, 4, 1)]), barrel)])
+    assert (np.abs(bent - (160, 90)) < np.abs(straight - (160, 90)) + 1e-9).all()
+
+
+def test_camera_picture_shows_the_box_in_the_colour_of_its_class():
+    view = CameraView("front", np.zeros((180, 320, 3), np.uint8), None, LENS, ("cut_in", 0.8))
+    picture = camera.annotate(view, boxes([(15, 0, 1.5)]), 320, 180)
+    near = picture[70:110, 140:180].reshape(-1, 3)
+    assert (np.abs(near.astype(int) - DETECTION_COLOURS["car"]).sum(1) < 60).any()
+    assert not camera.annotate(replace(view, event=None), None, 320, 180)[70:110, 140:180].any()
+
+
+def test_view_from_above_has_ahead_to_the_right_and_left_at_the_top():
+    window = birdseye.Window(200, 100, 2.0, 30.0)
+    spots = window.place(np.array([(0.0, 0.0), (10.0, 5.0)]))
+    np.testing.assert_allclose(spots, [(60, 50), (80, 40)])
+
+
+def test_map_layer_is_painted_where_its_cells_are():
+    probability = np.zeros((len(MAP_LAYERS), 200, 200), np.float32)
+    probability[MAP_LAYERS.index("drivable_area"), 120:, 120:] = 1.0  # ahead and to the left
+    bev = BevMap(probability, MAP_LAYERS, (-50.0, -50.0), 0.5, "base_link", EPOCH)
+    window = birdseye.Window(200, 160, 2.0, 50.0)
+    options = {"with_map": True, "with_points": False, "with_boxes": False}
+    changed = np.any(
+        birdseye.paint(blank(bev_map=bev), window, **options) != birdseye.paint(blank(), window, **options), 2
+    )
+    columns, rows = np.flatnonzero(changed.any(0)), np.flatnonzero(changed.any(1))
+    assert 118 <= columns.min() <= 122
+    assert columns.max() == 199
+    assert rows.min() == 0
+    assert 58 <= rows.max() <= 62
+
+
+def test_moving_object_has_an_arrow_and_a_standing_one_has_none():
+    window = birdseye.Window(200, 100, 2.0, 30.0)
+    options = {"with_map": False, "with_points": False, "with_boxes": True}
+    still = birdseye.paint(blank(objects=boxes([(10, 5, 0)])), window, **options)
+    moving = birdseye.paint(blank(objects=boxes([(10, 5, 0)], velocity=(20.0, 0.0))), window, **options)
+    changed = np.flatnonzero((still != moving).any(2).any(0))
+    assert changed.max() == pytest.approx(120, abs=3)
+
+
+def test_dark_colours_are_lightened_and_bright_ones_kept():
+    assert draw.visible((255, 158, 0)) == (255, 158, 0)
+    dark = draw.visible((0, 0, 230))
+    assert 0.3 * dark[0] + 0.59 * dark[1] + 0.11 * dark[2] >= 119
+    assert dark[2] > dark[0]
+
+
+def test_text_outside_of_the_picture_is_cut_off():
+    picture = draw.canvas(20, 10)
+    draw.write(picture, "outside", (-500, -500))
+    assert (picture == draw.canvas(20, 10)).all()
+    draw.write(picture, "wide", (10, -4))
+    assert (picture != draw.canvas(20, 10)).any()
+
+
+@pytest.mark.parametrize(
+    ("cameras", "lidar"), [(("front",), True), ((), True), (("front", "back"), False)], ids=str
+)
+def test_every_kind_of_recording_gives_pictures_video_and_rerun(tmp_path, cameras, lidar):
+    path = record(tmp_path / "out.mcap", cameras=cameras, lidar=lidar)
+    result = CliRunner().invoke(build_app(), ["show", str(path), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    picture = cv2.imread(str(tmp_path / "out" / "overview.png"))
+    assert picture.shape[1] == 1920
+    video = cv2.VideoCapture(str(tmp_path / "out" / "overview.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert (tmp_path / "out" / "kestrel.rrd").stat().st_size > 5000
+    assert (tmp_path / "out" / "cameras.png").exists() == bool(cameras)
+
+
+def test_rerun_recording_holds_what_was_seen(tmp_path):
+    from rerun.chunk import RrdReader
+
+    from kestrel.show.viewer import write_rerun
+
+    write_rerun(Scene(record(tmp_path / "out.mcap")), tmp_path / "out.rrd")
+    paths = {str(chunk.entity_path) for chunk in RrdReader(tmp_path / "out.rrd").stream()}
+    expected = (
+        "points",
+        "objects",
+        "objects/velocity",
+        "camera/front",
+        "camera/front/image",
+        "camera/front/boxes",
+    )
+    assert {f"/world/{name}" for name in expected} <= paths
+    assert {"/events/front", "/latency_ms/fusion"} <= paths
+
+
+def test_frame_holds_the_answers_of_its_own_sweep(tmp_path):
+    scene = Scene(record(tmp_path / "out.mcap"))
+    frame = scene.frame(scene.stamps[1])
+    assert frame.objects.stamp_ns == scene.stamps[1]
+    assert frame.latencies_ms == {"fusion": pytest.approx(30.0), "video": pytest.approx(10.0)}
+    assert frame.cameras[0].event == ("cut_in", 0.8)
+    assert scene.rate_hz == pytest.approx(10.0)
