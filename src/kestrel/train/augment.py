@@ -19,7 +19,7 @@ from kestrel.pipelines.runtime import fast_arithmetic
 from kestrel.train import cache
 from kestrel.train.loop import Plan, Task, fit
 
-PLAN = Plan(steps=2500, batch_size=2, lr=4e-4, validate_every=500, validation_batches=40, weight_decay=0.0)
+PLAN = Plan(steps=1200, batch_size=2, lr=4e-4, validate_every=300, validation_batches=40, weight_decay=0.0)
 
 L1_WEIGHT = 30.0
 FEATURE_WEIGHT = 5.0

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from kestrel.errors import InputError, describe
 from kestrel.weights import Manifest, save
@@ -34,7 +34,8 @@ class Plan:
     """How long and how to train one network.
 
     steps: optimiser steps. batch_size: samples a step. lr: peak of the one-cycle schedule.
-    validate_every: steps between validations. validation_batches: at most this many.
+    validate_every: steps between validations, about: the last one is at the end.
+    validation_batches: samples of a validation, spread over its drives.
     """
 
     steps: int
@@ -196,9 +197,8 @@ def fit(
         default_root_dir=str(out),
         max_steps=plan.steps * task.optimizer_count,
         gradient_clip_val=None if not task.automatic_optimization else 10.0,
-        val_check_interval=plan.validate_every,
+        val_check_interval=plan.steps // max(1, round(plan.steps / plan.validate_every)),
         check_val_every_n_epoch=None,
-        limit_val_batches=plan.validation_batches,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         enable_model_summary=False,
@@ -230,7 +230,10 @@ def _loaders(
         persistent_workers=plan.workers > 0,
         prefetch_factor=4 if plan.workers else None,
     )
-    validation: DataLoader[Any] = DataLoader(validation_source, batch_size=1, collate_fn=collate)
+    count = min(plan.validation_batches, len(validation_source))
+    spread = torch.linspace(0, len(validation_source) - 1, count).long().tolist()
+    chosen = Subset(validation_source, spread)
+    validation: DataLoader[Any] = DataLoader(chosen, batch_size=1, collate_fn=collate)
     return train, validation
 
 
