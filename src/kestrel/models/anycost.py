@@ -21,12 +21,14 @@ from kestrel.nn.stylegan2 import (
 )
 
 MAX_CHANNELS = 512
+BASE_CHANNELS = 16384
+"""Width times resolution of a layer, before MAX_CHANNELS limits it."""
 RATIOS = (0.25, 0.5, 0.75, 1.0)
 
 
 def channels_at(resolution: int, multiplier: float) -> int:
     """Return the width at a resolution: halves with every doubling, at most MAX_CHANNELS."""
-    return min(MAX_CHANNELS, int(multiplier * 16384 / resolution))
+    return min(MAX_CHANNELS, int(multiplier * BASE_CHANNELS / resolution))
 
 
 class PixelNorm(nn.Module):
