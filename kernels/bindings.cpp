@@ -60,9 +60,9 @@ void weight_gradient(Address features, Address gradient, Address gather, Address
 }
 
 void weighted_gather(Address features, Address rows, Address weights, Address out, int64_t points,
-                     int neighbours, int channels, bool add, int threads) {
+                     int neighbours, int channels, int threads) {
   kestrel::level().weighted_gather({at<float>(features), at<int32_t>(rows), at<float>(weights),
-                                    at<float>(out), points, neighbours, channels, add, threads});
+                                    at<float>(out), points, neighbours, channels, threads});
 }
 
 void weighted_scatter(Address gradient, Address rows, Address weights, Address out, int64_t points,

@@ -32,7 +32,7 @@ struct WeightGradient {
   int threads;
 };
 
-// out[p] (+)= sum_n weights[p][n] * features[rows[p][n]]; rows below zero count as zero.
+// out[p] = sum_n weights[p][n] * features[rows[p][n]]; rows below zero count as zero.
 struct WeightedGather {
   const float* features;    // (m, channels)
   const int32_t* rows;      // (points, neighbours)
@@ -40,7 +40,6 @@ struct WeightedGather {
   float* out;               // (points, channels)
   int64_t points;
   int32_t neighbours, channels;
-  bool add;                 // to what out holds
   int threads;
 };
 

@@ -11,7 +11,7 @@ void weighted_gather(const WeightedGather& gather) {
 #pragma omp parallel for num_threads(gather.threads) schedule(static)
   for (int64_t p = 0; p < gather.points; ++p) {
     float* out = gather.out + p * channels;
-    if (!gather.add) memset(out, 0, 4 * channels);
+    memset(out, 0, 4 * channels);
     for (int n = 0; n < gather.neighbours; ++n) {
       const int32_t row = gather.rows[p * gather.neighbours + n];
       const float weight = gather.weights[p * gather.neighbours + n];

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kestrel.models.minkunet import BASE_CHANNELS, MinkUNet, climb
 from kestrel.nn.sparse import SparseTensor
-from kestrel.nn.sparse_points import PointTensor, PointToVoxel, VoxelToPoint
+from kestrel.nn.sparse_points import PointTensor, PointToVoxel, VoxelToPoint, merge
 
 
 class SPVCNN(MinkUNet):
@@ -66,4 +66,4 @@ class SPVCNN(MinkUNet):
     def _merge(self, x: SparseTensor, points: PointTensor, transform: nn.Module) -> PointTensor:
         """Return voxel features read at the points plus the transformed features of the points."""
         read: PointTensor = self.to_point(x, points)
-        return read.replace(read.features + transform(points.features))
+        return merge(read, transform(points.features))

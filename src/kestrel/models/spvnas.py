@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from kestrel.errors import ModelError, describe
 from kestrel.nn.sparse import SparseConv3d, SparseSequential, SparseTensor, concatenate
-from kestrel.nn.sparse_points import PointTensor, PointToVoxel, VoxelToPoint
+from kestrel.nn.sparse_points import PointTensor, PointToVoxel, VoxelToPoint, linear_norm_relu, merge
 from kestrel.ops import CoordinateSet
 
 SUPERNET_CLASSIFIER_INPUTS = 128
@@ -100,7 +100,7 @@ class SPVNAS(nn.Module):
 
     def _merge(self, x: SparseTensor, points: PointTensor, stage: int) -> PointTensor:
         read: PointTensor = self.to_point(x, points)
-        return read.replace(read.features + self.point_transforms[stage](points.features))
+        return merge(read, self.point_transforms[stage](points.features))
 
 
 class _Config:
@@ -210,8 +210,7 @@ class _PointTransform(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        result: Tensor = self.net(features)
-        return result
+        return linear_norm_relu(features, cast(nn.Linear, self.net.conv), cast(nn.BatchNorm1d, self.net.bn))
 
 
 class _SlicedClassifier(nn.Module):

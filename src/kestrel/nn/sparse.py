@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kestrel.errors import InputError, describe
-from kestrel.ops import CoordinateSet, KernelMap, sparse_conv, torchsparse_offsets
+from kestrel.ops import CoordinateSet, KernelMap, pointwise, sparse_conv, torchsparse_offsets
 
 
 @dataclass(frozen=True)
@@ -93,19 +93,23 @@ class SparseConvolution(nn.Module):
         if kernel_map is not None:
             features = sparse_conv(x.features, matrices, kernel_map, bias=bias, residual=residual, relu=relu)
             return SparseTensor(features, voxels)
-        features = x.features @ matrices if bias is None else torch.addmm(bias, x.features, matrices)
-        features = features if residual is None else features + residual
-        return SparseTensor(features.relu_() if relu else features, voxels)
+        features = pointwise(x.features, matrices, bias=bias, residual=residual, relu=relu)
+        return SparseTensor(features, voxels)
 
     def _fold(self, norm: nn.BatchNorm1d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return matrices and bias with the batch norm multiplied in; kept until one of them changes."""
         sources = [*self.parameters(recurse=False), *norm.parameters(), *norm.buffers()]
         state = (dtype, *((tensor.data_ptr(), tensor._version) for tensor in sources))
         if self._folded is None or self._folded[0] != state:
-            scale = norm.weight / torch.sqrt(cast(Tensor, norm.running_var) + norm.eps)
-            bias = norm.bias - cast(Tensor, norm.running_mean) * scale
-            self._folded = (state, (self.matrices() * scale).to(dtype).contiguous(), bias.to(dtype))
+            matrices, bias = fold_norm(self.matrices(), norm)
+            self._folded = (state, matrices.to(dtype).contiguous(), bias.to(dtype))
         return self._folded[1], self._folded[2]
+
+
+def fold_norm(matrices: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Return (..., C_in, C_out) matrices scaled as the batch norm scales, and the bias it adds."""
+    scale = norm.weight / torch.sqrt(cast(Tensor, norm.running_var) + norm.eps)
+    return matrices * scale, norm.bias - cast(Tensor, norm.running_mean) * scale
 
 
 class SparseConv3d(SparseConvolution):

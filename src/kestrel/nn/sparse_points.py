@@ -5,16 +5,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-from kestrel.nn.sparse import SparseTensor
+from kestrel.nn.sparse import SparseTensor, fold_norm
 from kestrel.ops import (
     CoordinateSet,
     coordinate_set,
     devoxelize,
     point_rows,
     point_to_voxel,
+    pointwise,
     trilinear_neighbours,
 )
 
@@ -74,7 +77,26 @@ class VoxelToPoint(nn.Module):
 
 
 class PointTransform(nn.Sequential):
-    """A linear layer with batch norm and ReLU on every point."""
+    """A linear layer with batch norm and ReLU on every point; outside of training in one pass."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(nn.Linear(in_channels, out_channels), nn.BatchNorm1d(out_channels), nn.ReLU())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the transformed (P, C_out) features of (P, C_in) ones."""
+        return linear_norm_relu(features, cast(nn.Linear, self[0]), cast(nn.BatchNorm1d, self[1]))
+
+
+def linear_norm_relu(features: Tensor, linear: nn.Linear, norm: nn.BatchNorm1d) -> Tensor:
+    """Return relu(norm(linear(features))); outside of training in one pass."""
+    if norm.training or torch.is_grad_enabled():
+        return torch.relu(cast(Tensor, norm(linear(features))))
+    both, shift = fold_norm(torch.cat((linear.weight.T, linear.bias[None])), norm)
+    return pointwise(features, both[:-1], bias=both[-1] + shift, relu=True)
+
+
+def merge(read: PointTensor, transformed: Tensor) -> PointTensor:
+    """Return the sum of voxel features read at points and transformed features of the points."""
+    if torch.is_grad_enabled():
+        return read.replace(read.features + transformed)
+    return read.replace(transformed.add_(read.features))

@@ -13,7 +13,7 @@ from kestrel.ops.kernel_map import (
     torchsparse_offsets,
 )
 from kestrel.ops.point_voxel import devoxelize, point_rows, point_to_voxel, trilinear_neighbours
-from kestrel.ops.sparse_conv import sparse_conv
+from kestrel.ops.sparse_conv import pointwise, sparse_conv
 from kestrel.ops.voxelize import Voxels, voxelize
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "dispatch_level",
     "point_rows",
     "point_to_voxel",
+    "pointwise",
     "sparse_conv",
     "torchsparse_offsets",
     "trilinear_neighbours",

@@ -150,10 +150,8 @@ def _devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     if native is not None:
         source = features.float()
         out = source.new_empty(len(rows), source.shape[1])
-        sizes = (*rows.shape, source.shape[1])
-        call(
-            native.weighted_gather, source, rows, weights.float(), out, *sizes, False, torch.get_num_threads()
-        )
+        sizes = (*rows.shape, source.shape[1], torch.get_num_threads())
+        call(native.weighted_gather, source, rows, weights.float(), out, *sizes)
         return out.to(features.dtype)
     result = features.new_zeros(len(rows), features.shape[1])
     if len(features):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -57,6 +58,59 @@ def sparse_conv(
     return result
 
 
+def pointwise(
+    features: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Return ``features @ weight`` plus bias and residual, through ReLU: a kernel of size one, row by row.
+
+    Without gradients this is one pass; with them it is composed of torch operators.
+
+    Args:
+        features: (N, C_in).
+        weight: (C_in, C_out).
+        bias: (C_out,) or None.
+        residual: (N, C_out) or None.
+        relu: whether negative results become zero.
+
+    Returns:
+        (N, C_out) in the dtype of the features.
+    """
+    native = None if torch.is_grad_enabled() else native_for(features, weight, bias, residual)
+    if native is None:
+        result = features @ weight if bias is None else torch.addmm(bias, features, weight)
+        result = result if residual is None else result + residual
+        return torch.relu(result) if relu else result
+    return _run_native(native, features, weight[None], bias, residual, None, relu)
+
+
+def _run_native(
+    native: ModuleType,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    gather: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    slices, channels, width = weight.shape
+    outputs = len(features) if gather is None else gather.shape[1]
+    out = features.new_empty(outputs, width)
+    call(
+        native.sparse_conv,
+        *(features, weight, bias, residual, gather, out),
+        *(len(features), outputs, slices, channels, width),
+        features.dtype == torch.bfloat16,
+        relu,
+        torch.get_num_threads(),
+    )
+    return out
+
+
 def convolve_reference(
     features: Tensor,
     weight: Tensor,
@@ -102,17 +156,7 @@ def _sparse_conv(
     native = native_for(features, weight, bias, residual)
     if native is None:
         return convolve_reference(features, weight, bias, residual, gather, relu)
-    slices, channels, width = weight.shape
-    out = features.new_empty(gather.shape[1], width)
-    call(
-        native.sparse_conv,
-        *(features, weight, bias, residual, gather, out),
-        *(len(features), len(out), slices, channels, width),
-        features.dtype == torch.bfloat16,
-        relu,
-        torch.get_num_threads(),
-    )
-    return out
+    return _run_native(native, features, weight, bias, residual, gather, relu)
 
 
 @_sparse_conv.register_fake
