@@ -64,27 +64,31 @@ def node_config(folder: Path, node: str, rig: str | None = None) -> NodeConfig:
     """Return how ``node`` is started with the files in ``folder``.
 
     Args:
-        folder: as described above; files that are not there mean defaults.
+        folder: as described above; what is not in it comes from the installed folder.
         node: name of the node.
-        rig: name of a rig in ``folder``/rigs, or the path of such a parameter file.
+        rig: name of a rig, or the path of its parameter file.
 
     Raises:
         ValueError: the folder or the rig does not exist, or a file does not have the form that it should.
     """
     if not folder.is_dir():
         raise ValueError(f"config folder: expected a folder, found {folder}")
-    files = [folder / f"{node}.param.yaml"]
-    topics = _topics(folder / "topics.yaml", node)
+    files = [_find(folder, f"{node}.param.yaml")]
+    topics = _topics(_find(folder, "topics.yaml"), node)
     if rig is not None:
-        overlay = Path(rig) if rig.endswith(".yaml") else folder / "rigs" / f"{rig}.param.yaml"
+        overlay = Path(rig) if rig.endswith(".yaml") else _find(folder, f"rigs/{rig}.param.yaml")
         if not overlay.is_file():
-            raise ValueError(f"rig: expected one of {', '.join(rigs(folder))} or a .param.yaml, found {rig}")
+            known = sorted({*rigs(folder), *rigs(config_folder())})
+            raise ValueError(f"rig: expected one of {', '.join(known)} or a .param.yaml, found {rig}")
         files.append(overlay)
         name = overlay.name.removesuffix(".param.yaml")
         topics |= _topics(overlay.with_name(f"{name}.topics.yaml"), node)
     present = tuple(path for path in files if path.is_file())
-    cameras = _cameras(present, node)
-    return NodeConfig(node, present, tuple(_expanded(topics, cameras)))
+    return NodeConfig(node, present, tuple(_expanded(topics, _cameras(present, node))))
+
+
+def _find(folder: Path, name: str) -> Path:
+    return folder / name if (folder / name).is_file() else config_folder() / name
 
 
 def _load(path: Path) -> Mapping[str, Any]:

@@ -1,0 +1,119 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The folder config/ as the supervisor and the launch files read it, and what the launch files name."""
+
+from __future__ import annotations
+
+import ast
+import py_compile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kestrel.errors import ConfigError
+from kestrel_nodes import NODES
+from kestrel_nodes.commands.up import up
+from kestrel_nodes.deployment import config_folder, node_config, rigs
+
+ROOT = Path(__file__).parents[2]
+LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+
+
+def remapped(config: Path, node: str, rig: str | None) -> dict[str, str]:
+    return dict(node_config(config, node, rig).remappings)
+
+
+def test_rig_decides_which_cameras_are_connected() -> None:
+    config = config_folder()
+    kitti, nuscenes = (remapped(config, "fusion", rig) for rig in ("kitti", "nuscenes"))
+    assert kitti["~/input/points"] == "/lidar/points"
+    assert kitti["~/input/front/image/compressed"] == "/camera/front/image/compressed"
+    assert len(nuscenes) - len(kitti) == 5 * 3, (
+        "five more cameras with image, compressed image and camera_info"
+    )
+    assert "~/input/back_left/camera_info" in nuscenes
+
+
+def test_own_folder_is_read_before_the_installed_one(tmp_path: Path) -> None:
+    (tmp_path / "rigs").mkdir()
+    (tmp_path / "rigs" / "mine.param.yaml").write_text("fusion: {ros__parameters: {cameras: [mast]}}")
+    (tmp_path / "rigs" / "mine.topics.yaml").write_text('fusion: {"~/input/points": /velodyne}')
+    config = node_config(tmp_path, "fusion", "mine")
+    assert dict(config.remappings)["~/input/points"] == "/velodyne"
+    assert dict(config.remappings)["~/input/mast/image"] == "/camera/mast/image"
+    assert [path.name for path in config.parameter_files] == ["fusion.param.yaml", "mine.param.yaml"]
+
+
+def test_arguments_name_files_topics_and_clock() -> None:
+    arguments = node_config(config_folder(), "segmentation", "kitti").arguments(use_sim_time=True)
+    assert arguments[0] == "--ros-args"
+    assert "~/input/points:=/lidar/points" in arguments
+    assert arguments[-1] == "use_sim_time:=true"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("fusion: [1, 2]", "inputs and topics"), ("a: b: c", "YAML"), ("- a", "mapping")]
+)
+def test_malformed_topics_are_refused_with_the_file(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "topics.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"topics\.yaml.*{reason}"):
+        node_config(tmp_path, "fusion")
+
+
+def test_unknown_rig_folder_and_node_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"kitti, nuscenes.*found mars"):
+        up(rig="mars", config=None, nodes=None)
+    with pytest.raises(ConfigError, match="/nowhere"):
+        up(rig=None, config=Path("/nowhere"), nodes=None)
+    with pytest.raises(ConfigError, match=r"--nodes.*lidar"):
+        up(rig=None, config=None, nodes="fusion,lidar")
+
+
+def test_every_parameter_of_the_rigs_exists() -> None:
+    config = ROOT / "config"
+    for rig in rigs(config):
+        content = yaml.safe_load((config / "rigs" / f"{rig}.param.yaml").read_text())
+        for node, section in content.items():
+            known = yaml.safe_load((config / f"{node}.param.yaml").read_text())[node]["ros__parameters"]
+            assert section["ros__parameters"].keys() <= known.keys()
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_launch_file_compiles_and_names_only_what_exists(path: Path, tmp_path: Path) -> None:
+    py_compile.compile(str(path), cfile=str(tmp_path / "compiled"), doraise=True)
+    tree = ast.parse(path.read_text())
+    strings = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    named = {
+        keyword.value.value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        for keyword in call.keywords
+        if keyword.arg == "executable" and isinstance(keyword.value, ast.Constant)
+    }
+    executables = {item.name for item in (ROOT / "ros_ws/src/kestrel_nodes/executables").iterdir()}
+    assert named <= executables | {"rviz2"}
+    for text in strings:
+        if text.endswith((".launch.py", ".rviz", ".param.yaml")) and "/" not in text and " " not in text:
+            assert list(ROOT.glob(f"launch/{text}")) + list(ROOT.glob(f"config/**/{text}")), text
+
+
+def test_there_is_an_executable_for_every_node() -> None:
+    folder = ROOT / "ros_ws/src/kestrel_nodes/executables"
+    assert {item.name for item in folder.iterdir()} == set(NODES)
+
+
+def test_launch_files_are_there_and_installed() -> None:
+    assert {path.name.partition(".")[0] for path in LAUNCH_FILES} >= {
+        "perception",
+        "replay",
+        "augment",
+        "rviz",
+    }
+    build = (ROOT / "ros_ws/src/kestrel_bringup/CMakeLists.txt").read_text()
+    for folder in ("launch", "config"):
+        assert f"../../../{folder}" in build
