@@ -303,11 +303,15 @@ def test_an_input_that_falls_silent_is_late_first_and_then_an_error(graph: Graph
 def test_an_incompatible_publisher_is_an_error_that_names_topic_and_policy(graph: Graph) -> None:
     graph.add(Copier, "copier", points_reliability="reliable")
     best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-    graph.publisher(PointCloud2, "/copier/input/points", best_effort, matched=False)
+    wrong = graph.publisher(PointCloud2, "/copier/input/points", best_effort, matched=False)
     view = graph.await_status(INPUT, lambda view: "incompatible" in view.message, "ERROR")
     assert view.level == 2
     assert "/copier/input/points" in view.message
     assert "RELIABILITY" in view.message
+    graph.node.destroy_publisher(wrong)
+    graph.await_status(
+        INPUT, lambda view: "incompatible" not in view.message, "no word of it once it is gone"
+    )
 
 
 def test_a_second_publisher_is_reported_and_its_other_frame_refused(graph: Graph, rig: Rig) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from kestrel_msgs.srv import RenderImages
 from sensor_msgs.msg import Image as ImageMessage
@@ -84,7 +85,7 @@ class AugmentNode(KestrelNode[AugmentParameters]):
         folder = self._folder(request.output_folder)
         for index in range(request.count):
             seed = (request.seed + index) % SEEDS
-            await self.in_worker("render", lambda seed=seed: self._render_one(request, seed, folder))
+            await self.in_worker("render", partial(self._render_one, request, seed, folder))
             response.rendered = index + 1
         response.success = True
         response.message = f"written to {folder.path}" if folder else "published"

@@ -22,37 +22,25 @@ Everything else (threads, errors, counters, /diagnostics, latency) is here and i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.qos import QoSProfile, qos_policy_name_from_kind
-from rclpy.service import Service
-from rclpy.timer import Timer
+from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible, qos_policy_name_from_kind
 
-from kestrel.errors import CalibrationError, KestrelError, ModelError, SetupError, describe
-from kestrel.weights import Manifest
-from kestrel_nodes.health import Level
-from kestrel_nodes.managed import ManagedNode
+from kestrel.errors import KestrelError
 from kestrel_nodes.parameters import NodeParameters
 from kestrel_nodes.ports import Input, Output
-from kestrel_nodes.qos import LATCHED, OUTPUT, input_qos
+from kestrel_nodes.qos import input_qos
 from kestrel_nodes.stamps import NANOSECONDS, StampGuard, Verdict, stamp_ns
-from kestrel_nodes.timing import ClockWatch, Timing
-from kestrel_nodes.worker import Job, Outcome, Worker
+from kestrel_nodes.timing import ClockWatch
+from kestrel_nodes.working import WorkingNode
 
 P = TypeVar("P", bound=NodeParameters)
 
-STOP_TIMEOUT_S = 1.5
-"""How long a stopping node waits for the message in work; the process exits in any case."""
 
-BUSY_ERROR_S = 1.0
-
-
-class KestrelNode(ManagedNode[P]):
+class KestrelNode(WorkingNode[P]):
     """A managed node around one pipeline.
 
     A subclass sets ``parameters_type`` and implements `setup`; everything it creates there with `add_input`,
@@ -63,23 +51,8 @@ class KestrelNode(ManagedNode[P]):
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
         self.inputs: dict[str, Input] = {}
-        self.outputs: dict[str, Output] = {}
-        self.worker = Worker(name)
-        self.timing = Timing(self)
         self.clock_watch = ClockWatch(self)
-        self._debug_outputs: list[Output] = []
         self._subscribe: dict[str, Callable[[], None]] = {}
-        self._setup_timers: list[Timer] = []
-        self._setup_services: list[Service] = []
-
-    # What a subclass implements.
-
-    def setup(self) -> None:
-        """Create inputs and outputs, load the pipeline and warm it up; any error fails configure."""
-        raise NotImplementedError
-
-    def teardown(self) -> None:
-        """Free what `setup` made beyond inputs, outputs, timers and services."""
 
     def reset(self, cause: str, source: Input | None) -> None:
         """Time jumped back: forget state over time that belongs to receiving (executor thread).
@@ -89,28 +62,6 @@ class KestrelNode(ManagedNode[P]):
 
     def reset_pipeline(self, cause: str, source: Input | None) -> None:
         """Time jumped back: forget what the pipeline remembers (worker thread, before the next message)."""
-
-    def started(self) -> None:
-        """The node becomes active; called before its inputs are subscribed."""
-
-    def stopped(self) -> None:
-        """The node is no longer active; no callback runs any more."""
-
-    # What a subclass uses.
-
-    def add_output(self, topic: str, kind: type, *, latched: bool = False) -> Output:
-        """Return the output ``~/output/<topic>``; a latched one is kept for late subscribers."""
-        publisher = self.create_lifecycle_publisher(kind, f"~/output/{topic}", LATCHED if latched else OUTPUT)
-        self.outputs[topic] = Output(topic, publisher, latched=latched)
-        return self.outputs[topic]
-
-    def add_debug(self, topic: str, kind: type) -> Output:
-        """Return the output ``~/debug/<topic>``; it does not make the node compute anything."""
-        output = Output(
-            topic, self.create_lifecycle_publisher(kind, f"~/debug/{topic}", OUTPUT), latched=False
-        )
-        self._debug_outputs.append(output)
-        return output
 
     def add_input(
         self,
@@ -166,73 +117,6 @@ class KestrelNode(ManagedNode[P]):
         self.inputs[topic] = port
         self._subscribe[topic] = subscribe
         return port
-
-    def add_timer(self, period_s: float, callback: Callable[[], None], *, steady: bool = True) -> Timer:
-        """Call ``callback`` every ``period_s`` (guarded), by default on the steady clock, until cleanup."""
-        clock = self.steady_clock if steady else self.get_clock()
-        wrapped = self.guard.wrap(callback, self.health["output"])
-        timer = self.create_timer(period_s, wrapped, clock=clock)
-        self._setup_timers.append(timer)
-        return timer
-
-    def add_service(self, kind: type, topic: str, callback: Callable[[Any, Any], Any]) -> Service:
-        """Offer ``~/<topic>`` until cleanup; ``callback(request, response)`` returns the response.
-
-        A coroutine function may wait (`in_worker`) while everything else goes on; requests come one by one.
-        """
-        wrapped = self.guard.wrap_service(callback, self.health["output"])
-        group = MutuallyExclusiveCallbackGroup()
-        service = self.create_service(kind, f"~/{topic}", wrapped, callback_group=group)
-        self._setup_services.append(service)
-        return service
-
-    def submit(
-        self,
-        slot: str,
-        work: Callable[[], None],
-        *,
-        stamp_ns: int | None,
-        superseded: Callable[[], None] | None = None,
-        on_error: Callable[[Exception], None] | None = None,
-        on_done: Callable[[], None] | None = None,
-    ) -> None:
-        """Run ``work`` in the worker unless newer work for ``slot`` comes first.
-
-        Args:
-            slot: at most one job waits in a slot.
-            work: may raise; a KestrelError is a malformed input, anything else a bug with a traceback.
-            stamp_ns: stamp of the data that is worked on, for the latency; None: not measured.
-            superseded: called when newer work took the place.
-            on_error: called in the worker after ``work`` raised.
-            on_done: called in the worker after ``work`` returned.
-        """
-        run = partial(self._run, work, stamp_ns, on_error, on_done)
-        self.worker.submit(slot, Job(run, superseded or partial(self.health["sync"].count, "superseded")))
-
-    async def in_worker(self, slot: str, work: Callable[[], object]) -> None:
-        """Run ``work`` in the worker and wait for it without holding up the executor; raises what it raised.
-
-        Raises:
-            SetupError: the node is not active, or newer work for ``slot`` came first.
-        """
-        if not self.active:
-            raise SetupError(describe("node state", expected="active", found=self.state_label))
-        outcome = Outcome()
-        newer = SetupError(f"{slot}: given up for a newer request, or because the node stopped")
-        self.worker.submit(slot, Job(partial(outcome.run, work), partial(outcome.fail, newer)))
-        await outcome
-
-    def show_model(self, manifest: Manifest | None) -> None:
-        """Say in /diagnostics which weights are in use (None: random ones)."""
-        concern = self.health["model"]
-        concern.set("weights", "untrained" if manifest is None else manifest.name)
-        concern.set("sha256", "" if manifest is None else manifest.sha256)
-        concern.check("untrained", "the weights are random" if manifest is None else None)
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody subscribes to any output that is not latched."""
-        return any(output.wanted for output in self.outputs.values() if not output.latched)
 
     def time_jumped(self, cause: str, source: Input | None = None) -> None:
         """Reset all state over time because time restarted, as told by ``source`` or (None) by the clock."""
@@ -317,98 +201,50 @@ class KestrelNode(ManagedNode[P]):
         topic = port.subscription.topic_name if port.subscription else port.topic
         port.concern.error("qos", f"a publisher of {topic} offers an incompatible {policy} policy")
 
-    # Working.
-
-    def _run(
-        self,
-        work: Callable[[], None],
-        stamp: int | None,
-        on_error: Callable[[Exception], None] | None,
-        on_done: Callable[[], None] | None,
-    ) -> None:
-        started = time.monotonic()
-        error = self.guard.call(work, self.health["output"])
-        for kind, concern in ((ModelError, "model"), (CalibrationError, "calibration")):
-            self.health[concern].check(
-                "pipeline", str(error) if isinstance(error, kind) else None, level=Level.ERROR
-            )
-        if error is not None:
-            if on_error is not None:
-                on_error(error)
-            return
-        if on_done is not None:
-            on_done()
-        if stamp is not None:
-            self.timing.done(started, stamp)
-
-    # Life cycle.
-
     def to_configured(self) -> None:
-        """Create everything and warm the pipeline up."""
-        self.timing.start()
-        self.setup()
+        """Create everything; watch the clock."""
+        super().to_configured()
         self.clock_watch.start(lambda seconds: self.time_jumped(f"the clock jumped back by {seconds:.1f} s"))
 
     def to_active(self) -> None:
-        """Start the worker and subscribe."""
-        self.timing.restart()
-        self.worker.start()
-        self.started()
+        """Start to work, then subscribe."""
+        super().to_active()
         for subscribe in self._subscribe.values():
             subscribe()
 
     def to_inactive(self) -> None:
-        """Unsubscribe and let the message in work finish."""
+        """Unsubscribe, then stop to work."""
         for port in self.inputs.values():
             if port.subscription is not None:
                 self.destroy_subscription(port.subscription)
                 port.subscription = None
-        if not self.worker.stop(STOP_TIMEOUT_S):
-            self.get_logger().warning("the message in work did not finish in time and is abandoned")
-        self.stopped()
+            port.concern.clear_all()
+        super().to_inactive()
 
     def to_unconfigured(self) -> None:
         """Destroy what configure made."""
         self.clock_watch.stop()
-        self.teardown()
-        for timer in self._setup_timers:
-            self.destroy_timer(timer)
-        for service in self._setup_services:
-            self.destroy_service(service)
-        for output in (*self.outputs.values(), *self._debug_outputs):
-            self.destroy_lifecycle_publisher(output.publisher)
-        for topic in self.inputs:
-            self.health.forget(f"input/{topic}")
-        self.inputs, self.outputs, self._subscribe = {}, {}, {}
-        self._setup_timers, self._setup_services, self._debug_outputs = [], [], []
-        self.timing = Timing(self)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the worker has ended."""
-        return not self.worker.alive
-
-    # Health.
-
-    @property
-    def alive(self) -> bool:
-        """Whether the worker is not stuck."""
-        return self.state_label != "active" or self.worker.busy_s < self.params.worker_timeout_s
+        for port in self.inputs.values():
+            self.health.forget(port.concern.name)
+        self.inputs, self._subscribe = {}, {}
+        super().to_unconfigured()
 
     def check_health(self) -> None:
-        """Look for silent inputs, doubled publishers, a stuck worker and a missing clock."""
+        """Look for silent inputs, doubled or incompatible publishers, and a missing clock."""
+        super().check_health()
         paused = self.clock_watch.check()
-        if not self.active:
-            return
         for port in self.inputs.values():
-            port.check_silence(self.params.input_timeout_s, paused=paused)
-            publishers = self._publishers_of(port)
-            doubled = (
-                f"{publishers} publishers on one input" if port.single_source and publishers > 1 else None
-            )
-            port.concern.check("publishers", doubled)
-        busy_s = self.worker.busy_s
-        text = f"one message in work for {busy_s:.1f} s" if busy_s > BUSY_ERROR_S else None
-        self.health["model"].check("busy", text, level=Level.ERROR)
-        for output in self.outputs.values():
-            self.health["output"].set(output.topic, output.published)
+            if port.subscription is not None:
+                port.check_silence(self.params.input_timeout_s, paused=paused)
+                self._check_publishers(port)
+
+    def _check_publishers(self, port: Input) -> None:
+        publishers = self._publishers_of(port)
+        doubled = f"{publishers} publishers on one input" if publishers > 1 and port.single_source else None
+        port.concern.check("publishers", doubled)
+        if port.concern.counted("incompatible_qos") and port.subscription is not None:
+            offers = self.get_publishers_info_by_topic(port.subscription.topic_name)
+            wanted = port.subscription.qos_profile
+            verdicts = [qos_check_compatible(offer.qos_profile, wanted)[0] for offer in offers]
+            if QoSCompatibility.ERROR not in verdicts:
+                port.concern.clear("qos")

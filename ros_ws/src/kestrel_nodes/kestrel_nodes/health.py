@@ -76,6 +76,13 @@ class Concern:
             elif problem is not None:
                 problem.cleared = True
 
+    def clear_all(self) -> None:
+        """End all problems."""
+        with self._lock:
+            keys = list(self._problems)
+        for key in keys:
+            self.clear(key)
+
     def check(self, key: str, text: str | None, *, level: Level = Level.WARN) -> None:
         """Raise the problem ``key`` with ``text``, or clear it if ``text`` is None."""
         if text is None:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kestrel_nodes import NODES, transport
@@ -28,14 +28,15 @@ def main(name: str) -> None:
     run(lambda: getattr(importlib.import_module(module), kind)(name))
 
 
-def run(make_node: Callable[[], ManagedNode[Any]], arguments: Sequence[str] | None = None) -> None:
+def run(make_node: Callable[[], ManagedNode[Any]], arguments: list[str] | None = None) -> None:
     """Spin the node that ``make_node`` returns until SIGINT or SIGTERM, then exit the process with code 0.
 
     rclpy's own signal handlers race with the destruction of what they wake, so they are not installed, and
     the context is shut down after the executor and the node are gone.
     """
     stop = _Stop()
-    transport.prepare()
+    # Left-overs of crashes are the business of whoever starts nodes: one of these may be starting right now.
+    os.environ.update(transport.environment())
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions

@@ -95,7 +95,7 @@ class ParameterSpec:
 
     def _converted(self, value: object) -> Value | None:
         if self.type is bool or self.type is str:
-            return value if isinstance(value, self.type) else None  # type: ignore[arg-type, return-value]
+            return value if isinstance(value, self.type) else None
         if self.type is int:
             return value if isinstance(value, int) and not isinstance(value, bool) else None
         if self.type is float:

@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import Any
 
 from rclpy.lifecycle import LifecyclePublisher
-from rclpy.publisher import Publisher
 from rclpy.subscription import Subscription
 
 from kestrel.errors import InputError
@@ -26,7 +25,7 @@ LATE_AT_LEAST_S = 0.1
 class Output:
     """A topic that the node publishes, and only while it is active."""
 
-    def __init__(self, topic: str, publisher: LifecyclePublisher | Publisher, *, latched: bool) -> None:
+    def __init__(self, topic: str, publisher: LifecyclePublisher, *, latched: bool) -> None:
         self.topic = topic
         self.publisher = publisher
         self.latched = latched

@@ -92,7 +92,7 @@ class BridgeSide:
     def points(self, message: PointCloud2) -> Structured:
         """Return the points as a structured array (N,).
 
-        read_points ignores padding of rows and swaps the bytes of the message itself: those are left to numpy.
+        read_points ignores padding of rows and swaps the bytes of the message: those are left to numpy.
         """
         if message.is_bigendian or message.row_step != message.width * message.point_step:
             return structured(message)
@@ -167,9 +167,16 @@ def read_cloud(
         ring=None if read.ring is None else read.ring[kept],
         time_s=None if read.time_s is None else read.time_s[kept],
     )
-    invalid = int((~finite).sum())
+    total = len(read.points)
+    valid = int(finite.sum())
     return DecodedCloud(
-        cloud, kept, len(finite), invalid, len(finite) - invalid - usable, usable - len(kept), read.notes
+        cloud=cloud,
+        kept=kept,
+        total=total,
+        invalid=total - valid,
+        far=valid - usable,
+        clipped=usable - len(kept),
+        notes=read.notes,
     )
 
 
@@ -254,7 +261,7 @@ def _decode(message: CompressedImage) -> UInt8Array:
 def byte_array(values: NDArray[Any]) -> array.array[int]:
     """Return the bytes of ``values`` as the one type that fills ``uint8[]`` without a check per element."""
     filled = array.array("B")
-    filled.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    filled.frombytes(np.ascontiguousarray(values).data.cast("B"))
     return filled
 
 

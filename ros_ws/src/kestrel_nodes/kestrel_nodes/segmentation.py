@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo, VisionClass
@@ -131,7 +133,7 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         probability = np.zeros(decoded.total, np.float32)
         probability[decoded.kept] = labels.probability
         xyz = [("x", points[:, 0]), ("y", points[:, 1]), ("z", points[:, 2])]
-        answer = [*xyz, ("class_id", classes), ("probability", probability)]
+        answer: list[tuple[str, NDArray[Any]]] = [*xyz, ("class_id", classes), ("probability", probability)]
         if self.labelled.wanted:
             self.labelled.publish(cloud_message(answer, header))
         if self.coloured.wanted:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
@@ -16,9 +16,8 @@ from kestrel_nodes.health import Level
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kestrel_nodes.base import KestrelNode
-    from kestrel_nodes.parameters import NodeParameters
     from kestrel_nodes.ports import Output
+    from kestrel_nodes.working import WorkingNode
 
 LATE_UNTIL_ERROR_S = 1.0
 NO_CLOCK_S = 3.0
@@ -29,7 +28,7 @@ PAUSED_S = 0.6
 class Timing:
     """Publishes the debug timing topics and judges the latency."""
 
-    def __init__(self, node: KestrelNode[NodeParameters]) -> None:
+    def __init__(self, node: WorkingNode[Any]) -> None:
         self._node = node
         self._outputs: dict[str, Output] = {}
         self._last_done: float | None = None
@@ -89,7 +88,7 @@ class Timing:
 class ClockWatch:
     """Watches the node's clock against the steady one: missing, paused or jumping /clock."""
 
-    def __init__(self, node: KestrelNode[NodeParameters]) -> None:
+    def __init__(self, node: WorkingNode[Any]) -> None:
         self._node = node
         self._since = time.monotonic()
         self._last_ns = -1

@@ -19,6 +19,7 @@ from typing import Final
 
 from kestrel.errors import ConfigError, describe
 
+SHM: Final = Path("/dev/shm")
 PROFILE: Final = Path(__file__).with_name("shm_profile.xml")
 SEGMENT_VARIABLE: Final = "KESTREL_SHM_SEGMENT_MB"
 PROFILE_VARIABLE: Final = "FASTRTPS_DEFAULT_PROFILES_FILE"
@@ -62,12 +63,15 @@ def segment_mb() -> int:
     """
     text = os.environ.get(SEGMENT_VARIABLE)
     if text is None:
-        shm = Path("/dev/shm")
-        room_mb = shutil.disk_usage(shm).total >> 20 if shm.exists() else 0
-        return DEFAULT_SEGMENT_MB if room_mb >= DEFAULT_SEGMENT_MB * MANY_PARTICIPANTS else SMALL_SEGMENT_MB
+        return DEFAULT_SEGMENT_MB if room_mb() >= DEFAULT_SEGMENT_MB * MANY_PARTICIPANTS else SMALL_SEGMENT_MB
     if not text.isdigit() or not 1 <= int(text) <= 4096:
         raise ConfigError(describe(SEGMENT_VARIABLE, expected="a size in MB, 1 .. 4096", found=text))
     return int(text)
+
+
+def room_mb() -> int:
+    """Return the size of the shared memory of this machine, in MB."""
+    return shutil.disk_usage(SHM).total >> 20 if SHM.exists() else 0
 
 
 def profile(size_mb: int, *, local: bool) -> Path:
@@ -96,6 +100,6 @@ def remove_stale_segments() -> None:
     tool = shutil.which(
         "fastdds", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     )
-    if tool is None or not any(Path("/dev/shm").glob("fastrtps_*")):
+    if tool is None or not any(SHM.glob("fastrtps_*")):
         return
     subprocess.run([tool, "shm", "clean"], capture_output=True, check=False, timeout=20)

@@ -1,0 +1,121 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The environment of ROS processes: large shared-memory segments, local discovery, no leftovers of crashes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from kestrel.errors import ConfigError
+from kestrel_nodes import transport
+
+SHM = Path("/dev/shm")
+
+VARIABLES = (
+    transport.SEGMENT_VARIABLE,
+    transport.PROFILE_VARIABLE,
+    "ROS_AUTOMATIC_DISCOVERY_RANGE",
+    "RMW_IMPLEMENTATION",
+    "AMENT_PREFIX_PATH",
+)
+
+HOLD = """
+import os, sys
+from rclpy.context import Context
+from rclpy.node import Node
+context = Context()
+context.init()
+node = Node("holder", context=context)
+print("ready", flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def segment_size(path: Path) -> int:
+    sizes = [part.text for part in ElementTree.parse(path).iter() if part.tag.endswith("segment_size")]
+    assert len(sizes) == 1
+    return int(sizes[0] or 0)
+
+
+def has_whitelist(path: Path) -> bool:
+    return any(part.tag.endswith("interfaceWhiteList") for part in ElementTree.parse(path).iter())
+
+
+def test_nothing_that_the_user_has_set_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES[1:]:
+        monkeypatch.setenv(name, "mine")
+    assert transport.environment() == {}
+
+
+def test_the_default_keeps_discovery_on_this_machine_and_makes_the_segment_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "room_mb", lambda: 8000)
+    added = transport.environment()
+    assert added["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    profile = Path(added[transport.PROFILE_VARIABLE])
+    assert segment_size(profile) == 64 << 20
+    assert has_whitelist(profile)
+
+
+def test_the_segment_is_smaller_where_shared_memory_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "room_mb", lambda: 64)
+    assert transport.segment_mb() == 16
+    assert segment_size(Path(transport.environment()[transport.PROFILE_VARIABLE])) == 16 << 20
+
+
+def test_the_size_of_the_segment_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(transport.SEGMENT_VARIABLE, "32")
+    assert segment_size(Path(transport.environment()[transport.PROFILE_VARIABLE])) == 32 << 20
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "large", "99999", ""])
+def test_a_size_that_is_not_allowed_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv(transport.SEGMENT_VARIABLE, value)
+    with pytest.raises(ConfigError, match=transport.SEGMENT_VARIABLE):
+        transport.environment()
+
+
+def test_discovery_in_the_network_uses_every_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
+    assert not has_whitelist(Path(transport.environment()[transport.PROFILE_VARIABLE]))
+
+
+def test_segments_of_a_crashed_process_are_removed_and_those_in_use_stay(ros_domain: int) -> None:
+    def segments() -> set[str]:
+        return {path.name for path in SHM.glob("fastrtps_*") if not path.name.startswith("fastrtps_port")}
+
+    def start() -> tuple[subprocess.Popen[str], set[str]]:
+        before = segments()
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process, segments() - before
+
+    crashed, left_over = start()
+    crashed.kill()
+    crashed.communicate()
+    living, in_use = start()
+    try:
+        assert left_over & segments(), "a killed process leaves its segment"
+        transport.remove_stale_segments()
+        assert not left_over & segments()
+        assert in_use
+        assert in_use <= segments()
+    finally:
+        living.communicate("")
+        transport.remove_stale_segments()
