@@ -101,7 +101,7 @@ def test_boxes_have_the_sizes_of_real_things(worlds: list[TownWorld]) -> None:
         "construction_vehicle": ((4.0, 8.5), (1.8, 4.5), (2.4, 4.5)),
         "motorcycle": ((1.7, 2.5), (0.6, 0.9), (1.0, 2.1)),
         "bicycle": ((1.5, 2.1), (0.5, 0.85), (0.9, 2.1)),
-        "pedestrian": ((0.3, 1.3), (0.4, 1.2), (1.0, 2.2)),
+        "pedestrian": ((0.3, 1.3), (0.33, 1.2), (1.0, 2.2)),
         "barrier": ((0.1, 0.8), (1.6, 2.8), (0.7, 1.3)),
         "traffic_cone": ((0.2, 0.65), (0.2, 0.65), (0.5, 1.3)),
     }

@@ -14,8 +14,6 @@ from kestrel.sim.world.path import Path, join
 from kestrel.sim.world.raster import FreeSpace, MapRaster, rectangle
 from kestrel.types import BevMap, Float64Array
 
-GRID = {"lower": -50.0, "resolution": 0.5, "cells": 200}
-
 
 def _samples(world: TownWorld, semantic: Semantic, pose: Float64Array) -> Float64Array:
     """Points (N, 2) in base_link on triangles of a class, evenly over their area."""

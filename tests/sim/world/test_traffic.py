@@ -90,8 +90,9 @@ def test_walking_people_move_their_legs_and_standing_ones_do_not(worlds: list[To
             for state in world.actor_states(time_s):
                 if len(world.actors[state.track_id].meshes) > 1:
                     phases[float(np.hypot(*state.velocity)) > 0.5][state.phase] += 1
-    assert set(phases[True]) == set(range(9))
-    assert set(phases[False]) == {8} or phases[False][8] > 0.8 * phases[False].total()
+    assert set(range(8)) <= set(phases[True])
+    assert phases[True][8] < 0.05 * phases[True].total()
+    assert phases[False][8] > 0.8 * phases[False].total()
 
 
 def test_every_event_occurs_and_none_drowns_the_others(worlds: list[TownWorld]) -> None:
@@ -128,7 +129,7 @@ def test_a_driver_stops_behind_a_standing_vehicle() -> None:
     traffic.run(20.0)
     gap = traffic.drivers[1].s - traffic.ego.s - 4.6
     assert 0.5 < gap < 5.0
-    assert traffic.ego.speed < 0.1
+    assert traffic.ego.speed < 0.2
 
 
 def test_a_driver_reaches_its_desired_speed_on_a_free_road() -> None:
