@@ -13,10 +13,11 @@ from kestrel.sim.world.crowd import Crowd
 from kestrel.sim.world.events import EventReader
 from kestrel.sim.world.ground import Paver
 from kestrel.sim.world.layout import Layout, build_layout
+from kestrel.sim.world.lots import lay_lots
 from kestrel.sim.world.mesh import MeshBuilder
 from kestrel.sim.world.people import PHASES
 from kestrel.sim.world.raster import FreeSpace, MapRaster, rectangle
-from kestrel.sim.world.scenery import Scenery, lay_lots
+from kestrel.sim.world.scenery import Scenery
 from kestrel.sim.world.script import Script
 from kestrel.sim.world.terrain import Terrain
 from kestrel.sim.world.towns import SCENES, town_named

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Everyone who only happens to be there: other traffic, parked vehicles, people on foot, road works."""
+"""Everyone who only happens to be there: other traffic, parked vehicles, people on foot."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 from kestrel.sim.world.cars import Model
 from kestrel.sim.world.cast import STANDING_PHASE, Cast
 from kestrel.sim.world.ground import KERB
-from kestrel.sim.world.layout import RUN_IN, STOP_END, Junction, Layout, Road
+from kestrel.sim.world.layout import STOP_END, Junction, Layout, Road
 from kestrel.sim.world.path import Path
+from kestrel.sim.world.routes import inbound, outbound, through
 from kestrel.sim.world.rules import Signal, StopAt, always, never
-from kestrel.sim.world.script import Script, inbound, outbound, through
+from kestrel.sim.world.script import Script
 from kestrel.sim.world.traffic import Driver, Walker
+from kestrel.sim.world.works import RoadWorks, clear_of_traffic
 
 
 class Crowd:
@@ -26,7 +28,6 @@ class Crowd:
         self._layout = layout
         self._scene = scene
         self._density = float(rng.uniform(0.5, 1.3))
-        self._parked: list[np.ndarray] = []
 
     def fill(self) -> None:
         """Add everyone; moving vehicles first, so that they find room."""
@@ -35,7 +36,7 @@ class Crowd:
         for junction in self._layout.junctions:
             self._side_traffic(junction)
         if self._scene == "highway":
-            self._works()
+            RoadWorks(self._rng, self._script, self._layout, self._scene).place()
             return
         for road in self._layout.roads:
             for side in (-1, 1):
@@ -45,7 +46,7 @@ class Crowd:
                     self._park_along(road, side)
             self._pedestrians(road)
         self._waiting_at_crossings()
-        self._works()
+        RoadWorks(self._rng, self._script, self._layout, self._scene).place()
 
     def _with_ego(self) -> None:
         """Vehicles in the direction of the ego vehicle, behind it and far ahead, on all lanes."""
@@ -164,21 +165,12 @@ class Crowd:
                 left = side * (profile.half - 0.2 - width / 2)
                 place = road.path.position(s + length / 2, left)
                 yaw = float(road.path.direction(s + length / 2)) + (np.pi if side > 0 else 0.0)
-                if self._clear_of_traffic(place, length):
+                if clear_of_traffic(self._script, place, length):
                     self._cast.stand(model, place, yaw + rng.normal(0, 0.015))
                 s += length + rng.uniform(0.7, 1.8)
 
     def _near_zebra(self, road: Road, s: float) -> bool:
         return road.main and any(abs(s - zebra) < 9.0 for zebra in self._layout.zebras)
-
-    def _clear_of_traffic(self, place: np.ndarray, length: float) -> bool:
-        """No scripted vehicle stands where something is to be parked."""
-        for driver in self._script.traffic.drivers:
-            if driver.speed < 0.5:
-                there = driver.path.position(driver.s)
-                if float(np.hypot(*(there - place))) < (length + driver.front + driver.rear) / 2 + 6.0:
-                    return False
-        return True
 
     def _cyclists(self, road: Road, side: int) -> None:
         """Riders on the edge strip, with the traffic of their side."""
@@ -252,69 +244,3 @@ class Crowd:
                 if arm is not None and arm.zebra and rng.random() < 0.5:
                     s = arm.s + arm.direction * (arm.start + 2.3)
                     self._script.cast_pedestrians(arm.road, s, float(rng.choice([-1, 1])), scripted=False)
-
-    def _works(self) -> None:
-        """Road works: cones and barriers around a machine on the edge strip or the sidewalk."""
-        rng, main = self._rng, self._layout.main
-        count = (
-            1 + int(rng.poisson(3.5 * self._script.cast.town.works_rate)) + 2 * int(self._scene == "highway")
-        )
-        for _ in range(count):
-            road = (
-                main
-                if rng.random() < 0.75
-                else self._layout.roads[int(rng.integers(len(self._layout.roads)))]
-            )
-            stretches = [(a, b) for a, b in road.stretches(9.0) if b - a > 16.0]
-            if not stretches:
-                continue
-            start, end = stretches[int(rng.integers(len(stretches)))]
-            s = rng.uniform(start + 2.0, end - 13.0)
-            if road is main:
-                s = float(rng.uniform(RUN_IN - 10.0, max(main.path.length - 170.0, RUN_IN + 40.0)))
-                inside = [(a, b) for a, b in stretches if a < s < b - 12.0]
-                if not inside:
-                    continue
-                end = inside[0][1]
-            self._work_zone(road, s, min(float(rng.uniform(10, 30)), end - s), int(rng.choice([-1, 1])))
-
-    def _work_zone(self, road: Road, s: float, length: float, side: int) -> None:
-        rng, profile = self._rng, road.profile
-        on_edge = profile.edge > 1.5
-        inner = profile.half - profile.edge + 0.5 if on_edge else profile.half + 0.4
-        outer = profile.half - 0.3 if on_edge else profile.half + max(profile.sidewalk, 2.0) - 0.2
-        z = 0.0 if on_edge else (KERB if profile.sidewalk else 0.0)
-        kind = int(rng.integers(4))
-        barriers = rng.random() < 0.7
-        spacing = 2.7 if barriers else float(rng.uniform(2.0, 4.0))
-        for along in np.arange(s, s + length, spacing):
-            yaw = float(road.path.direction(along))
-            place = road.path.position(along, side * inner)
-            if not self._free(place, 1.6):
-                continue
-            if barriers:
-                self._cast.stand(self._cast.barrier(kind), place, yaw + np.pi / 2 + rng.normal(0, 0.04), z)
-            else:
-                self._cast.stand(self._cast.cone(), place, yaw + rng.uniform(0, 6), z)
-        for along in (s - 1.5, s + length + 0.5):
-            for left in np.linspace(inner, outer, 3):
-                place = road.path.position(along, side * left)
-                if self._free(place, 1.0):
-                    self._cast.stand(self._cast.cone(), place, rng.uniform(0, 6), z)
-        middle = road.path.position(s + length / 2, side * (max(outer, inner) + (0.0 if on_edge else 2.2)))
-        if not on_edge and length > 9.0 and rng.random() < 0.7 and self._free(middle, 4.5):
-            yaw = float(road.path.direction(s + length / 2)) + rng.choice([0.0, np.pi])
-            self._cast.stand(self._cast.machine(), middle, yaw + rng.normal(0, 0.1), KERB - 0.03)
-        for _ in range(int(rng.integers(0, 3))):
-            place = road.path.position(s + rng.uniform(1, length), side * (inner + outer) / 2)
-            if self._free(place, 0.9):
-                self._cast.stand(self._cast.person(), place, rng.uniform(0, 6), z, STANDING_PHASE)
-
-    def _free(self, place: np.ndarray, radius: float) -> bool:
-        """No standing actor is near."""
-        for state in self._cast.standing:
-            size = self._cast.actors[state.track_id].size
-            distance = np.hypot(state.position[0] - place[0], state.position[1] - place[1])
-            if distance < radius + max(size[0], size[1]) / 2:
-                return False
-        return self._clear_of_traffic(place, 0.0)

@@ -19,13 +19,13 @@ from kestrel.sim.world.layout import (
     RUN_IN,
     STOP_BEGIN,
     STOP_END,
-    Arm,
     Junction,
     Layout,
     Road,
     Station,
 )
-from kestrel.sim.world.path import Path, join
+from kestrel.sim.world.path import Path
+from kestrel.sim.world.routes import through
 from kestrel.sim.world.rules import (
     Brake,
     ChangePath,
@@ -43,26 +43,6 @@ from kestrel.sim.world.traffic import Driver, Traffic, Walker
 
 EGO_FRONT, EGO_REAR, EGO_WIDTH = 3.7, 1.0, 1.95
 """Ends of the ego vehicle from base_link (its rear axle), and its width, metres."""
-
-
-def inbound(arm: Arm, lane: int) -> Path:
-    """Lane of an arm towards its junction, up to the stop line."""
-    path = arm.road.lane(min(lane, arm.road.profile.lanes - 1), arm.direction < 0)
-    s, _ = path.project(arm.at(STOP_BEGIN, 0.0)[None])
-    return path.cut(0.0, float(s[0]))
-
-
-def outbound(arm: Arm, lane: int) -> Path:
-    """Lane of an arm away from its junction, from the end of the kerb curves."""
-    path = arm.road.lane(min(lane, arm.road.profile.lanes - 1), arm.direction > 0)
-    s, _ = path.project(arm.at(0.0, 0.0)[None])
-    return path.cut(float(s[0]), path.length)
-
-
-def through(start: Arm, lane: int, end: Arm, end_lane: int) -> tuple[Path, float]:
-    """A way over a junction, and the arc length at which it meets the stop line."""
-    before = inbound(start, lane)
-    return join(before, outbound(end, end_lane)), before.length
 
 
 class Script:
