@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from kestrel.data.messages import header, new, pose, stamp_of, time_message, vector3, yaw_quaternion
 from kestrel.errors import InputError, describe
 from kestrel.types import BevMap, Boxes3D, Float32Array
+
+DONT_CARE: Final = "dont_care"
+"""Class of a box of the truth inside which nothing is known: what is found there counts neither way."""
 
 
 def objects_message(

@@ -21,9 +21,7 @@ POINT_FIELD_TYPES: Final = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4"
 """Numpy type of each sensor_msgs/PointField datatype."""
 
 _FIELD_CODES: Final = {np.dtype(name): code for code, name in POINT_FIELD_TYPES.items()}
-_CLOUD_DTYPE: Final = np.dtype(
-    [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4"), ("ring", "<u2"), ("time", "<f4")]
-)
+_CLOUD_FIELDS: Final = {"x": "<f4", "y": "<f4", "z": "<f4", "intensity": "<f4", "ring": "<u2", "time": "<f4"}
 
 
 def packed_cloud(points: NDArray[Any], stamp_ns: int, frame_id: str) -> Any:
@@ -56,14 +54,13 @@ def packed_cloud(points: NDArray[Any], stamp_ns: int, frame_id: str) -> Any:
 
 
 def cloud_message(cloud: PointCloud) -> Any:
-    """Return a PointCloud2 with x y z intensity ring time (22 bytes a point; 0 where unknown)."""
-    points = np.zeros(len(cloud), _CLOUD_DTYPE)
-    for column, name in enumerate(("x", "y", "z", "intensity")):
-        points[name] = cloud.points[:, column]
-    if cloud.ring is not None:
-        points["ring"] = cloud.ring
-    if cloud.time_s is not None:
-        points["time"] = cloud.time_s
+    """Return a packed PointCloud2 with x y z intensity, and ring and time where the cloud has them."""
+    columns = dict(zip(("x", "y", "z", "intensity"), cloud.points.T, strict=True))
+    columns |= {} if cloud.ring is None else {"ring": cloud.ring}
+    columns |= {} if cloud.time_s is None else {"time": cloud.time_s}
+    points = np.zeros(len(cloud), [(name, _CLOUD_FIELDS[name]) for name in columns])
+    for name, values in columns.items():
+        points[name] = values
     return packed_cloud(points, cloud.stamp_ns, cloud.frame_id)
 
 
@@ -119,6 +116,16 @@ def compressed_image(picture: NDArray[Any], stamp_ns: int, frame_id: str, *, jpe
         header=header(stamp_ns, frame_id),
         format="png" if jpeg_quality is None else "jpeg",
         data=data.reshape(-1),
+    )
+
+
+def stored_image(data: bytes, stamp_ns: int, frame_id: str) -> Any:
+    """Return the CompressedImage of a JPEG file as it is."""
+    return new(
+        "sensor_msgs/msg/CompressedImage",
+        header=header(stamp_ns, frame_id),
+        format="jpeg",
+        data=np.frombuffer(data, np.uint8),
     )
 
 

@@ -8,8 +8,8 @@ Caesar et al., nuScenes: A multimodal dataset for autonomous driving, CVPR 2020,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Final, Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,16 @@ class BoxTable:
         """Return a table without rows."""
         none, real = np.zeros(0, np.int64), np.zeros(0)
         return cls(none, none, np.zeros((0, 3)), np.zeros((0, 3)), real, np.zeros((0, 2)), real, none, none)
+
+
+def take_boxes(boxes: Boxes3D, keep: NDArray[np.bool_]) -> Boxes3D:
+    """Return the boxes where ``keep`` is true."""
+    chosen = ("center", "size", "yaw", "velocity", "label", "score", "track_id", "num_points")
+    columns: dict[str, Any] = {name: getattr(boxes, name) for name in chosen}
+    kept: dict[str, Any] = {
+        name: None if column is None else column[keep] for name, column in columns.items()
+    }
+    return replace(boxes, **kept)
 
 
 @dataclass(frozen=True)

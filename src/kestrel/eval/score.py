@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, POINT_CLASSES
+from kestrel.data.perception_messages import DONT_CARE
 from kestrel.errors import InputError, describe
 from kestrel.eval import detection
 from kestrel.eval.overlap import MapOverlap, PointConfusion
@@ -19,8 +20,6 @@ from kestrel.eval.timing import node_timings, replay_rate
 from kestrel.report import Figure
 from kestrel.types import Boxes3D, Float64Array
 
-DONT_CARE: Final = "dont_care"
-"""Class of a truth box inside which nothing is known: what is found there counts neither way."""
 MAP_THRESHOLD: Final = 0.5
 ERROR_UNITS: Final = {"translation": "m", "scale": "1 - IoU", "orientation": "rad", "velocity": "m/s"}
 BASELINE: Final = "trivial baseline"
@@ -88,7 +87,7 @@ def detection_values(truth: Answers, predicted: Answers) -> Values:
 def _allowed(found: Boxes3D | None, truth: Boxes3D) -> Boxes3D:
     """Return the predictions of a frame outside the regions of which the truth knows nothing."""
     if found is None:
-        return _take(truth, np.zeros(len(truth), bool))
+        return detection.take_boxes(truth, np.zeros(len(truth), bool))
     if DONT_CARE not in truth.class_names or len(found) == 0:
         return found
     keep = np.ones(len(found), bool)
@@ -98,21 +97,7 @@ def _allowed(found: Boxes3D | None, truth: Boxes3D) -> Boxes3D:
         along, across = offset @ (cos, sin), offset @ (-sin, cos)
         inside = (np.abs(along) <= truth.size[index, 0] / 2) & (np.abs(across) <= truth.size[index, 1] / 2)
         keep &= ~inside
-    return _take(found, keep)
-
-
-def _take(boxes: Boxes3D, keep: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Boxes3D:
-    return Boxes3D(
-        boxes.center[keep],
-        boxes.size[keep],
-        boxes.yaw[keep],
-        boxes.velocity[keep],
-        boxes.label[keep],
-        boxes.score[keep],
-        boxes.class_names,
-        boxes.frame_id,
-        boxes.stamp_ns,
-    )
+    return detection.take_boxes(found, keep)
 
 
 def point_values(truth: Answers, predicted: Answers) -> Values:

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from kestrel.classes import DETECTION_COLOURS, MAP_COLOURS, POINT_COLOURS
+from kestrel.eval.detection import take_boxes
 from kestrel.show import birdseye, draw
 from kestrel.show.camera import annotate
 from kestrel.show.scene import CameraView, Frame
@@ -29,18 +31,7 @@ def shown_boxes(boxes: Boxes3D | None) -> Boxes3D | None:
     """Return the boxes that are sure enough for a picture."""
     if boxes is None:
         return None
-    keep = boxes.score >= SHOWN_SCORE
-    return Boxes3D(
-        boxes.center[keep],
-        boxes.size[keep],
-        boxes.yaw[keep],
-        boxes.velocity[keep],
-        boxes.label[keep],
-        boxes.score[keep],
-        boxes.class_names,
-        boxes.frame_id,
-        boxes.stamp_ns,
-    )
+    return take_boxes(boxes, boxes.score >= SHOWN_SCORE)
 
 
 def overview(frame: Frame, title: str) -> UInt8Array:
@@ -108,18 +99,12 @@ def panels(frame: Frame) -> UInt8Array:
     """Return the two views from above: what the points are, and map with objects."""
     width = (WIDTH - GAP) // 2
     window = birdseye.Window(width, PANEL_HEIGHT, width / 84, 34.0)
-    filtered = _with_objects(frame, shown_boxes(frame.objects))
+    filtered = replace(frame, objects=shown_boxes(frame.objects))
     left = birdseye.paint(filtered, window, with_map=False, with_points=True, with_boxes=False)
     right = birdseye.paint(filtered, window, with_map=True, with_points=False, with_boxes=True)
     draw.tag(left, "segmentation: class of every point", (10, 10), colour=(0, 207, 191))
     draw.tag(right, "fusion: map, objects, velocities    (dashed: truth)", (10, 10), colour=draw.ACCENT)
     return np.concatenate([left, draw.canvas(WIDTH - 2 * width, PANEL_HEIGHT), right], 1)
-
-
-def _with_objects(frame: Frame, objects: Boxes3D | None) -> Frame:
-    from dataclasses import replace
-
-    return replace(frame, objects=objects)
 
 
 def _legends() -> UInt8Array:

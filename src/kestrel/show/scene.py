@@ -15,8 +15,10 @@ import numpy as np
 
 from kestrel.data.bag import BagMessage, BagReader
 from kestrel.data.messages import best_class, source_of, transform_from_message
+from kestrel.data.perception_messages import DONT_CARE
 from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
 from kestrel.errors import InputError, KestrelError, describe
+from kestrel.eval.detection import take_boxes
 from kestrel.eval.recording import BASE_FRAME, Recording, read_recording
 from kestrel.eval.timing import latencies_ms
 from kestrel.types import BevMap, Boxes3D, Calibration, Float32Array, Float64Array, UInt8Array
@@ -142,7 +144,7 @@ class Scene:
             classes=classes,
             cameras=cameras,
             objects=self.recording.predicted.objects.get(stamp),
-            truth=self.recording.truth.objects.get(stamp),
+            truth=_known(self.recording.truth.objects.get(stamp)),
             bev_map=self.recording.predicted.maps.get(stamp),
             truth_event=_newest(truth_events, stamp),
             latencies_ms=self._newest_latencies(stamp),
@@ -204,6 +206,13 @@ class Scene:
         for item in message.decode().transforms:
             if item.header.frame_id == BASE_FRAME:
                 self._base_from[item.child_frame_id] = transform_from_message(item.transform)
+
+
+def _known(truth: Boxes3D | None) -> Boxes3D | None:
+    """Return the truth without the regions of which it knows nothing."""
+    if truth is None or DONT_CARE not in truth.class_names:
+        return truth
+    return take_boxes(truth, truth.label != truth.class_names.index(DONT_CARE))
 
 
 def _newest(items: Sequence[tuple[int, T]], stamp: int, stale_ns: int | None = STALE_NS) -> T | None:

@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""`kestrel import`: turn a public recording into a bag."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+KINDS = ("kitti-raw", "kitti-tracking", "nuscenes-sample")
+
+
+def import_(
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.")],
+    source: Annotated[Path, typer.Argument(help="Folder of the recording.")],
+    out: Annotated[Path, typer.Option(help="Bag to make: a folder, or a file that ends with .mcap.")],
+    repeat: Annotated[int, typer.Option(min=1, help="nuscenes-sample: how often to show the keyframe.")] = 40,
+    rate: Annotated[float, typer.Option(min=0.1, help="nuscenes-sample: keyframes per second.")] = 10.0,
+) -> None:
+    """Write a recording of KITTI or nuScenes as the same kind of bag that the simulator writes."""
+    from rich.console import Console
+
+    from kestrel.data.bag import BagWriter
+    from kestrel.data.kitti import raw_messages, tracking_messages
+    from kestrel.data.nuscenes import keyframe_messages
+    from kestrel.errors import ConfigError, InputError, describe
+
+    if kind not in KINDS:
+        raise ConfigError(describe("kind of recording", expected=f"one of {KINDS}", found=kind))
+    if not source.is_dir():
+        raise InputError(describe("source", expected="a folder", found=source))
+    if kind == "kitti-raw":
+        stream = raw_messages(source)
+    elif kind == "kitti-tracking":
+        stream = tracking_messages(source)
+    else:
+        stream = keyframe_messages(source, repeat=repeat, rate_hz=rate)
+    first = next(stream)  # a recording that is not there must not leave a bag behind
+    count = 1
+    with Console(stderr=True).status(f"importing {source}") as status, BagWriter(out) as bag:
+        bag.write(first[1], first[2], first[0])
+        for log_time_ns, topic, message in stream:
+            bag.write(topic, message, log_time_ns)
+            count += 1
+            if topic == "/lidar/points":
+                status.update(f"importing {source}: {count} messages")
+    print(f"{out}: {count} messages")

@@ -1,0 +1,192 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Public recordings become bags whose sensors agree with each other; needs KESTREL_DATA."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from kestrel.classes import DETECTION_CLASSES
+from kestrel.cli import build_app
+from kestrel.data.bag import BagReader
+from kestrel.data.messages import stamp_of, transform_from_message
+from kestrel.data.perception_messages import DONT_CARE, boxes_from_message
+from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
+from kestrel.errors import ConfigError, InputError
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("KESTREL_DATA", ROOT.parent / "shared" / "data"))
+
+
+def folder(name):
+    if not (DATA / name).is_dir():
+        pytest.skip(f"no folder {DATA / name}")
+    return DATA / name
+
+
+def imported(kind, name, out, *options):
+    arguments = ["import", kind, str(folder(name)), "--out", str(out), *options]
+    result = CliRunner().invoke(build_app(), arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    return BagReader(out)
+
+
+def mounts(reader):
+    message = next(reader.messages(["/tf_static"])).decode()
+    return {item.child_frame_id: transform_from_message(item.transform) for item in message.transforms}
+
+
+def first(reader, topic):
+    return next(reader.messages([topic])).decode()
+
+
+def in_base(reader, cloud):
+    base_from_lidar = mounts(reader)["lidar"]
+    return cloud.points[:, :3] @ base_from_lidar[:3, :3].T + base_from_lidar[:3, 3]
+
+
+def ground_height(points):
+    near = points[(np.abs(points[:, 1]) < 3) & (points[:, 0] > 4) & (points[:, 0] < 15)]
+    return np.percentile(near[:, 2], 20)
+
+
+def points_in(boxes, index, points):
+    offset = points - boxes.center[index]
+    cos, sin = np.cos(boxes.yaw[index]), np.sin(boxes.yaw[index])
+    along, across = offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin
+    half = boxes.size[index] / 2
+    return int(
+        ((np.abs(along) < half[0]) & (np.abs(across) < half[1]) & (np.abs(offset[:, 2]) < half[2])).sum()
+    )
+
+
+@pytest.fixture(scope="module")
+def keyframe(tmp_path_factory):
+    out = tmp_path_factory.mktemp("nuscenes") / "bag.mcap"
+    return imported("nuscenes-sample", "nuscenes_sample", out, "--repeat", "3", "--rate", "5")
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory):
+    return imported("kitti-tracking", "kitti_tracking_0000", tmp_path_factory.mktemp("tracking") / "bag")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    return imported("kitti-raw", "kitti_raw_0926", tmp_path_factory.mktemp("raw") / "bag")
+
+
+def test_keyframe_is_repeated_with_six_cameras(keyframe):
+    names = ("front", "front_right", "back_right", "back", "back_left", "front_left")
+    for name in names:
+        assert keyframe.topics[f"/camera/{name}/image/compressed"].count == 3
+        assert keyframe.topics[f"/camera/{name}/camera_info"].count == 3
+    stamps = [stamp_of(item.decode()) for item in keyframe.messages(["/lidar/points"])]
+    assert np.diff(stamps).tolist() == [200_000_000, 200_000_000]
+
+
+def test_keyframe_cloud_has_x_ahead_and_the_road_at_zero(keyframe):
+    cloud = cloud_from_message(first(keyframe, "/lidar/points"))
+    assert cloud.ring.max() == 31
+    assert cloud.points[:, 3].max() <= 1
+    assert abs(ground_height(in_base(keyframe, cloud))) < 0.25
+    np.testing.assert_allclose(mounts(keyframe)["lidar"][:3, :3], np.eye(3), atol=0.03)
+
+
+def test_keyframe_boxes_hold_the_points_that_the_data_set_counted(keyframe):
+    points = in_base(keyframe, cloud_from_message(first(keyframe, "/lidar/points")))
+    boxes = boxes_from_message(first(keyframe, "/truth/objects"), DETECTION_CLASSES)
+    counted = [points_in(boxes, index, points) for index in range(len(boxes))]
+    many = boxes.num_points > 20
+    assert many.sum() >= 5
+    ratio = np.array(counted)[many] / boxes.num_points[many]
+    assert np.median(ratio) == pytest.approx(1.0, abs=0.15)
+
+
+def test_keyframe_front_camera_looks_ahead(keyframe):
+    camera = mounts(keyframe)["camera_front_optical"]
+    np.testing.assert_allclose(camera[:3, 2], (1, 0, 0), atol=0.05)
+    back = mounts(keyframe)["camera_back_optical"]
+    np.testing.assert_allclose(back[:3, 2], (-1, 0, 0), atol=0.05)
+
+
+def test_raw_recording_has_camera_and_lidar_with_one_stamp_and_no_poses(raw):
+    assert raw.topics["/lidar/points"].count == raw.topics["/camera/front/image/compressed"].count == 78
+    assert "/tf" not in raw.topics
+    stamps = {
+        topic: [stamp_of(item.decode()) for item in raw.messages([topic])]
+        for topic in ("/lidar/points", "/camera/front/image/compressed")
+    }
+    assert len(set(map(tuple, stamps.values()))) == 1
+
+
+def test_raw_picture_fits_its_calibration_and_the_road_is_at_zero(raw):
+    picture = image_from_message(first(raw, "/camera/front/image/compressed"))
+    mount = mounts(raw)["camera_front_optical"]
+    calibration = calibration_from_message(first(raw, "/camera/front/camera_info"), mount)
+    assert picture.data.shape[:2] == (calibration.height, calibration.width) == (375, 1242)
+    np.testing.assert_allclose(mount[:3, 2], (1, 0, 0), atol=0.03)
+    assert 1.5 < mount[2, 3] < 1.8
+    cloud = cloud_from_message(first(raw, "/lidar/points"))
+    assert abs(ground_height(in_base(raw, cloud))) < 0.25
+    assert cloud.ring is None
+
+
+def test_tracked_boxes_hold_points_and_keep_their_tracks(tracking):
+    message = first(tracking, "/truth/objects")
+    boxes = boxes_from_message(message, DETECTION_CLASSES)
+    points = in_base(tracking, cloud_from_message(first(tracking, "/lidar/points")))
+    names = [boxes.class_names[label] for label in boxes.label]
+    found = {name: index for index, name in enumerate(names) if name != DONT_CARE}
+    assert {"car", "bicycle", "pedestrian"} == set(found)
+    assert points_in(boxes, found["car"], points) == boxes.num_points[found["car"]] > 200
+    assert boxes.num_points[found["bicycle"]] > 50
+    assert boxes.track_id[found["car"]] == 0
+
+
+def test_regions_without_labels_surround_the_view_of_the_camera(tracking):
+    truth = boxes_from_message(first(tracking, "/truth/objects"), DETECTION_CLASSES)
+    assert [truth.class_names[label] for label in truth.label][:3] == [DONT_CARE] * 3
+
+    def ignored(x, y):
+        return any(
+            abs(offset[0] * np.cos(yaw) + offset[1] * np.sin(yaw)) <= size[0] / 2
+            and abs(offset[1] * np.cos(yaw) - offset[0] * np.sin(yaw)) <= size[1] / 2
+            for offset, yaw, size in zip(
+                (x, y) - truth.center[:3, :2], truth.yaw[:3], truth.size[:3], strict=True
+            )
+        )
+
+    assert ignored(-10, 3)
+    assert ignored(5, 20)
+    assert ignored(5, -20)
+    assert not ignored(20, 0)
+    assert not ignored(20, 14)
+
+
+def test_poses_begin_at_the_origin_and_move_ahead(tracking):
+    poses = [
+        transform_from_message(item.decode().transforms[0].transform) for item in tracking.messages(["/tf"])
+    ]
+    np.testing.assert_allclose(poses[0], np.eye(4), atol=1e-6)
+    assert poses[10][0, 3] > 2.0
+    assert abs(poses[10][1, 3]) < 0.5
+    assert abs(poses[10][2, 3]) < 0.3
+
+
+@pytest.mark.parametrize("kind", ["kitti-raw", "kitti-tracking", "nuscenes-sample"])
+def test_folder_without_the_recording_is_refused_and_leaves_nothing(tmp_path, kind):
+    (tmp_path / "empty").mkdir()
+    arguments = ["import", kind, str(tmp_path / "empty"), "--out", str(tmp_path / "bag")]
+    result = CliRunner().invoke(build_app(), arguments)
+    assert isinstance(result.exception, InputError)
+    assert not (tmp_path / "bag").exists()
+
+
+def test_unknown_kind_is_refused(tmp_path):
+    arguments = ["import", "waymo", str(tmp_path), "--out", str(tmp_path / "bag")]
+    result = CliRunner().invoke(build_app(), arguments)
+    assert isinstance(result.exception, ConfigError)
