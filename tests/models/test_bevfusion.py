@@ -14,7 +14,8 @@ import torch
 
 from kestrel.errors import ConfigError, InputError
 from kestrel.models.bevfusion import BEVFusion
-from kestrel.models.bevfusion_config import build_bevfusion, released_config
+from kestrel.models.bevfusion_config import build_bevfusion
+from kestrel.models.bevfusion_released import released_config
 from kestrel.nn.camera_geometry import CameraGeometry
 
 PARITY = Path(__file__).resolve().parents[2] / os.environ.get("KESTREL_PARITY", "../shared/parity")

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from kestrel.cli import build_app
 from kestrel.errors import ModelError
 from kestrel.models.anycost import AnyCostGenerator
-from kestrel.models.bevfusion_config import build_bevfusion, released_config
+from kestrel.models.bevfusion_config import build_bevfusion
+from kestrel.models.bevfusion_released import released_config
 from kestrel.models.checkpoints import MMDET3D_ATTENTION, MMDET3D_PARTS, convert, read_checkpoint
 from kestrel.models.gan_compression import ResnetGenerator
 from kestrel.models.mobilenetv2 import OnlineTSMMobileNetV2

@@ -197,7 +197,7 @@ def transfusion_head(fixture: Any) -> Iterator[tuple[str, Any]]:
 def same_order(found: DecodedBoxes, expected: dict[str, np.ndarray]) -> np.ndarray:
     """Return our boxes' indices in the order of the reference: equal heat lets proposals change places."""
     count = len(expected["labels"])
-    if len(found.labels) != count or np.array_equal(found.labels.numpy(), expected["labels"]):
+    if len(found.labels) != count:
         return np.arange(len(found.labels))
     distance = np.linalg.norm(found.boxes.numpy()[None, :, :7] - expected["boxes"][:, None, :7], axis=2)
     other_class = found.labels.numpy()[None] != expected["labels"][:, None]

@@ -108,7 +108,7 @@ class BEVDecoder(nn.Module):
 
 
 class BEVFusion(nn.Module):
-    """The network; kestrel.models.bevfusion_config builds the released ones.
+    """The network; kestrel.models.bevfusion_config builds it.
 
     Args:
         camera, lidar: encoders; at least one.

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, SEMANTIC_KITTI_CLASSES
 from kestrel.errors import ModelError, describe
 from kestrel.models.anycost import BASE_CHANNELS, AnyCostGenerator
-from kestrel.models.bevfusion_config import CENTER_TASKS, Modality, Task, build_bevfusion, released_config
+from kestrel.models.bevfusion_config import build_bevfusion
+from kestrel.models.bevfusion_released import CENTER_TASKS, Modality, Task, released_config
 from kestrel.models.gan_compression import ResnetGenerator
 from kestrel.models.mobilenetv2 import OnlineTSMMobileNetV2
 from kestrel.models.spvcnn import SPVCNN
