@@ -58,7 +58,11 @@ class Report:
             return
         table = Table(title=self.command, title_justify="left")
         for heading in ("figure", "value", "unit", "ratio", "against"):
-            table.add_column(heading, justify="right" if heading in ("value", "ratio") else "left")
+            table.add_column(
+                heading,
+                justify="right" if heading in ("value", "ratio") else "left",
+                no_wrap=heading in ("figure", "value", "ratio"),
+            )
         for name, figure in self.figures.items():
             ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}x"
             table.add_row(name, f"{figure.value:.4g}", figure.unit, ratio, figure.against or "")
