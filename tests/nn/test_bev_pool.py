@@ -81,3 +81,15 @@ def test_half_precision_is_summed_in_single(dtype: torch.dtype) -> None:
     found = lift_splat(depth.to(dtype), context.to(dtype), index)
     assert found.dtype == dtype
     torch.testing.assert_close(found.float(), lift_splat(depth, context, index), rtol=0.03, atol=0.05)
+
+
+def test_operators_are_registered_completely() -> None:
+    depth, context, cells = scene(batch=1)
+    index = LiftSplatIndex.build(cells.flatten(0, 1), 1, SHAPE)
+    weights = depth.reshape(-1)[index.point].requires_grad_()
+    pixels = context.permute(0, 2, 3, 1).reshape(-1, 4).requires_grad_()
+    torch.library.opcheck(
+        torch.ops.kestrel.lift_splat.default, (weights, pixels, index.row_start, index.pixel)
+    )
+    features = torch.randn(5, 3, requires_grad=True)
+    torch.library.opcheck(torch.ops.kestrel.bev_pool.default, (features, torch.tensor([0, 2, -1, 2, 1]), 4))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kestrel.errors import InputError
-from kestrel.nn.temporal_shift import OnlineShift, TemporalShift
+from kestrel.nn.temporal_shift import TemporalShift
 from kestrel.ops.temporal_shift import temporal_shift, temporal_shift_step
 
 
@@ -63,13 +63,12 @@ def test_dtype_is_kept(dtype: torch.dtype) -> None:
 def test_stepping_through_a_clip_equals_the_unidirectional_shift() -> None:
     x = torch.randn(5, 16, 3, 3)
     state, steps = None, []
-    shift = OnlineShift(16)
     for frame in x:
-        shifted, state = shift(frame[None], state)
+        shifted, state = temporal_shift_step(frame[None], state)
         steps.append(shifted)
     assert torch.equal(torch.cat(steps), temporal_shift(x, 5, bidirectional=False))
     assert state is not None
-    assert state.shape == (1, shift.state_channels, 3, 3)
+    assert state.shape == (1, 2, 3, 3)
 
 
 def test_state_is_what_the_frame_was_before_the_shift() -> None:
@@ -84,3 +83,8 @@ def test_layer_shifts_in_front_of_its_convolution() -> None:
     x = torch.randn(6, 8, 2, 2)
     torch.testing.assert_close(layer(x), conv(temporal_shift(x, 3, 4)))
     assert set(layer.state_dict()) == {"net.weight", "net.bias"}
+
+
+def test_operator_is_registered_completely() -> None:
+    x = torch.randn(6, 8, 2, 2, requires_grad=True)
+    torch.library.opcheck(torch.ops.kestrel.temporal_shift.default, (x, 3, 2, True))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kestrel.ops.temporal_shift import temporal_shift, temporal_shift_step
+from kestrel.ops.temporal_shift import temporal_shift
 
 
 class TemporalShift(nn.Module):
@@ -30,21 +30,3 @@ class TemporalShift(nn.Module):
         shifted = temporal_shift(x, self.n_segment, self.fold_div, bidirectional=self.bidirectional)
         out: Tensor = self.net(shifted)
         return out
-
-
-class OnlineShift(nn.Module):
-    """The shift of a stream, frame by frame; its state is passed in and out. Holds no parameters."""
-
-    def __init__(self, channels: int, fold_div: int = 8) -> None:
-        super().__init__()
-        self.channels = channels
-        self.fold_div = fold_div
-
-    @property
-    def state_channels(self) -> int:
-        """Channels of the state."""
-        return self.channels // self.fold_div
-
-    def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the shifted (B, C, H, W) features and the state for the next frame."""
-        return temporal_shift_step(x, state, self.fold_div)

@@ -175,16 +175,31 @@ def _splat_context(
     ctx.save_for_backward(*inputs)
 
 
-def _splat_backward(
-    ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-) -> tuple[Tensor, Tensor, None, None]:
+@torch.library.custom_op("kestrel::lift_splat_backward", mutates_args=())
+def _lift_splat_backward(
+    grad: Tensor, weights: Tensor, pixels: Tensor, row_start: Tensor, pixel: Tensor
+) -> tuple[Tensor, Tensor]:
     """With M = A @ P: dP = A' @ dM, and dA = dM @ P' is needed only where A has entries."""
-    weights, pixels, row_start, pixel = ctx.saved_tensors  # type: ignore[attr-defined]
     dtype = torch.promote_types(pixels.dtype, torch.float32)
     grad = grad.to(dtype).contiguous()
     matrix = _sparse(weights.to(dtype), row_start, pixel, len(pixels))
     grad_weights = torch.sparse.sampled_addmm(matrix, grad, pixels.to(dtype).t(), beta=0.0).values()
-    return grad_weights.to(weights.dtype), (matrix.t() @ grad).to(pixels.dtype), None, None
+    return grad_weights.to(weights.dtype), torch.mm(matrix.t(), grad).to(pixels.dtype)
+
+
+@_lift_splat_backward.register_fake
+def _(
+    grad: Tensor, weights: Tensor, pixels: Tensor, row_start: Tensor, pixel: Tensor
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(weights), pixels.new_empty(pixels.shape)
+
+
+def _splat_backward(
+    ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+) -> tuple[Tensor, Tensor, None, None]:
+    weights, pixels, row_start, pixel = ctx.saved_tensors  # type: ignore[attr-defined]
+    gradients = torch.ops.kestrel.lift_splat_backward(grad, weights, pixels, row_start, pixel)
+    return gradients[0], gradients[1], None, None
 
 
 _lift_splat.register_autograd(_splat_backward, setup_context=_splat_context)
