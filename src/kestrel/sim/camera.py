@@ -157,7 +157,7 @@ class Camera:
         towards = (np.concatenate(balls) - map_from_camera[:3, 3]) @ map_from_camera[:3, :3]
         away = np.sqrt((towards**2).sum(axis=1))
         half = np.where(away > radius, np.arcsin(np.minimum(radius / np.maximum(away, 1e-6), 1.0)), np.pi)
-        cosine = (towards / np.maximum(away, 1e-6)[:, None]) @ self._block_axis.T
+        cosine = np.einsum("ak,bk->ab", towards / np.maximum(away, 1e-6)[:, None], self._block_axis)
         touched = cosine >= np.cos(np.minimum(half[:, None] + self._block_angle, np.pi))
         found = []
         for actor, blocks in zip(actors, np.logical_or.reduceat(touched, starts), strict=True):

@@ -6,6 +6,9 @@ Two scenes are built once per drive: the static world (with everything that rest
 every mesh of every moving actor stands at its own place. A ray meets a moving actor by being moved into the
 actor's frame, at the ray's own time, and on into the showroom. So each LiDAR firing and each camera sees the
 actors exactly where they are at its moment.
+
+Large products of matrices are written with einsum: BLAS would start threads of its own for them, which cost
+more than they compute here.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ SLOT_MARGIN_M = 2.0
 """Free space around each mesh of the showroom."""
 
 NO_TRIANGLE = -1
+
+ONE_THREAD = 1
+"""Threads of one cast: several samples are made at a time already."""
 
 
 @dataclass
@@ -159,7 +165,7 @@ class WorldCaster:
 
     def cast_static(self, rays: Float32Array) -> Hits:
         """Return what the rays (N, 6) float32, origin and unit direction in map, hit of the static world."""
-        answer = self._static_scene.cast_rays(o3d.core.Tensor.from_numpy(rays))
+        answer = self._static_scene.cast_rays(o3d.core.Tensor.from_numpy(rays), ONE_THREAD)
         distance = answer["t_hit"].numpy()
         miss = np.isinf(distance)
         triangle = answer["primitive_ids"].numpy().astype(np.int64)
@@ -185,7 +191,7 @@ class WorldCaster:
         batches = self._batches(hits.rays, candidates, delay_s)
         if not batches:
             return
-        answer = self._showroom_scene.cast_rays(_joined(batches))
+        answer = self._showroom_scene.cast_rays(_joined(batches), ONE_THREAD)
         past, ids, normal = (answer[name].numpy() for name in ("t_hit", "primitive_ids", "primitive_normals"))
         start = 0
         for batch in batches:
@@ -218,7 +224,7 @@ class WorldCaster:
         hits.triangle[rows] = ids[nearer].astype(np.int64) + self._static_count
         hits.instance[rows] = batch.actor.track_id
         local_normal = normal[nearer].T
-        hits.normal[:, rows] = batch.actor.map_from_actor[:3, :3].astype(np.float32) @ local_normal
+        hits.normal[:, rows] = np.einsum("ij,jn->in", batch.actor.map_from_actor[:3, :3], local_normal)
         ray = batch.rays[nearer]
         point = ray[:, :3] + ray[:, 3:] * past[nearer, None] - self._slot_origin[batch.actor.slot]
         hits.on_actors.append(ActorHits(rows, point.T, local_normal))
@@ -230,10 +236,12 @@ class WorldCaster:
             rays: (N, 6) float32 in map.
             actors: Per moving actor, the (K,) rows of the rays that may meet its ball.
         """
-        dark: BoolArray = self._static_scene.test_occlusions(o3d.core.Tensor.from_numpy(rays)).numpy()
+        dark: BoolArray = self._static_scene.test_occlusions(
+            o3d.core.Tensor.from_numpy(rays), nthreads=ONE_THREAD
+        ).numpy()
         batches = self._batches(rays, [(actor, rows[~dark[rows]]) for actor, rows in actors], None)
         if batches:
-            answer = self._showroom_scene.cast_rays(_joined(batches))
+            answer = self._showroom_scene.cast_rays(_joined(batches), ONE_THREAD)
             finite = np.isfinite(answer["t_hit"].numpy())
             slot = self._slot_of_triangle[np.where(finite, answer["primitive_ids"].numpy(), 0)]
             expected = np.concatenate([np.full(len(b.rows), b.actor.slot) for b in batches])
@@ -277,8 +285,8 @@ class _ShowroomRays:
         rotation = actor.map_from_actor[:3, :3].astype(np.float32)
         middle = (actor.centre - actor.map_from_actor[:3, 3]) @ actor.map_from_actor[:3, :3]
         moved = np.empty((len(meets), 6), np.float32)
-        moved[:, :3] = from_centre @ rotation + middle.astype(np.float32)
-        moved[:, 3:] = direction @ rotation
+        moved[:, :3] = np.einsum("nk,kj->nj", from_centre, rotation) + middle.astype(np.float32)
+        moved[:, 3:] = np.einsum("nk,kj->nj", direction, rotation)
         if delay_s is not None and abs(actor.yaw_rate) > 1e-6:
             angle = -np.float32(actor.yaw_rate) * delay_s[rows[meets]]
             moved[:, :3], moved[:, 3:] = _turn(moved[:, :3], angle), _turn(moved[:, 3:], angle)
