@@ -178,6 +178,24 @@ def test_part_of_a_bag_starts_with_what_is_latched(tmp_path, ros_domain):
     assert "/imu" not in BagReader(out).topics
 
 
+def test_label_images_come_from_the_truth_at_their_own_rate(tmp_path, ros_domain):
+    ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    with BagWriter(tmp_path / "bag") as bag:
+        for index in range(12):
+            stamp = EPOCH + index * 10**8
+            truth = sensor_messages.compressed_image(ids, stamp, "camera_front_optical", jpeg_quality=None)
+            bag.write("/truth/camera/front/semantics", truth, stamp)
+    out = tmp_path / "out.mcap"
+    assert replay(tmp_path / "bag", "--record", out, "--labels", "front", "--rate", 5).returncode == 0
+    assert BagReader(out).topics["/truth/camera/front/semantics"].count == 12
+    published = [item.decode() for item in BagReader(out).messages(["/augment/input/labels"])]
+    assert [(messages.stamp_of(image) - EPOCH) // 10**8 for image in published] == [0, 5, 10]
+    assert (published[0].encoding, published[0].data.tolist()) == ("mono8", list(range(12)))
+    refused = replay(tmp_path / "bag", "--labels", "back")
+    assert refused.returncode == 2
+    assert "/truth/camera/back/semantics" in refused.stderr.replace("\n", "")
+
+
 def test_damaged_bag_is_replayed_up_to_the_damage_and_fails(tmp_path, ros_domain):
     bag = drive(tmp_path / "bag", sweeps=10, points=20000)
     data = next(bag.glob("*.mcap"))

@@ -151,6 +151,21 @@ def grey_from_message(message: Any) -> UInt8Array:
     return np.asarray(decoded, np.uint8)
 
 
+def label_image(compressed: Any) -> Any:
+    """Return the mono8 Image of a grey CompressedImage, with its header."""
+    values = grey_from_message(compressed)
+    return new(
+        "sensor_msgs/msg/Image",
+        header=compressed.header,
+        height=values.shape[0],
+        width=values.shape[1],
+        encoding="mono8",
+        is_bigendian=0,
+        step=values.shape[1],
+        data=values.reshape(-1),
+    )
+
+
 _ROS_DISTORTION: Final = {"none": "plumb_bob"}
 
 

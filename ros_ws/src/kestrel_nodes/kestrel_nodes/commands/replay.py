@@ -31,6 +31,9 @@ def replay(
     start: Annotated[float, typer.Option(min=0.0, help="Skip so many seconds of the bag.")] = 0.0,
     duration: Annotated[float | None, typer.Option(min=0.0, help="Seconds of the bag to replay.")] = None,
     publish_truth: Annotated[bool, typer.Option(help="Publish /truth/... too.")] = False,
+    labels: Annotated[
+        str, typer.Option(help="Give the augment node the true label images of this camera (simulation).")
+    ] = "",
     wait_for: Annotated[
         list[str] | None, typer.Option(help="Begin when this node (or topic) takes an input (repeat).")
     ] = None,
@@ -52,7 +55,7 @@ def replay(
         lockstep=lockstep,
         loop=loop,
         record=record,
-        selection=Selection(frozenset(topics) if topics else None, start, duration, publish_truth),
+        selection=Selection(frozenset(topics) if topics else None, start, duration, publish_truth, labels),
         wait_for=tuple(wait_for or ()),
         wait_timeout_s=wait_timeout,
     )

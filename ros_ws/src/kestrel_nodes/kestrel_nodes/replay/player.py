@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from kestrel.data.bag import BagMessage, BagReader
+from kestrel.data.bag import BagMessage, BagReader, serialize
 from kestrel.data.messages import source_of
+from kestrel.data.sensor_messages import label_image
+from kestrel.errors import InputError, describe
 from kestrel_nodes.replay.listener import message_class
 from kestrel_nodes.replay.pacing import Answers, Pace
 
@@ -26,6 +28,8 @@ CLOCK_PERIOD_OF_BAG_S: Final = 0.02
 DEPTH: Final = 50
 LATCHED_DEPTH: Final = 100
 ACKNOWLEDGE_S: Final = 5.0
+LABELS: Final = "/augment/input/labels"
+LABELS_HZ: Final = 2.0
 
 Progress: TypeAlias = Callable[[float, float, float], None]
 """Called with the seconds of the bag that are done, those to do in all, and the rate so far."""
@@ -37,12 +41,14 @@ class Selection:
 
     topics: None for all. start_s: from the begin of the bag. duration_s: None for the rest.
     publish_truth: publish /truth/... too; it is copied to the recording in any case.
+    labels_of: camera whose true label images the augment node gets, LABELS_HZ of them a second; "" for none.
     """
 
     topics: frozenset[str] | None = None
     start_s: float = 0.0
     duration_s: float | None = None
     publish_truth: bool = False
+    labels_of: str = ""
 
     def published(self, topic: str) -> bool:
         """Whether messages of this topic are published."""
@@ -97,6 +103,8 @@ class Player:
         self._clock_type = Clock
         self._clock = node.create_publisher(Clock, "/clock", 10)
         self._publishers: dict[str, Any] = {}
+        self._labels_source = f"{TRUTH}camera/{selection.labels_of}/semantics"
+        self._labels_ns = 0
         self.start_ns = reader.start_ns + int(selection.start_s * 1e9)
         self.stop_ns = reader.end_ns + 1
         if selection.duration_s is not None:
@@ -104,6 +112,12 @@ class Player:
         for name, topic in sorted(reader.topics.items()):
             if selection.published(name):
                 self._advertise(name, topic.msgtype, latched=topic.latched)
+
+        if self._labels_source in reader.topics:
+            self._advertise(LABELS, "sensor_msgs/msg/Image", latched=False)
+        elif selection.labels_of:
+            found = [name for name in reader.topics if name.startswith(f"{TRUTH}camera/")]
+            raise InputError(describe("label images", expected=self._labels_source, found=found))
 
     @property
     def topics(self) -> set[str]:
@@ -126,6 +140,7 @@ class Player:
             played: is added to.
             progress: see Progress.
         """
+        self._labels_ns = 0
         done_before, wall_before = played.bag_s, played.wall_s
         messages = self._messages()
         first = next(messages, None)  # opening the bag takes a moment that must not delay what follows
@@ -136,10 +151,10 @@ class Player:
                 break
             if not self._selection.published(message.topic):
                 self._record(message.topic, message.msgtype, message.raw)
-                continue
-            if lockstep and self._answers.wait(message.topic, self._stop.is_set):
-                pace.resume(message.log_time_ns)
-            self._publish(message, max(message.log_time_ns, self.start_ns), played)
+            for outgoing in self._outgoing(message):
+                if lockstep and self._answers.wait(outgoing.topic, self._stop.is_set):
+                    pace.resume(message.log_time_ns)
+                self._publish(outgoing, max(message.log_time_ns, self.start_ns), played)
             played.bag_s = done_before + max(message.log_time_ns - self.start_ns, 0) / 1e9
             played.wall_s = wall_before + time.monotonic() - begin
             progress(played.bag_s, done_before + (self.stop_ns - self.start_ns) / 1e9, played.rate)
@@ -161,6 +176,16 @@ class Player:
             yield from self.reader.messages(latched, stop_ns=self.start_ns)
         wanted = {name for name in self.reader.topics if name in self.topics or name.startswith(TRUTH)}
         yield from self.reader.messages(wanted, start_ns=self.start_ns, stop_ns=self.stop_ns)
+
+    def _outgoing(self, message: BagMessage) -> Iterator[BagMessage]:
+        """Yield what is published for a message of the bag: itself, and a label image made from the truth."""
+        if self._selection.published(message.topic):
+            yield message
+        period_ns = 1e9 / LABELS_HZ
+        if message.topic == self._labels_source and message.log_time_ns >= self._labels_ns + period_ns:
+            self._labels_ns = message.log_time_ns
+            image = label_image(message.decode())
+            yield BagMessage(LABELS, image.__msgtype__, message.log_time_ns, serialize(image))
 
     def _advertise(self, topic: str, msgtype: str, *, latched: bool) -> None:
         from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
