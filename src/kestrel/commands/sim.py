@@ -19,7 +19,9 @@ def sim(
     seed: Annotated[int, typer.Option(help="Same seed, same drive.")] = 7,
     weather: Annotated[str | None, typer.Option(help="day, dusk, fog or rain; default: by the seed.")] = None,
     image_size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; default: that of the rig.")] = None,
-    lidar_hz: Annotated[float | None, typer.Option(help="Sweeps per second; default: that of the rig.")] = None,
+    lidar_hz: Annotated[
+        float | None, typer.Option(help="Sweeps per second; default: that of the rig.")
+    ] = None,
     cameras: Annotated[str | None, typer.Option(help="Names with commas between; default: all.")] = None,
 ) -> None:
     """Simulate a drive with cameras, LiDAR and complete ground truth, and write it as a bag."""
