@@ -75,6 +75,11 @@ int64_t unique_keys(Address keys, int64_t count, Address unique, Address inverse
   return kestrel::unique_keys(at<int64_t>(keys), count, at<int64_t>(unique), at<int64_t>(inverse));
 }
 
+int64_t group_keys(Address keys, int64_t count, Address first, Address group, Address rank) {
+  return kestrel::group_keys(at<int64_t>(keys), count, at<int64_t>(first), at<int64_t>(group),
+                             at<int64_t>(rank));
+}
+
 void submanifold_table(Address keys, int64_t count, const Offsets& offsets, Address table, int threads) {
   const std::vector<kestrel::Offset> list = triples(offsets);
   kestrel::submanifold_table(at<int64_t>(keys), count, list.data(), static_cast<int>(list.size()),
@@ -119,6 +124,7 @@ NB_MODULE(native, m) {
   m.def("weighted_gather", &weighted_gather, Release());
   m.def("weighted_scatter", &weighted_scatter, Release());
   m.def("unique_keys", &unique_keys, Release());
+  m.def("group_keys", &group_keys, Release());
   m.def("submanifold_table", &submanifold_table, Release());
   m.def("strided_triples", &strided_triples);
   m.def("find_keys", &find_keys, Release());

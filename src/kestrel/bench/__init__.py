@@ -12,6 +12,10 @@ from kestrel.report import Figure
 
 BENCHMARKS: Final[dict[str, str]] = {
     "sim": "kestrel.bench.sim:simulated_frames",
+    "sparse-conv": "kestrel.bench.points:sparse_conv_forward",
+    "sparse-conv-backward": "kestrel.bench.points:sparse_conv_backward",
+    "spvcnn": "kestrel.bench.points:networks",
+    "voxelize": "kestrel.bench.points:voxelization",
 }
 """Name of a benchmark to "module:function"."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
+from kestrel.ops.backend import NATIVE, call
 from kestrel.ops.coordinates import pack
 
 Reduction = Literal["first", "mean", "max"]
@@ -99,6 +100,10 @@ def _group(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         First position of every group, group of every position, and how many of its group came before it.
     """
+    if NATIVE is not None and keys.device.type == "cpu":
+        first, group, rank = torch.empty(3, len(keys), dtype=torch.int64)
+        count = call(NATIVE.group_keys, keys, len(keys), first, group, rank)
+        return first[:count], group, rank
     ordered, order = keys.sort(stable=True)
     starts_group = torch.ones_like(ordered, dtype=torch.bool)
     starts_group[1:] = ordered[1:] != ordered[:-1]
