@@ -514,7 +514,7 @@ def test_cameras_named_twice_fail_at_configure(graph: Graph) -> None:
 
 
 def test_real_network_answers_on_every_output(graph: Graph) -> None:
-    rig = Rig(graph, UntrainedFusion).ready()
+    rig = Rig(graph, UntrainedFusion, display_score=0.0).ready()
     grids = {
         layer: graph.collect(OccupancyGrid, f"/fusion/output/map/{layer}")
         for layer in rig.node.detector.layers

@@ -204,14 +204,19 @@ class FusionNode(KestrelNode[FusionParameters]):
             message = objects_message(placed, header, modality=frame.modality, used=used, missing=missing)
             self.objects.publish(message)
         if self.markers.wanted:
-            self.markers.publish(markers_message(placed, header))
+            shown = [box for box in placed if box.score >= self.params.display_score]
+            self.markers.publish(markers_message(shown, header))
         if any(output.wanted for output in self.maps.values()):
             for layer, grid in grid_messages(bev_map, header, output_from_base):
                 if self.maps[layer].wanted:
                     self.maps[layer].publish(grid)
         if self.bev_image.wanted:
             picture = draw_from_above(
-                boxes, bev_map, frame.cloud, pixels_per_metre=self.params.pixels_per_metre
+                boxes,
+                bev_map,
+                frame.cloud,
+                minimum_score=self.params.display_score,
+                pixels_per_metre=self.params.pixels_per_metre,
             )
             in_base = Header(stamp=header.stamp, frame_id=self.params.base_frame)
             self.bev_image.publish(image_message(picture, in_base))

@@ -79,6 +79,9 @@ class FusionParameters(NodeParameters):
     points_depth: int = parameter(5, "Queue depth of the point cloud input.", minimum=1, maximum=100)
     image_reliability: str = parameter("best_effort", "Reliability of the image inputs.", choices=RELIABILITY)
     image_depth: int = parameter(5, "Queue depth of each image input.", minimum=1, maximum=100)
+    display_score: float = parameter(
+        0.3, "Boxes below this score are published but not drawn.", minimum=0.0, maximum=1.0
+    )
     pixels_per_metre: float = parameter(
         8.0, "Resolution of the bird's-eye picture.", minimum=1.0, maximum=40.0
     )

@@ -92,7 +92,12 @@ def _colour(rgb: tuple[int, int, int], alpha: float = 1.0) -> ColorRGBA:
 
 
 def draw_from_above(
-    boxes: Boxes3D, bev_map: BevMap, cloud: PointCloud | None, *, pixels_per_metre: float = 8.0
+    boxes: Boxes3D,
+    bev_map: BevMap,
+    cloud: PointCloud | None,
+    *,
+    minimum_score: float = 0.0,
+    pixels_per_metre: float = 8.0,
 ) -> UInt8Array:
     """Return a picture (H, W, 3) RGB of map, points and boxes; x points up, y to the left.
 
@@ -112,7 +117,7 @@ def draw_from_above(
         inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=1)
         columns, rows = pixels[inside].astype(np.int64).T
         canvas[rows, columns] = POINT_GREY
-    for index in np.argsort(boxes.score):
+    for index in np.argsort(boxes.score)[np.sort(boxes.score) >= minimum_score]:
         _draw_box(canvas, boxes, int(index), pixel)
     arrow = pixel(np.array([[3.0, 0.0], [-1.0, 0.9], [0.0, 0.0], [-1.0, -0.9]]))
     cv2.fillPoly(canvas, [np.round(arrow).astype(np.int32)], WHITE, cv2.LINE_AA)

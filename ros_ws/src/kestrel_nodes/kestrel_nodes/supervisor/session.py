@@ -22,7 +22,7 @@ from kestrel_nodes.supervisor.process import SUPERVISOR_VARIABLE, NodeProcess, s
 from kestrel_nodes.supervisor.supervisor import Limits, Managed, Supervisor
 
 STEP_S = 0.1
-STOP_S = 4.0
+STOP_S = 3.5
 """All nodes have ended after this long; each alone needs less than a second when it is idle."""
 
 ALREADY_THERE_S = 1.2
