@@ -56,7 +56,10 @@ def ros_domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @pytest.fixture
-def graph() -> Iterator[Graph]:
-    """Return a ROS graph in this process: nodes under test and a node that talks to them."""
+def graph(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graph]:
+    """Return a ROS graph in this process, whose nodes publish /diagnostics often, to save time."""
+    from kestrel_nodes import managed
+
+    monkeypatch.setattr(managed, "DIAGNOSTICS_PERIOD_S", 0.1)
     with Graph() as graph:
         yield graph

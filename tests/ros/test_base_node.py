@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -283,7 +284,19 @@ def test_a_paused_clock_is_no_fault_of_the_sensors(graph: Graph) -> None:
     graph.await_status(INPUT, lambda view: view.level == 0, "OK while paused")
 
 
-# Silence, quality of service, publishers.
+# Diagnostics: pace, silence, quality of service, publishers.
+
+
+def test_diagnostics_come_twice_a_second_in_every_state_with_a_status_per_concern(ros_domain: int) -> None:
+    with Graph() as graph:
+        graph.add(Copier, "copier", active=False)
+        view = graph.await_status("copier: life cycle", lambda view: view.updates == 1, "the first")
+        started = time.monotonic()
+        graph.until(lambda: view.updates == 4, "three more")
+        assert 1.2 < time.monotonic() - started < 10.0
+        assert view.values["state"] == "unconfigured"
+        for concern in ("sync", "calibration", "model", "latency", "output"):
+            assert graph.status(f"copier: {concern}").updates >= 3
 
 
 def test_an_input_that_never_speaks_is_an_error_until_it_does(graph: Graph, rig: Rig) -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The environment of ROS processes: large shared-memory segments, local discovery, no leftovers of crashes."""
+"""The environment of ROS processes: large shared memory, local discovery, no leftovers of crashes."""
 
 from __future__ import annotations
 

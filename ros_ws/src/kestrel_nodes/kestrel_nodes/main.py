@@ -49,11 +49,10 @@ def run(make_node: Callable[[], ManagedNode[Any]], arguments: list[str] | None =
     while not stop.requested and rclpy.ok():
         node.guard.call(lambda: executor.spin_once(timeout_sec=SPIN_TIMEOUT_S), node.health["life cycle"])
     node.shut_down()
-    clean = node.finished
     executor.shutdown(timeout_sec=0.2)
     node.destroy_node()
     rclpy.try_shutdown()
-    _leave(clean=clean)
+    _leave()
 
 
 class _Stop:
@@ -67,17 +66,19 @@ class _Stop:
 
     def _on_signal(self, *_: object) -> None:
         if not self.requested:
-            limit = threading.Timer(EXIT_WITHIN_S, _leave, kwargs={"clean": False})
+            limit = threading.Timer(EXIT_WITHIN_S, _leave)
             limit.daemon = True
             limit.start()
         self.requested = True
         self.wake()
 
 
-def _leave(*, clean: bool) -> None:
-    """Exit; without the interpreter's clean-up where a native call is still busy in another thread."""
+def _leave() -> None:
+    """Exit without the interpreter's clean-up.
+
+    Everything of ROS is closed by now, or hangs; unloading torch takes seconds on a busy machine, and may
+    crash where a native call is still running in another thread.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    if not clean:
-        os._exit(0)
-    sys.exit(0)
+    os._exit(0)

@@ -189,11 +189,6 @@ class ManagedNode(LifecycleNode, Generic[P]):
         if self.state_label != "finalized":
             self.trigger_shutdown()
 
-    @property
-    def finished(self) -> bool:
-        """Whether nothing of the node runs any more, so that the interpreter may clean up."""
-        return True
-
     # Heartbeat and diagnostics, on a clock that a paused or looping bag does not stop.
 
     def _tick(self) -> None:

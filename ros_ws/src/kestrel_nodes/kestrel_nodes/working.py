@@ -189,11 +189,6 @@ class WorkingNode(ManagedNode[P]):
         self.timing = Timing(self)
 
     @property
-    def finished(self) -> bool:
-        """Whether the worker has ended."""
-        return not self.worker.alive
-
-    @property
     def alive(self) -> bool:
         """Whether the worker is not stuck."""
         return not self.active or self.worker.busy_s < self.params.worker_timeout_s
