@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kestrel.models.mobilenetv2 import OnlineTSMMobileNetV2, State
+from kestrel.models.mobilenetv2 import InvertedResidual, OnlineTSMMobileNetV2, State
+from kestrel.ops.temporal_shift import temporal_shift
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,14 @@ class KestrelVideo(nn.Module):
 
     def clip(self, images: Tensor) -> Tensor:
         """Return the logits (B, T, num_classes) of clips (B, T, 3, H, W), as a stream gives them."""
-        state: State | None = None
-        answers = []
-        for frame in images.unbind(1):
-            logits, state = self(frame, state)
-            answers.append(logits)
-        return torch.stack(answers, 1)
+        batch, frames = images.shape[:2]
+        x = (images.flatten(0, 1) - 0.45) / 0.25
+        x = x.contiguous(memory_format=torch.channels_last)
+        for layer in self.network.features:
+            if isinstance(layer, InvertedResidual) and layer.shifts:
+                shifted = temporal_shift(x, frames, self.network.fold_div, bidirectional=False)
+                x = layer.residual(x, shifted)
+            else:
+                x = layer(x)
+        logits: Tensor = self.network.classifier(x.mean((2, 3)))
+        return logits.float().view(batch, frames, -1)

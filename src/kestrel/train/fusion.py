@@ -21,8 +21,8 @@ from kestrel.train.fusion_loss import fusion_loss
 from kestrel.train.loop import Plan, Task, fit, mean_loss
 from kestrel.weights import assign, load
 
-LIDAR_PLAN = Plan(steps=700, batch_size=2, lr=2e-3, validate_every=200, validation_batches=36)
-PLAN = Plan(steps=360, batch_size=2, lr=1e-3, validate_every=120, validation_batches=36)
+LIDAR_PLAN = Plan(steps=600, batch_size=2, lr=2e-3, validate_every=200, validation_batches=36)
+PLAN = Plan(steps=220, batch_size=2, lr=1e-3, validate_every=110, validation_batches=36)
 """Of the first stage, and of the second, which starts from its weights."""
 
 MAP_THRESHOLDS = torch.arange(0.35, 0.66, 0.05)

@@ -17,7 +17,7 @@ from kestrel.train import cache
 from kestrel.train.loop import Plan, Task, fit
 from kestrel.train.lovasz import lovasz_softmax
 
-PLAN = Plan(steps=1200, batch_size=2, lr=4e-3, validate_every=200, validation_batches=30)
+PLAN = Plan(steps=900, batch_size=2, lr=4e-3, validate_every=200, validation_batches=30)
 
 MOST_POINTS = 50_000
 """Of a training sweep; a denser one is thinned out."""

@@ -20,7 +20,7 @@ from kestrel.train.loop import Plan, Task, fit
 from kestrel.train.seg import uniform
 from kestrel.types import UInt8Array
 
-PLAN = Plan(steps=700, batch_size=4, lr=2e-3, validate_every=140, validation_batches=80, weight_decay=0.02)
+PLAN = Plan(steps=360, batch_size=4, lr=2e-3, validate_every=120, validation_batches=80, weight_decay=0.02)
 
 CLIP = 10
 """Frames of a clip, one hop apart."""
