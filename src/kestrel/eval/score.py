@@ -22,8 +22,8 @@ from kestrel.types import Boxes3D, Float64Array
 
 MAP_THRESHOLD: Final = 0.5
 ERROR_UNITS: Final = {"translation": "m", "scale": "1 - IoU", "orientation": "rad", "velocity": "m/s"}
-BASELINE: Final = "trivial baseline"
-MAJORITY: Final = "majority class"
+BASELINE: Final = "baseline"
+MAJORITY: Final = "majority"
 
 Values = dict[str, tuple[float, str]]
 """Value and unit by name."""
@@ -53,7 +53,7 @@ def _against(
     if name not in other or name.endswith(("error", "frames")):
         return None, None
     reference = other[name][0]
-    return (value / reference if reference > 0 else float("inf")), f"{BASELINE} {reference:.3f}"
+    return (value / reference if reference > 0 else None), f"{BASELINE} {reference:.3f}"
 
 
 def detection_values(truth: Answers, predicted: Answers) -> Values:
