@@ -220,7 +220,7 @@ def _relative_time(
         return None, ()
     values = table[name]
     with np.errstate(invalid="ignore", over="ignore"):
-        magnitude = np.abs(values.astype(np.float64))
+        magnitude = np.abs(values if values.dtype.kind == "f" else values.astype(np.float64))
         largest = float(magnitude.max(where=np.isfinite(magnitude), initial=0.0))
         if values.dtype.kind in "ui":
             relative = values * 1e-9

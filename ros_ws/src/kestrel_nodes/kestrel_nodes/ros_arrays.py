@@ -152,20 +152,22 @@ def read_cloud(
         return DecodedCloud(empty, np.empty(0, np.int64), 0, 0, 0, 0, ())
     check_layout(message)
     read = columns(side.points(message), stamp_ns=stamp, intensity_max=intensity_max)
-    finite = np.isfinite(read.points).all(axis=1)
+    # In float64 a sum of float32 values is finite if and only if all of them are; this is the fastest test.
+    finite = np.isfinite(read.points.sum(axis=1, dtype=np.float64))
     if read.time_s is not None:
         finite &= np.isfinite(read.time_s)
-    near = (np.abs(read.points[:, :3]) <= MAX_COORDINATE_M).all(axis=1)
-    kept = np.flatnonzero(finite & near)
+    x, y, z = (np.abs(read.points[:, axis]) <= MAX_COORDINATE_M for axis in range(3))
+    kept = np.flatnonzero(finite & x & y & z)
     usable = len(kept)
     if capacity is not None and usable > capacity:
         kept = kept[np.linspace(0, usable - 1, capacity).astype(np.int64)]
+    chosen: Any = slice(None) if len(kept) == len(read.points) else kept
     cloud = PointCloud(
-        points=read.points[kept],
+        points=read.points[chosen],
         stamp_ns=stamp,
         frame_id=message.header.frame_id,
-        ring=None if read.ring is None else read.ring[kept],
-        time_s=None if read.time_s is None else read.time_s[kept],
+        ring=None if read.ring is None else read.ring[chosen],
+        time_s=None if read.time_s is None else read.time_s[chosen],
     )
     total = len(read.points)
     valid = int(finite.sum())
