@@ -27,18 +27,27 @@ class VideoConfig:
     num_classes: int = 8
     width: float = 0.5
     fold_div: int = 8
-    image_size: tuple[int, int] = (128, 352)
+    image_size: tuple[int, int] = (96, 264)
     hop_s: float = 0.2
 
 
 class KestrelVideo(nn.Module):
-    """The whole network; the state is explicit and belongs to the caller."""
+    """The whole network; the state is explicit and belongs to the caller.
+
+    Beside the picture it sees how the brightness changed since the last hop. The shifts could learn that, but
+    a plain difference shows motion from the first step of training. The state is that brightness, then what
+    the shifting blocks keep.
+    """
 
     def __init__(self, config: VideoConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or VideoConfig()
         self.network = OnlineTSMMobileNetV2(
-            config.num_classes, fold_div=config.fold_div, width_multiplier=config.width, last_channels=640
+            config.num_classes,
+            fold_div=config.fold_div,
+            width_multiplier=config.width,
+            in_channels=4,
+            last_channels=640,
         )
 
     @property
@@ -56,13 +65,17 @@ class KestrelVideo(nn.Module):
         Returns:
             (B, num_classes) logits and the new state.
         """
-        logits, state = self.network((images - 0.45) / 0.25, state)
-        return logits.float(), state
+        brightness = images.mean(1, keepdim=True)
+        past = brightness if state is None else state[0]
+        logits, kept = self.network(_planes(images, brightness - past), state[1:] if state else None)
+        return logits.float(), (brightness, *kept)
 
     def clip(self, images: Tensor) -> Tensor:
         """Return the logits (B, T, num_classes) of clips (B, T, 3, H, W), as a stream gives them."""
         batch, frames = images.shape[:2]
-        x = (images.flatten(0, 1) - 0.45) / 0.25
+        brightness = images.mean(2, keepdim=True)
+        past = torch.cat((brightness[:, :1], brightness[:, :-1]), 1)
+        x = _planes(images.flatten(0, 1), (brightness - past).flatten(0, 1))
         x = x.contiguous(memory_format=torch.channels_last)
         for layer in self.network.features:
             if isinstance(layer, InvertedResidual) and layer.shifts:
@@ -72,3 +85,8 @@ class KestrelVideo(nn.Module):
                 x = layer(x)
         logits: Tensor = self.network.classifier(x.mean((2, 3)))
         return logits.float().view(batch, frames, -1)
+
+
+def _planes(images: Tensor, change: Tensor) -> Tensor:
+    """Return normalised pictures and change of brightness, (B, 4, H, W)."""
+    return torch.cat(((images - 0.45) / 0.25, change * 8), 1)

@@ -20,9 +20,9 @@ from kestrel.train.loop import Plan, Task, fit
 from kestrel.train.seg import uniform
 from kestrel.types import UInt8Array
 
-PLAN = Plan(steps=360, batch_size=4, lr=2e-3, validate_every=120, validation_batches=80, weight_decay=0.02)
+PLAN = Plan(steps=600, batch_size=8, lr=1.5e-3, validate_every=100, validation_batches=120, weight_decay=0.05)
 
-CLIP = 10
+CLIP = 8
 """Frames of a clip, one hop apart."""
 
 WARM = 3
