@@ -113,6 +113,11 @@ class Scene:
             return 1.0
         return float(1e9 / np.median(np.diff(self.stamps)))
 
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the nodes that have answered."""
+        return sorted({node.strip("/") for node, _ in self._latencies})
+
     def __len__(self) -> int:
         return len(self.stamps)
 

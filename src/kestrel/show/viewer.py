@@ -16,12 +16,14 @@ from kestrel.classes import DETECTION_COLOURS, EVENTS, MAP_COLOURS, POINT_CLASSE
 from kestrel.show.birdseye import LAYER_OPACITY, MAP_THRESHOLD
 from kestrel.show.camera import box_lines
 from kestrel.show.compose import shown_boxes
+from kestrel.show.draw import BACKGROUND
 from kestrel.show.scene import CameraView, Frame, Scene
 from kestrel.types import BevMap, Boxes3D
 
 TIMELINE: Final = "sensor_time"
 MAP_HEIGHT_M: Final = 0.02
 GROUND_SHADE: Final = 40
+SERIES: Final = ((255, 178, 66), (0, 207, 191), (250, 112, 154), (120, 160, 255))
 PNG_MAGIC: Final = b"\x89PNG"
 
 
@@ -31,7 +33,8 @@ def write_rerun(scene: Scene, path: Path) -> None:
     stream.save(path, default_blueprint=_layout(scene))
     stream.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
     stream.log("world", _annotations(), static=True)
-    stream.log("events/score", rr.SeriesLines(names="score of the event named"), static=True)
+    for node, colour in zip(scene.nodes, SERIES, strict=False):
+        stream.log(f"latency_ms/{node}", rr.SeriesLines(names=node, colors=colour, widths=2), static=True)
     for frame in scene.frames():
         stream.set_time(TIMELINE, duration=frame.seconds)
         _log_frame(stream, frame)
@@ -48,7 +51,11 @@ def _layout(scene: Scene) -> rrb.Blueprint:
         rrb.TextLogView(origin="events", name="what goes on"),
     )
     world = rrb.Spatial3DView(
-        origin="world", contents=["$origin/**", "- world/camera/*/boxes"], name="world (base_link)"
+        origin="world",
+        contents=["$origin/**", "- /world/camera/*/boxes"],
+        name="world (base_link)",
+        background=BACKGROUND,
+        eye_controls=rrb.EyeControls3D(position=(-24, 0, 20), look_target=(9, 0, 0), eye_up=(0, 0, 1)),
     )
     left = rrb.Vertical(world, plots, row_shares=[3, 1])
     parts = [left, rrb.Grid(*cameras, grid_columns=2 if len(cameras) > 1 else 1)] if cameras else [left]
@@ -108,6 +115,7 @@ def _log_boxes(stream: Any, path: str, boxes: Boxes3D | None, *, solid: bool) ->
             labels=labels if solid else None,
             show_labels=False,
             radii=0.03 if solid else 0.015,
+            fill_mode="TransparentFillMajorWireframe" if solid else "MajorWireframe",
         ),
     )
     if solid:
