@@ -71,10 +71,10 @@ def check_processor() -> Finding:
 
 def check_kernels() -> Finding:
     """Return which implementation the operators use."""
-    from kestrel.ops import dispatch_level
+    from kestrel.ops import backend
 
-    level = dispatch_level()
-    if level == "reference":
+    level = backend.dispatch_level()
+    if level == backend.TORCH_LEVEL:
         return Finding(
             Level.NOTE,
             "kernels",

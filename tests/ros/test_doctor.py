@@ -1,0 +1,170 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor finds what keeps a graph from working, and is content with one that works."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import TransformStamped
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
+from tf2_msgs.msg import TFMessage
+
+from kestrel_nodes.doctor import Finding, Level
+from kestrel_nodes.doctor.graph import check_graph
+from kestrel_nodes.doctor.machine import check_kernels, check_shared_memory
+
+LISTEN_S = 1.5
+DEADLINE_S = 40.0
+PERIOD_S = 0.1
+RELIABLE = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+class Vehicle:
+    """Sensors that publish until told to stop, each part of which a test may leave out."""
+
+    def __init__(self, *, calibrated: bool, connected: bool, lidar_qos: QoSProfile) -> None:
+        self.context = Context()
+        self.context.init()
+        self.driver = Node("driver", context=self.context)
+        self.fusion = Node("fusion", context=self.context)
+        self.fusion.create_subscription(PointCloud2, "/lidar/points", lambda _: None, RELIABLE)
+        self.points = self.driver.create_publisher(PointCloud2, "/lidar/points", lidar_qos)
+        self.image = self.driver.create_publisher(CompressedImage, "/camera/front/image/compressed", RELIABLE)
+        self.info = self.driver.create_publisher(CameraInfo, "/camera/front/camera_info", RELIABLE)
+        self.transforms = self.driver.create_publisher(TFMessage, "/tf", RELIABLE)
+        self.calibrated, self.connected = calibrated, connected
+
+    def publish(self) -> None:
+        """Publish one message of everything."""
+        stamp: Time = self.driver.get_clock().now().to_msg()
+        cloud, image, info = PointCloud2(), CompressedImage(), CameraInfo()
+        for message, frame in ((cloud, "lidar"), (image, "camera"), (info, "camera")):
+            message.header.stamp, message.header.frame_id = stamp, frame
+        self.points.publish(cloud)
+        self.image.publish(image)
+        if self.calibrated:
+            self.info.publish(info)
+        children = ("lidar", "camera") if self.connected else ("camera",)
+        message = TFMessage(transforms=[TransformStamped(child_frame_id=child) for child in children])
+        for transform in message.transforms:
+            transform.header.stamp, transform.header.frame_id = stamp, "base_link"
+        self.transforms.publish(message)
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self.driver.destroy_node()
+        self.fusion.destroy_node()
+        self.context.try_shutdown()
+
+
+@contextmanager
+def driving(
+    *, calibrated: bool = True, connected: bool = True, lidar_qos: QoSProfile = RELIABLE
+) -> Iterator[None]:
+    """Keep a vehicle publishing in the background."""
+    vehicle = Vehicle(calibrated=calibrated, connected=connected, lidar_qos=lidar_qos)
+    stop = threading.Event()
+
+    def publish() -> None:
+        while not stop.wait(PERIOD_S):
+            vehicle.publish()
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        vehicle.close()
+
+
+def broken(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.level is Level.BROKEN]
+
+
+def examine(wanted: int) -> list[Finding]:
+    """Examine the graph until so many things are broken: discovery takes its time on a busy machine."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        findings = list(check_graph(LISTEN_S))
+        heard = any(finding.subject == "clock" for finding in findings)
+        if (heard and len(broken(findings)) == wanted) or time.monotonic() > deadline:
+            return findings
+
+
+def test_a_working_graph_has_nothing_broken() -> None:
+    with driving():
+        findings = examine(0)
+    assert broken(findings) == []
+    assert {"nodes", "TF base_link <- lidar", "clock"} <= {finding.subject for finding in findings}
+
+
+def test_a_camera_without_calibration_is_named() -> None:
+    with driving(calibrated=False):
+        (finding,) = broken(examine(1))
+    assert "/camera/front/camera_info" in finding.found
+    assert finding.advice
+
+
+def test_a_missing_transform_is_named() -> None:
+    with driving(connected=False):
+        (finding,) = broken(examine(1))
+    assert finding.subject == "TF base_link <- lidar"
+
+
+def test_a_qos_mismatch_names_topic_and_publisher() -> None:
+    with driving(lidar_qos=BEST_EFFORT):
+        (finding,) = broken(examine(1))
+    assert finding.subject == "fusion: /lidar/points"
+    assert "driver" in finding.found
+
+
+def test_an_input_without_publisher_is_named() -> None:
+    context = Context()
+    context.init()
+    fusion = Node("fusion", context=context)
+    fusion.create_subscription(PointCloud2, "/lidar/points", lambda _: None, RELIABLE)
+    try:
+        (finding,) = broken(list(check_graph(LISTEN_S)))
+    finally:
+        fusion.destroy_node()
+        context.try_shutdown()
+    assert (finding.subject, finding.found) == ("fusion: /lidar/points", "has no publisher")
+
+
+def test_kernels_that_are_not_used_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kestrel.ops.backend.dispatch_level", lambda: "torch")
+    assert check_kernels().level is Level.NOTE
+
+
+def test_too_little_shared_memory_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = SimpleNamespace(free=64 << 20, total=64 << 20)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: small)
+    (finding,) = check_shared_memory()
+    assert finding.level is Level.BROKEN
+    assert "--shm-size" in finding.advice
+
+
+def test_the_command_reports_as_json_and_by_its_exit_code() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kestrel", "doctor", "--no-graph", "--json"], capture_output=True, text=True
+    )
+    report = json.loads(done.stdout)
+    levels = [finding["level"] for finding in report["findings"]]
+    assert report["figures"]["broken"]["value"] == levels.count("broken")
+    assert done.returncode == (1 if "broken" in levels else 0)
