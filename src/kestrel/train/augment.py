@@ -19,7 +19,7 @@ from kestrel.pipelines.runtime import fast_arithmetic
 from kestrel.train import cache
 from kestrel.train.loop import Plan, Task, fit
 
-PLAN = Plan(steps=1200, batch_size=2, lr=4e-4, validate_every=300, validation_batches=40, weight_decay=0.0)
+PLAN = Plan(steps=500, batch_size=2, lr=5e-4, validate_every=125, validation_batches=40, weight_decay=0.0)
 
 L1_WEIGHT = 30.0
 FEATURE_WEIGHT = 5.0
@@ -42,9 +42,12 @@ class PictureSource:
         return self._load(index, 0)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
-        """Return a random picture, mirrored half the time."""
+        """Return half of a random picture, mirrored half the time; the generator is convolutional."""
         index = int(torch.randint(len(self.places), (1,), generator=generator))
         picture, labels, weather = self._load(index, int(torch.randint(6, (1,), generator=generator)))
+        left = int(torch.randint(picture.shape[2] // 2 + 1, (1,), generator=generator))
+        cut = slice(left, left + picture.shape[2] // 2)
+        picture, labels = picture[:, :, cut], labels[:, cut]
         if float(torch.rand((), generator=generator)) < 0.5:
             picture, labels = picture.flip(2), labels.flip(1)
         return picture, labels, weather

@@ -85,9 +85,9 @@ class FrameSource:
         chance = uniform(0, 1, generator)
         if chance < 0.5:
             return range(100), True
-        if chance < 0.6:
+        if chance < 0.75:
             return range(0), True
-        if chance < 0.8:
+        if chance < 0.87:
             return range(100), False
         kept = torch.randperm(6, generator=generator)[: 1 + int(torch.randint(5, (1,), generator=generator))]
         return kept.tolist(), uniform(0, 1, generator) < 0.8

@@ -14,7 +14,7 @@ from kestrel.train.fusion_data import FusionBatch, FusionSample
 REGRESSION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2])
 
 DEPTH_WEIGHT = 0.2
-MAP_WEIGHT = 2.0
+MAP_WEIGHT = 4.0
 LAYER_WEIGHT = torch.tensor([1.0, 3.0, 1.5, 4.0, 2.0, 4.0])
 """How much more a cell of each map layer counts than a cell without it."""
 
