@@ -24,7 +24,7 @@ class SegConfig:
     num_classes: int = 16
     channels: tuple[int, ...] = (16, 16, 32, 64, 96, 96, 64, 32, 32)
     voxel_size: float = 0.12
-    extent: float = 60.0
+    extent: float = 100.0
     height_range: tuple[float, float] = (-4.0, 20.0)
 
 
