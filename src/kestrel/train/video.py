@@ -20,7 +20,7 @@ from kestrel.train.loop import Plan, Task, fit
 from kestrel.train.seg import uniform
 from kestrel.types import UInt8Array
 
-PLAN = Plan(steps=1000, batch_size=8, lr=1.5e-3, validate_every=125, validation_batches=240, weight_decay=0.05)
+PLAN = Plan(steps=1500, batch_size=8, lr=1.5e-3, validate_every=125, validation_batches=240, weight_decay=0.05)
 
 CLIP = 8
 """Frames of a clip, one hop apart."""
