@@ -20,7 +20,9 @@ from kestrel.train.loop import Plan, Task, fit
 from kestrel.train.seg import uniform
 from kestrel.types import UInt8Array
 
-PLAN = Plan(steps=1500, batch_size=8, lr=1.5e-3, validate_every=125, validation_batches=240, weight_decay=0.05)
+PLAN = Plan(
+    steps=1500, batch_size=8, lr=1.5e-3, validate_every=125, validation_batches=240, weight_decay=0.05
+)
 
 CLIP = 8
 """Frames of a clip, one hop apart."""
@@ -46,9 +48,7 @@ class ClipSource:
         self.everywhere = [(v, i) for v, video in enumerate(self.videos) for i in range(len(video.event))]
         self.present = [event for event, places in enumerate(self.by_event) if places]
         self.ends = [
-            (v, i)
-            for v, video in enumerate(self.videos)
-            for i in range(CLIP, len(video.stamp_ns), CLIP)
+            (v, i) for v, video in enumerate(self.videos) for i in range(CLIP, len(video.stamp_ns), CLIP)
         ]
 
     def __len__(self) -> int:
