@@ -18,8 +18,8 @@ from rich.console import Console
 
 from kestrel.errors import KestrelError
 
-ANSWERING = ("video", "segmentation", "fusion")
-"""Nodes that must be active before the replay begins; augment answers requests, not sensors."""
+NODES = ("video", "segmentation", "fusion", "augment")
+"""Nodes that must be active before the replay begins."""
 STOP_TIMEOUT_S = 20.0
 FREE_DOMAINS = range(60, 100)
 """ROS domains to choose from, so that the demo hears no other graph on this machine."""
@@ -52,8 +52,9 @@ class Demo:
                     "--image-size", "704x256", "--out", str(drive))  # fmt: skip
         recording.unlink(missing_ok=True)
         with running_nodes(self.out / "nodes.log"):
-            waits = [option for node in ANSWERING for option in ("--wait-for", node)]
-            kestrel("replay", str(drive), "--rate", self.rate, "--record", str(recording), *waits)
+            waits = [option for node in NODES for option in ("--wait-for", node)]
+            kestrel("replay", str(drive), "--rate", self.rate, "--record", str(recording),
+                    "--labels", "front", *waits)  # fmt: skip
         kestrel("eval", str(recording))
         kestrel("show", str(recording), "--out", str(pictures))
         self.say_where(recording, pictures, time.monotonic() - started)
@@ -66,9 +67,8 @@ class Demo:
             console.print(f"  {path}")
         rerun = next(pictures.glob("*.rrd"), None)
         if rerun is not None:
-            console.print(
-                f"In the browser: [bold]{Path(sys.executable).with_name('rerun')} --web-viewer {rerun}[/]"
-            )
+            viewer = Path(sys.executable).with_name("rerun")
+            console.print(f"In the browser: [bold]{viewer} --web-viewer --bind 127.0.0.1 {rerun}[/]")
         console.print(f"Score it again: [bold]kestrel eval {recording}[/]")
 
 
