@@ -114,7 +114,11 @@ void trilinear(Address points, int64_t count, const std::vector<int>& stride, Ad
 
 }  // namespace
 
+// Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
+constexpr int interface_version = 1;
+
 NB_MODULE(native, m) {
+  m.attr("interface_version") = interface_version;
   using Release = nb::call_guard<nb::gil_scoped_release>;
   m.def("dispatch_level", [] { return std::string(kestrel::level().name); });
   m.def("available_levels", &available_levels);

@@ -203,8 +203,9 @@ def tail(path: Path, lines: int = 15) -> str:
 
 
 def files(folder: Path) -> list[Path]:
-    """Return all files below a folder, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    """Return all source files below a folder, sorted; what a build leaves there does not count."""
+    made = {"__pycache__", "build"}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not made & set(path.parts))
 
 
 def fingerprint(inputs: Iterable[Path], salt: str) -> str:

@@ -120,3 +120,10 @@ def test_without_compiled_kernels_one_log_line_says_so_and_torch_runs():
     done = dispatch_in_new_process(None, code)
     assert (done.returncode, done.stdout.strip()) == (0, "torch"), done.stderr
     assert done.stderr.count("compiled kernels are not installed") == 1
+
+
+def test_kernels_of_another_interface_are_not_used():
+    code = f"import kestrel_kernels.native as native; native.interface_version = -1; {PRINT_LEVEL}"
+    done = dispatch_in_new_process(None, code)
+    assert (done.returncode, done.stdout.strip()) == (0, "torch"), done.stderr
+    assert "interface -1" in done.stderr

@@ -9,34 +9,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from kestrel.classes import IGNORE, SEMANTIC_KITTI_CLASSES
 from kestrel.ops import coordinate_set
 
 VOXEL_SIZE: Final = 0.05
 """Edge length of a voxel [m]."""
-
-IGNORE: Final = 255
-
-CLASSES: Final = (
-    "car",
-    "bicycle",
-    "motorcycle",
-    "truck",
-    "other-vehicle",
-    "person",
-    "bicyclist",
-    "motorcyclist",
-    "road",
-    "parking",
-    "sidewalk",
-    "other-ground",
-    "building",
-    "fence",
-    "vegetation",
-    "trunk",
-    "terrain",
-    "pole",
-    "traffic-sign",
-)
 
 _RAW_OF_CLASS: Final = (
     (10, 252),

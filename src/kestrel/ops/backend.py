@@ -26,6 +26,9 @@ DISPATCH_VARIABLE: Final = "KESTREL_DISPATCH"
 
 TORCH_LEVEL: Final = "torch"
 
+INTERFACE_VERSION: Final = 1
+"""The interface of the compiled kernels that these operators call; others are not used."""
+
 _NATIVE_DTYPES: Final = (torch.float32, torch.bfloat16)
 
 
@@ -41,6 +44,14 @@ def _load_native() -> ModuleType | None:
                 describe(DISPATCH_VARIABLE, expected="installed compiled kernels", found=error)
             ) from error
         _LOG.warning("compiled kernels are not installed, operators run in torch: %s", error)
+        return None
+    found = getattr(native, "interface_version", None)
+    if found != INTERFACE_VERSION:
+        _LOG.warning(
+            "compiled kernels have interface %s instead of %s, operators run in torch: install both again",
+            found,
+            INTERFACE_VERSION,
+        )
         return None
     levels = [*native.available_levels(), TORCH_LEVEL]
     if wanted and wanted not in levels:
