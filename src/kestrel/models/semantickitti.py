@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from kestrel.classes import IGNORE, SEMANTIC_KITTI_CLASSES
+from kestrel.classes import IGNORE
 from kestrel.ops import coordinate_set
 
 VOXEL_SIZE: Final = 0.05
