@@ -24,7 +24,7 @@ bench: setup
 	@for name in $$($(BIN)/kestrel bench --list); do $(BIN)/kestrel bench $$name; done
 
 train: setup
-	@for split in train val; do $(BIN)/kestrel train prepare --split $$split || exit 1; done
+	@for split in train validation; do $(BIN)/kestrel train prepare --split $$split || exit 1; done
 	@for network in seg fusion video augment; do $(BIN)/kestrel train $$network --resume || exit 1; done
 
 clean:

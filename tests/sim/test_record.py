@@ -9,10 +9,11 @@ from typer.testing import CliRunner
 
 from kestrel.classes import MAP_LAYERS
 from kestrel.data.bag import BagReader
+from kestrel.data.perception_messages import map_messages
+from kestrel.data.sensor_messages import cloud_fields
 from kestrel.errors import InputError
 from kestrel.sim.drive import simulate
-from kestrel.sim.messages import CLOUD_LAYOUT, TRUTH_LAYOUT, grid
-from kestrel.sim.record import write_drive
+from kestrel.sim.record import TRUTH_LAYOUT, write_drive
 from kestrel.sim.rig import load_rig
 from kestrel.sim.samples import CameraSample, LidarSample
 from kestrel.types import BevMap
@@ -50,7 +51,7 @@ def test_cloud_reads_back_as_it_was_measured(drive):
         assert [field.name for field in cloud.fields] == ["x", "y", "z", "intensity", "ring", "time"]
         assert cloud.point_step == 22
         assert stamp_ns(cloud) == stamp_ns(truth) == sample.stamp_ns
-        points = np.frombuffer(cloud.data.tobytes(), CLOUD_LAYOUT)
+        points = cloud_fields(cloud)
         np.testing.assert_array_equal(points["z"], sample.cloud.points[:, 2])
         np.testing.assert_array_equal(points["ring"], sample.cloud.ring)
         labels = np.frombuffer(truth.data.tobytes(), TRUTH_LAYOUT)
@@ -110,7 +111,7 @@ def test_messages_are_logged_when_a_driver_could_deliver_them(drive):
 def test_map_cells_keep_their_place():
     layers = np.zeros((len(MAP_LAYERS), 200, 200), np.float32)
     layers[0, 150, 20] = 1.0
-    message = grid(BevMap(layers, MAP_LAYERS, (-50.0, -50.0), 0.5, "base_link", 0), 0)
+    message = map_messages(BevMap(layers, MAP_LAYERS, (-50.0, -50.0), 0.5, "base_link", 0))[MAP_LAYERS[0]]
     cell = int(np.flatnonzero(message.data)[0])
     x = message.info.origin.position.x + (cell % message.info.width) * message.info.resolution
     y = message.info.origin.position.y + (cell // message.info.width) * message.info.resolution

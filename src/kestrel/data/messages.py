@@ -112,8 +112,8 @@ def odometry_message(
     odom_from_base: Float64Array,
     stamp_ns: int,
     *,
-    linear: Sequence[float] = (0.0, 0.0, 0.0),
-    angular: Sequence[float] = (0.0, 0.0, 0.0),
+    linear: Sequence[float] | NDArray[Any] = (0.0, 0.0, 0.0),
+    angular: Sequence[float] | NDArray[Any] = (0.0, 0.0, 0.0),
 ) -> Any:
     """Return a nav_msgs/Odometry odom -> base_link; ``linear`` and ``angular`` velocity are in base_link."""
     twist = new("geometry_msgs/msg/Twist", linear=vector3(*linear), angular=vector3(*angular))
@@ -128,16 +128,25 @@ def odometry_message(
 
 
 def imu_message(
-    stamp_ns: int, *, angular_velocity: Sequence[float], linear_acceleration: Sequence[float]
+    stamp_ns: int,
+    *,
+    angular_velocity: Sequence[float] | NDArray[Any],
+    linear_acceleration: Sequence[float] | NDArray[Any],
+    orientation: Any = None,
 ) -> Any:
-    """Return a sensor_msgs/Imu in frame ``imu`` that gives no orientation (REP-145)."""
-    none = np.zeros(9)
-    none[0] = -1.0
+    """Return a sensor_msgs/Imu in frame ``imu``.
+
+    orientation: geometry_msgs/Quaternion, or None from an IMU that estimates none (REP-145).
+    """
+    orientation_covariance = np.zeros(9)
+    if orientation is None:
+        orientation = yaw_quaternion(0.0)
+        orientation_covariance[0] = -1.0
     return new(
         "sensor_msgs/msg/Imu",
         header=header(stamp_ns, "imu"),
-        orientation=new("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0),
-        orientation_covariance=none,
+        orientation=orientation,
+        orientation_covariance=orientation_covariance,
         angular_velocity=vector3(*angular_velocity),
         angular_velocity_covariance=np.zeros(9),
         linear_acceleration=vector3(*linear_acceleration),

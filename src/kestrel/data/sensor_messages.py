@@ -105,7 +105,8 @@ def cloud_from_message(message: Any) -> PointCloud:
 
 def compressed_image(picture: NDArray[Any], stamp_ns: int, frame_id: str, *, jpeg_quality: int | None) -> Any:
     """Return a CompressedImage of an RGB or grey uint8 picture: JPEG, or PNG if ``jpeg_quality`` is None."""
-    options = [] if jpeg_quality is None else [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
+    fast_png = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    options = fast_png if jpeg_quality is None else [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
     suffix = ".png" if jpeg_quality is None else ".jpg"
     stored = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
     done, data = cv2.imencode(suffix, stored, options)

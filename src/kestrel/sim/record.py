@@ -17,11 +17,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from kestrel.data import messages
 from kestrel.data.bag import BagWriter, serialize
+from kestrel.data.perception_messages import map_messages, objects_message
+from kestrel.data.sensor_messages import camera_info_message, cloud_message, compressed_image, packed_cloud
 from kestrel.errors import InputError, describe
-from kestrel.sim import messages
 from kestrel.sim.rig import Rig
 from kestrel.sim.samples import EPOCH_NS, CameraSample, ImuSample, LidarSample, OdometrySample, Sample
+from kestrel.sim.semantics import POINT_CLASS_TABLE
+
+JPEG_QUALITY: Final = 92
+
+TRUTH_LAYOUT: Final = np.dtype([("class_id", "u1"), ("semantic", "u1"), ("instance", "<u2")])
+"""Packed truth of each point: classes.POINT_CLASSES index (255: none), Semantic, track id (0: none)."""
 
 _AHEAD: Final = 8
 
@@ -108,10 +119,12 @@ def _entry(log_time_ns: int, topic: str, message: Any, order: int) -> _Entry:
 
 
 def _static_transforms(rig: Rig) -> Any:
-    mounts = {("base_link", "lidar"): rig.lidar.base_from_lidar, ("base_link", "imu"): rig.base_from_imu}
+    mounts = {"lidar": rig.lidar.base_from_lidar, "imu": rig.base_from_imu}
     for camera in rig.cameras:
-        mounts["base_link", f"camera_{camera.name}_optical"] = camera.base_from_camera
-    return messages.transforms(EPOCH_NS, mounts)
+        mounts[f"camera_{camera.name}_optical"] = camera.base_from_camera
+    return messages.tf_message(
+        [messages.transform_message(mount, "base_link", frame, EPOCH_NS) for frame, mount in mounts.items()]
+    )
 
 
 def _entries(sample: Sample, rig: Rig, order: int) -> list[_Entry]:
@@ -122,11 +135,10 @@ def _entries(sample: Sample, rig: Rig, order: int) -> list[_Entry]:
     elif isinstance(sample, CameraSample):
         topics = _camera_messages(sample)
     elif isinstance(sample, OdometrySample):
-        pose = {("odom", "base_link"): sample.odom_from_base}
-        topics = {"/tf": messages.transforms(sample.stamp_ns, pose), "/odometry": messages.odometry(sample)}
+        topics = _odometry_messages(sample)
     else:
         assert isinstance(sample, ImuSample)
-        topics = {"/imu": messages.imu(sample)}
+        topics = {"/imu": _imu_message(sample)}
     return [
         _entry(log_time_ns, topic, message, order + number)
         for number, (topic, message) in enumerate(topics.items())
@@ -134,26 +146,45 @@ def _entries(sample: Sample, rig: Rig, order: int) -> list[_Entry]:
 
 
 def _lidar_messages(sample: LidarSample) -> dict[str, Any]:
-    layers = sample.bev_map
-    topics = {
-        "/lidar/points": messages.cloud(sample.cloud),
-        "/truth/points": messages.point_truth(sample),
-        "/truth/objects": messages.objects(sample.truth),
+    records = np.empty(len(sample.semantic), TRUTH_LAYOUT)
+    records["class_id"] = POINT_CLASS_TABLE[sample.semantic]
+    records["semantic"], records["instance"] = sample.semantic, sample.instance
+    return {
+        "/lidar/points": cloud_message(sample.cloud),
+        "/truth/points": packed_cloud(records, sample.stamp_ns, sample.cloud.frame_id),
+        "/truth/objects": objects_message(sample.truth, modality="camera+lidar"),
+        **{f"/truth/map/{layer}": grid for layer, grid in map_messages(sample.bev_map).items()},
     }
-    for number, name in enumerate(layers.layer_names):
-        topics[f"/truth/map/{name}"] = messages.grid(layers, number)
-    return topics
 
 
 def _camera_messages(sample: CameraSample) -> dict[str, Any]:
-    stamp_ns, frame_id, name = sample.stamp_ns, sample.image.frame_id, sample.name
+    at, name = (sample.stamp_ns, sample.image.frame_id), sample.name
     topics = {
-        f"/camera/{name}/camera_info": messages.camera_info(sample.calibration, stamp_ns, frame_id),
-        f"/camera/{name}/image/compressed": messages.compressed(
-            sample.image.data, stamp_ns, frame_id, "jpeg"
+        f"/camera/{name}/camera_info": camera_info_message(sample.calibration, *at),
+        f"/camera/{name}/image/compressed": compressed_image(
+            sample.image.data, *at, jpeg_quality=JPEG_QUALITY
         ),
-        f"/truth/camera/{name}/semantics": messages.compressed(sample.semantic, stamp_ns, frame_id, "png"),
+        f"/truth/camera/{name}/semantics": compressed_image(sample.semantic, *at, jpeg_quality=None),
     }
     if sample.event is not None:
-        topics["/truth/event"] = messages.event(sample.event, stamp_ns, frame_id)
+        topics["/truth/event"] = messages.classification_message({sample.event: 1.0}, *at)
     return topics
+
+
+def _odometry_messages(sample: OdometrySample) -> dict[str, Any]:
+    stamp_ns, motion = sample.stamp_ns, sample.odom_from_base
+    return {
+        "/tf": messages.tf_message([messages.transform_message(motion, "odom", "base_link", stamp_ns)]),
+        "/odometry": messages.odometry_message(
+            motion, stamp_ns, linear=sample.velocity, angular=sample.angular_velocity
+        ),
+    }
+
+
+def _imu_message(sample: ImuSample) -> Any:
+    return messages.imu_message(
+        sample.stamp_ns,
+        angular_velocity=sample.angular_velocity,
+        linear_acceleration=sample.linear_acceleration,
+        orientation=messages.quaternion(Rotation.from_quat(sample.orientation).as_matrix()),
+    )
