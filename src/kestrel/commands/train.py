@@ -39,7 +39,9 @@ def train(
     split: Annotated[str, typer.Option(help="prepare, score: train, validation or test.")] = "train",
     drives: Annotated[int, typer.Option(min=1, help="prepare: how many drives of the split.")] = 64,
     video_only: Annotated[bool, typer.Option(help="prepare: only the front camera.")] = False,
-    weights: Annotated[str, typer.Option(help="score: name or path of the weights.")] = "kestrel-seg",
+    weights: Annotated[
+        str, typer.Option(help="score: name or path of the weights, or baseline.")
+    ] = "kestrel-seg",
     workers: Annotated[int, typer.Option(min=1, help="prepare: drives at a time.")] = 2,
 ) -> None:
     """Simulate training drives, train one network on them (an interrupted run resumes), or score weights."""

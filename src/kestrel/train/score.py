@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Scores weights on cached drives through the pipelines, with the metrics of `kestrel eval`."""
+"""Scores weights, or the trivial baseline, on cached drives with the metrics of `kestrel eval`."""
 
 from __future__ import annotations
 
@@ -13,50 +13,76 @@ from rich.progress import track
 
 from kestrel.classes import DETECTION_CLASSES, EVENTS, MAP_LAYERS, POINT_CLASSES
 from kestrel.errors import ConfigError, describe
-from kestrel.eval import detection
+from kestrel.eval import baseline, detection
 from kestrel.eval.overlap import MapOverlap, PointConfusion
 from kestrel.pipelines import FusionDetector, PointSegmenter, VideoUnderstanding
 from kestrel.train import cache
-from kestrel.types import Boxes3D, Calibration, Image, PointCloud, SensorFrame
+from kestrel.types import BevMap, Boxes3D, Calibration, Image, PointCloud, SensorFrame, UInt8Array
 from kestrel.weights import load, remember
 
 BASE: Final = "base_link"
+BASELINE: Final = "baseline"
+"""Stands for the trivial baseline where the name of weights is asked for."""
+
+SENSORS: Final = ("camera+lidar", "lidar", "camera")
+"""With all sensors, with the LiDAR alone, with the cameras alone."""
+
+Labeller = Callable[[PointCloud], UInt8Array]
+Detector = Callable[[SensorFrame], tuple[Boxes3D, BevMap]]
 
 
 def score(weights: str | Path, folder: Path, split: str) -> dict[str, float]:
     """Score weights on the drives below ``folder`` and write the figures into their manifest.
 
     Args:
-        weights: name of shipped weights or path.
+        weights: name of shipped weights or path, or BASELINE (which has no manifest).
         folder: finished drives of one split.
         split: its name, with which the figures begin.
 
     Raises:
         ConfigError: weights of a network that has no score.
     """
-    _, manifest = load(weights)
-    scores: dict[str, Callable[[str | Path, Path], dict[str, float]]] = {
-        "KestrelSeg": score_segmentation,
-        "KestrelFusion": score_fusion,
-        "KestrelVideo": score_video,
-    }
-    if manifest.network not in scores:
-        raise ConfigError(describe("network to score", expected=sorted(scores), found=manifest.network))
-    found = scores[manifest.network](weights, folder)
+    found = score_baseline(folder) if weights == BASELINE else _score_network(weights, folder)
     figures = {f"{split}/{name}": round(value, 4) for name, value in found.items()}
-    remember(weights, figures)
+    if weights != BASELINE:
+        remember(weights, figures)
     return figures
 
 
-def score_segmentation(weights: str | Path, folder: Path) -> dict[str, float]:
+def _score_network(weights: str | Path, folder: Path) -> dict[str, float]:
+    _, manifest = load(weights)
+    if manifest.network == "KestrelSeg":
+        segmenter = PointSegmenter(weights)
+        return score_segmentation(lambda cloud: segmenter.segment(cloud).label, folder)
+    if manifest.network == "KestrelFusion":
+        detector = FusionDetector(weights, score_threshold=0.05)
+        return score_fusion(detector.detect, folder, SENSORS, detector.sweeps)
+    if manifest.network == "KestrelVideo":
+        return score_video(weights, folder)
+    expected = ["KestrelFusion", "KestrelSeg", "KestrelVideo"]
+    raise ConfigError(describe("network to score", expected=expected, found=manifest.network))
+
+
+def score_baseline(folder: Path) -> dict[str, float]:
+    """Return the scores of the rules in kestrel.eval.baseline, which see the LiDAR alone."""
+
+    def detect(frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
+        assert frame.cloud is not None
+        boxes = baseline.boxes(frame.cloud.points[:, :3], frame.stamp_ns)
+        return boxes, baseline.straight_road(frame.stamp_ns)
+
+    points = score_segmentation(lambda cloud: baseline.point_classes(cloud.points), folder)
+    return points | score_fusion(detect, folder, ("lidar",), sweeps=0)
+
+
+def score_segmentation(labels_of: Labeller, folder: Path) -> dict[str, float]:
     """Return the mean IoU of points over all drives, per rig and per class."""
-    segmenter = PointSegmenter(weights)
     total = PointConfusion(len(POINT_CLASSES))
     by_rig: dict[str, PointConfusion] = {}
     for path in track(cache.frame_files(folder), "points"):
         frame = cache.read(cache.CachedFrame, path)
         cloud = PointCloud(np.ascontiguousarray(frame.cloud(0)[:, :4]), 0, BASE)
-        answer = segmenter.segment(cloud).label
+        answer = labels_of(cloud)
         total.add(frame.label, answer)
         rig = "nuscenes" if len(frame.matrices) > 1 else "kitti"
         by_rig.setdefault(rig, PointConfusion(len(POINT_CLASSES))).add(frame.label, answer)
@@ -66,16 +92,17 @@ def score_segmentation(weights: str | Path, folder: Path) -> dict[str, float]:
     return values | {f"iou/{name}": float(iou) for name, iou in pairs if not np.isnan(iou)}
 
 
-def score_fusion(weights: str | Path, folder: Path) -> dict[str, float]:
-    """Return AP and map IoU with all sensors, with LiDAR alone and with cameras alone."""
-    detector = FusionDetector(weights, score_threshold=0.05)
+def score_fusion(
+    detect: Detector, folder: Path, modalities: tuple[str, ...], sweeps: int
+) -> dict[str, float]:
+    """Return AP and map IoU with each choice of sensors (SENSORS) and so many earlier sweeps."""
     values: dict[str, float] = {}
-    for sensors in ("camera+lidar", "lidar", "camera"):
+    for sensors in modalities:
         truth, found = [], []
         overlap = MapOverlap(len(MAP_LAYERS))
         for path in track(cache.frame_files(folder), sensors):
             cached = cache.read(cache.CachedFrame, path)
-            boxes, layers = detector.detect(sensor_frame(cached, sensors, detector.sweeps))
+            boxes, layers = detect(sensor_frame(cached, sensors, sweeps))
             truth.append(_truth(cached))
             found.append(boxes)
             cells = layers.probability.shape[1]

@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of cached drives: perfect answers are perfect, the baseline is judged like a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS
+from kestrel.errors import ConfigError
+from kestrel.train import cache, score
+from kestrel.types import BevMap, Boxes3D, PointCloud, SensorFrame
+from kestrel.weights import Manifest, save
+
+
+@pytest.fixture
+def frames(data: Path) -> list[cache.CachedFrame]:
+    return [cache.read(cache.CachedFrame, path) for path in cache.frame_files(data / "validation")]
+
+
+def test_labels_equal_to_the_truth_score_one(data: Path, frames: list[cache.CachedFrame]) -> None:
+    truths = iter(frames)
+
+    def perfect(cloud: PointCloud) -> np.ndarray:
+        label = next(truths).label.copy()
+        label[label == IGNORE] = 0
+        return label
+
+    assert score.score_segmentation(perfect, data / "validation")["point_miou"] == pytest.approx(1.0)
+
+
+def test_one_wrong_class_lowers_the_score_of_that_class_alone(
+    data: Path, frames: list[cache.CachedFrame]
+) -> None:
+    truths = iter(frames)
+
+    def without_cars(cloud: PointCloud) -> np.ndarray:
+        label = next(truths).label.copy()
+        label[label == 3] = IGNORE
+        return label
+
+    values = score.score_segmentation(without_cars, data / "validation")
+    assert values["iou/car"] == 0
+    assert values["iou/pedestrian"] == pytest.approx(1.0)
+
+
+def test_boxes_and_map_equal_to_the_truth_score_one(data: Path, frames: list[cache.CachedFrame]) -> None:
+    truths = iter(frames)
+
+    def perfect(frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
+        truth = next(truths)
+        layers = truth.map_truth(len(MAP_LAYERS), 200).astype(np.float32)
+        boxes = Boxes3D(
+            center=truth.boxes[:1, :3].copy(),
+            size=truth.boxes[:1, 3:6].copy(),
+            yaw=truth.boxes[:1, 6].copy(),
+            velocity=truth.boxes[:1, 7:9].copy(),
+            label=truth.box_label[:1],
+            score=np.ones(1, np.float32),
+            class_names=DETECTION_CLASSES,
+            frame_id="base_link",
+            stamp_ns=frame.stamp_ns,
+        )
+        return boxes, BevMap(layers, MAP_LAYERS, (-50.0, -50.0), 0.5, "base_link", frame.stamp_ns)
+
+    values = score.score_fusion(perfect, data / "validation", ("lidar",), sweeps=0)
+    assert values["lidar/ap2m/car"] == pytest.approx(1.0)
+    assert values["lidar/map_miou"] == pytest.approx(1.0)
+
+
+def test_the_baseline_has_the_figures_of_networks_and_no_manifest(data: Path) -> None:
+    values = score.score(score.BASELINE, data / "validation", "validation")
+    assert 0 < values["validation/point_miou"] < 0.5
+    assert {"validation/lidar/mAP_2m", "validation/lidar/iou/drivable_area"} <= values.keys()
+
+
+def test_weights_without_a_score_are_refused_by_name(data: Path, tmp_path: Path) -> None:
+    manifest = Manifest(name="painter", network="KestrelAugment", config={}, classes=())
+    save(tmp_path / "painter.safetensors", {}, manifest)
+    with pytest.raises(ConfigError, match="KestrelAugment"):
+        score.score(tmp_path / "painter.safetensors", data / "validation", "validation")
