@@ -22,7 +22,7 @@ from kestrel.train.loop import Plan, Task, fit, mean_loss
 from kestrel.weights import assign, load
 
 LIDAR_PLAN = Plan(steps=600, batch_size=2, lr=2e-3, validate_every=200, validation_batches=36)
-PLAN = Plan(steps=800, batch_size=2, lr=1.5e-3, validate_every=800, validation_batches=36)
+PLAN = Plan(steps=1800, batch_size=2, lr=1.5e-3, validate_every=600, validation_batches=36)
 """Of the first stage, and of the second, which starts from its weights."""
 
 MAP_THRESHOLDS = torch.arange(0.35, 0.66, 0.05)

@@ -21,7 +21,7 @@ from kestrel.train.seg import uniform
 from kestrel.types import UInt8Array
 
 PLAN = Plan(
-    steps=1500, batch_size=8, lr=1.5e-3, validate_every=125, validation_batches=240, weight_decay=0.05
+    steps=3500, batch_size=8, lr=1.5e-3, validate_every=125, validation_batches=240, weight_decay=0.05
 )
 
 CLIP = 8
