@@ -43,7 +43,7 @@ def box_mesh(
     return coloured(_CORNERS * np.float32(size) + np.float32(centre), _FACES, semantic, colour, texture)
 
 
-def coloured(vertices, triangles, semantic, colour, texture=Texture.PLAIN):
+def coloured(vertices, triangles, semantic, colour, texture=Texture.PLAIN, lamp=0):
     count = len(triangles)
     return Mesh(
         vertices=np.asarray(vertices, np.float32),
@@ -52,6 +52,7 @@ def coloured(vertices, triangles, semantic, colour, texture=Texture.PLAIN):
         colour=np.tile(np.array(colour, np.uint8), (count, 1)),
         texture=np.full(count, texture, np.uint8),
         reflectivity=np.full(count, 0.5, np.float32),
+        lamp=np.full(count, lamp, np.uint16),
     )
 
 
@@ -66,6 +67,7 @@ def joined(*meshes):
         colour=np.concatenate([mesh.colour for mesh in meshes]),
         texture=np.concatenate([mesh.texture for mesh in meshes]),
         reflectivity=np.concatenate([mesh.reflectivity for mesh in meshes]),
+        lamp=np.concatenate([mesh.lamp for mesh in meshes]),
     )
 
 
@@ -125,6 +127,9 @@ class Street:
     def bev_map(self, map_from_base, *, lower, resolution, cells):
         layers = np.ones((len(MAP_LAYERS), cells, cells), np.float32)
         return BevMap(layers, MAP_LAYERS, (lower, lower), resolution, "base_link", 0)
+
+    def signals(self, time_s):
+        return np.zeros(0, np.uint8)
 
     def event(self, time_s):
         return "clear"

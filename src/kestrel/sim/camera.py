@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from kestrel.sim.caster import NO_TRIANGLE, Hits, MovingActor, WorldCaster
+from kestrel.sim.lamps import GLARE_ANGLE_RAD, GLARE_PER_FOG, GLARE_SHARE, Switches, add_glare
 from kestrel.sim.lens import pixel_directions
 from kestrel.sim.render import Renderer, develop
 from kestrel.sim.rig import CameraSpec
@@ -79,10 +80,12 @@ class Camera:
         self._caster.add_actors(hits, self._candidates(actors, map_from_camera))
         points = hits.points()
         lit = self._lit(hits, points, actors, map_from_camera)
-        radiance = self._renderer.radiance(hits, points, lit, self._pixel_angle)
+        shining = self._renderer.shining(hits, Switches(self._world, time_s))
+        radiance = self._renderer.radiance(hits, points, lit, self._pixel_angle, shining)
+        shape = (self.calibration.height, self.calibration.width)
+        self._add_glare(radiance.reshape(3, *shape), *shining)
         offset = int(rng.integers(_NOISE_SPARE))
         grain = self._grain[offset : offset + radiance.size].reshape(radiance.shape)
-        shape = (self.calibration.height, self.calibration.width)
         hit = hits.triangle != NO_TRIANGLE
         semantic = np.where(hit, self._caster.table.semantic[hits.triangle], np.uint8(Semantic.SKY))
         return Picture(
@@ -90,6 +93,11 @@ class Camera:
             semantic.reshape(shape),
             hits.instance.reshape(shape),
         )
+
+    def _add_glare(self, radiance: Float32Array, lamps: Int64Array, glow: Float32Array) -> None:
+        if len(lamps):
+            share = GLARE_SHARE + GLARE_PER_FOG * self._world.weather.fog_per_m
+            add_glare(radiance, lamps, glow, GLARE_ANGLE_RAD / self._pixel_angle, share)
 
     def _rays(self, map_from_camera: Float64Array) -> Float32Array:
         """Return the rays (N, 6) of all pixels, in map."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from kestrel.sim import textures
 from kestrel.sim.caster import NO_TRIANGLE, Hits
+from kestrel.sim.lamps import Switches
 from kestrel.sim.scene import Texture, Weather
 from kestrel.sim.surfaces import BoolArray, SurfaceTable
 from kestrel.types import Float32Array, Int64Array, UInt8Array
@@ -87,7 +88,22 @@ class Renderer:
         sunny &= hits.triangle != NO_TRIANGLE
         return sunny
 
-    def radiance(self, hits: Hits, points: Float32Array, lit: BoolArray, pixel_angle: float) -> Float32Array:
+    def shining(self, hits: Hits, switches: Switches) -> tuple[Int64Array, Float32Array]:
+        """Return the rays (K,) that hit a lamp which is on, and the exposed radiance (3, K) it adds there."""
+        lamp = self._table.lamp[hits.triangle]
+        rows = np.flatnonzero((lamp > 0) & (hits.triangle != NO_TRIANGLE))
+        glow = switches.glow(lamp[rows], hits.instance[rows])
+        on = glow[0] > 0
+        return rows[on], glow[:, on]
+
+    def radiance(
+        self,
+        hits: Hits,
+        points: Float32Array,
+        lit: BoolArray,
+        pixel_angle: float,
+        shining: tuple[Int64Array, Float32Array],
+    ) -> Float32Array:
         """Return (3, N) linear light along each ray, exposed for the light there is.
 
         Args:
@@ -95,8 +111,9 @@ class Renderer:
             points: (3, N) float32 where, in map; overwritten.
             lit: (N,) bool, the sun reaches the surface.
             pixel_angle: Radians that one pixel covers.
+            shining: Lamps that are on, of the method of that name.
         """
-        light = self._surfaces(hits, points, lit, pixel_angle)
+        light = self._surfaces(hits, points, lit, pixel_angle, shining)
         above = np.flatnonzero(hits.triangle == NO_TRIANGLE)
         light[:, above] = self.sky(hits.rays[above, 3:].T)
         light *= self._exposure
@@ -124,7 +141,14 @@ class Renderer:
             )
         return light
 
-    def _surfaces(self, hits: Hits, points: Float32Array, lit: BoolArray, pixel_angle: float) -> Float32Array:
+    def _surfaces(
+        self,
+        hits: Hits,
+        points: Float32Array,
+        lit: BoolArray,
+        pixel_angle: float,
+        shining: tuple[Int64Array, Float32Array],
+    ) -> Float32Array:
         """Return (3, N) light of surfaces through the air before them; of no meaning where there is none."""
         triangle, distance = hits.triangle, hits.distance
         kind = self._table.texture[triangle]
@@ -146,6 +170,8 @@ class Renderer:
             light[channel] *= albedo
         self._add_reflection(light, kind, normal, ray, facing)
         self._add_glow(light, kind, triangle, detail[:, 3])
+        lamps, glow = shining
+        light[:, lamps] += glow / self._exposure
         air = np.exp(-np.float32(self._weather.fog_per_m + HAZE_PER_M) * distance)
         for channel in range(3):
             horizon = np.float32(self._weather.sky[channel])
@@ -197,7 +223,7 @@ class Renderer:
     def _add_glow(
         self, light: Float32Array, kind: UInt8Array, triangle: Int64Array, glow: UInt8Array
     ) -> None:
-        """Add lamps, and at dusk lit windows, in place."""
+        """Add what always shines, and at dusk lit windows, in place."""
         rows = np.flatnonzero(kind == Texture.EMISSIVE)
         light[:, rows] += self._linear[:, triangle[rows]] * np.float32(1.6 * textures.ONE / self._exposure)
         if self._dark:

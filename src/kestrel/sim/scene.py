@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kestrel.sim.semantics import Semantic
-from kestrel.types import BevMap, Float32Array, Float64Array, UInt8Array, UInt32Array
+from kestrel.types import BevMap, Float32Array, Float64Array, UInt8Array, UInt16Array, UInt32Array
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Mesh:
     vertices: (V, 3) float32, metres. triangles: (T, 3) uint32.
     semantic: (T,) uint8 Semantic. colour: (T, 3) uint8 base colour (sRGB).
     texture: (T,) uint8 Texture. reflectivity: (T,) float32, 0..1, of the LiDAR's wavelength.
+    lamp: (T,) uint16 lamps.Lamp that it is a piece of, 0 for none; of a traffic signal with its group.
     """
 
     vertices: Float32Array
@@ -29,6 +30,7 @@ class Mesh:
     colour: UInt8Array
     texture: UInt8Array
     reflectivity: Float32Array
+    lamp: UInt16Array
 
 
 class Texture:
@@ -68,6 +70,7 @@ class ActorState:
     """Where one actor is at one moment, in ``map``.
 
     position: foot of the box (x, y, z). yaw: about z. velocity: (vx, vy) m/s. phase: index into Actor.meshes.
+    lights: lamps.Lights that are on.
     """
 
     track_id: int
@@ -75,6 +78,7 @@ class ActorState:
     yaw: float
     velocity: tuple[float, float]
     phase: int = 0
+    lights: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,9 @@ class World(Protocol):
 
     def actor_states(self, time_s: float) -> list[ActorState]:
         """Where every actor that exists at ``time_s`` is."""
+
+    def signals(self, time_s: float) -> UInt8Array:
+        """(G,) uint8 lamps.Lights that are on in every group of traffic signals of the static mesh."""
 
     def ego(self, time_s: float) -> EgoState:
         """Motion of the sensor vehicle."""

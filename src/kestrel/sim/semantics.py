@@ -127,6 +127,21 @@ DETECTION_CLASS: Final[dict[Semantic, str]] = {
 """nuScenes detection class of each kind of actor; a rider and the cycle below are one box."""
 
 
+MOTOR_VEHICLES: Final = frozenset(
+    {
+        Semantic.CAR,
+        Semantic.VAN,
+        Semantic.TRUCK,
+        Semantic.BUS,
+        Semantic.TRAILER,
+        Semantic.CONSTRUCTION_VEHICLE,
+        Semantic.MOTORCYCLE,
+        Semantic.MOTORCYCLIST,
+    }
+)
+"""Kinds of actors that have lamps."""
+
+
 def _table(names: dict[Semantic, str], classes: tuple[str, ...]) -> UInt8Array:
     table = np.full(256, IGNORE, np.uint8)
     for semantic, name in names.items():

@@ -31,6 +31,7 @@ class SurfaceTable:
     colour: UInt8Array
     texture: UInt8Array
     reflectivity: Float32Array
+    lamp: UInt16Array
     instance: UInt16Array
 
 
@@ -68,6 +69,7 @@ def surface_table(stacks: Sequence[MeshStack]) -> SurfaceTable:
         colour=np.concatenate([mesh.colour for mesh, _ in pairs]),
         texture=np.concatenate([mesh.texture for mesh, _ in pairs]),
         reflectivity=np.concatenate([mesh.reflectivity for mesh, _ in pairs]).astype(np.float32),
+        lamp=np.concatenate([mesh.lamp for mesh, _ in pairs]),
         instance=np.concatenate(owners),
     )
 
@@ -80,13 +82,17 @@ def map_from_actor(state: ActorState) -> Float64Array:
 
 
 def resting_states(world: World, seconds: float) -> dict[int, ActorState]:
-    """Return the state, by track id, of every actor that is there and unmoved all the time."""
+    """Return the state, by track id, of every actor that is there, unmoved, all the time."""
     times = np.linspace(0.0, seconds, max(2, int(np.ceil(seconds / SAMPLING_S)) + 1))
     resting = {state.track_id: state for state in world.actor_states(0.0) if state.velocity == (0.0, 0.0)}
     for time_s in times[1:]:
-        now = {state.track_id: state for state in world.actor_states(float(time_s))}
-        resting = {track: state for track, state in resting.items() if now.get(track) == state}
+        now = {state.track_id: _place(state) for state in world.actor_states(float(time_s))}
+        resting = {track: state for track, state in resting.items() if now.get(track) == _place(state)}
     return resting
+
+
+def _place(state: ActorState) -> tuple[object, ...]:
+    return state.position, state.yaw, state.velocity, state.phase
 
 
 def stack_static(world: World, resting: dict[int, ActorState]) -> MeshStack:

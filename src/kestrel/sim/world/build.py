@@ -8,11 +8,13 @@ import numpy as np
 
 from kestrel.errors import ConfigError, describe
 from kestrel.sim.scene import Actor, ActorState, EgoState, Mesh, Weather
+from kestrel.sim.semantics import MOTOR_VEHICLES
 from kestrel.sim.world.cast import STANDING_PHASE, Cast
 from kestrel.sim.world.crowd import Crowd
 from kestrel.sim.world.events import EventReader
 from kestrel.sim.world.ground import Paver
 from kestrel.sim.world.layout import Layout, build_layout
+from kestrel.sim.world.lights import RoadLights
 from kestrel.sim.world.lots import lay_lots
 from kestrel.sim.world.mesh import MeshBuilder
 from kestrel.sim.world.people import PHASES
@@ -23,7 +25,7 @@ from kestrel.sim.world.terrain import Terrain
 from kestrel.sim.world.towns import SCENES, town_named
 from kestrel.sim.world.traffic import STEP_S, Motion
 from kestrel.sim.world.weather import build_weather
-from kestrel.types import BevMap, Float64Array
+from kestrel.types import BevMap, Float64Array, UInt8Array
 
 AFTERMATH_S = 4.0
 """Traffic runs on so long after the drive, for events that show what they become later."""
@@ -44,6 +46,8 @@ class TownWorld:
         self._weather = weather
         sizes = np.array([cast.actors[int(a)].size[:2] for a in motion.actor]).reshape(-1, 2)
         self._events = EventReader(motion, sizes).names()
+        motor = np.array([cast.actors[int(a)].semantic in MOTOR_VEHICLES for a in motion.actor], bool)
+        self._lights = RoadLights(motion, motor, weather.name)
         self._phased = np.array([len(cast.actors[int(a)].meshes) > 1 for a in motion.actor], bool)
 
     @property
@@ -68,6 +72,11 @@ class TownWorld:
         index = min(int(place), steps - 2)
         return index, place - index
 
+    def _nearest(self, time_s: float) -> int:
+        """Step nearest to a time."""
+        k, f = self._moment(time_s)
+        return k + (f >= 0.5)
+
     def actor_states(self, time_s: float) -> list[ActorState]:
         """Where every actor that exists at ``time_s`` is."""
         k, f = self._moment(time_s)
@@ -79,14 +88,19 @@ class TownWorld:
         phase = np.where(motion.walks[k], (travelled * PHASES).astype(int) % PHASES, STANDING_PHASE)
         phase = np.where(self._phased, phase, 0)
         velocity = np.column_stack([speed * np.cos(yaw), speed * np.sin(yaw)])
+        lights = self._lights.movers(self._nearest(time_s), time_s)
         exists = motion.exists[k] & motion.exists[k + 1]
         moving = zip(
             motion.actor[exists].tolist(), position[exists].tolist(), yaw[exists].tolist(),
-            velocity[exists].tolist(), phase[exists].tolist(), strict=True,
+            velocity[exists].tolist(), phase[exists].tolist(), lights[exists].tolist(), strict=True,
         )  # fmt: skip
         return self._standing + [
-            ActorState(i, (p[0], p[1], p[2]), y, (v[0], v[1]), phase_now) for i, p, y, v, phase_now in moving
+            ActorState(i, (p[0], p[1], p[2]), y, (v[0], v[1]), pose, lit) for i, p, y, v, pose, lit in moving
         ]
+
+    def signals(self, time_s: float) -> UInt8Array:
+        """What is lit in every group of traffic signals."""
+        return self._lights.signals(self._nearest(time_s))
 
     def ego(self, time_s: float) -> EgoState:
         """Motion of the sensor vehicle."""
@@ -117,8 +131,7 @@ class TownWorld:
 
     def event(self, time_s: float) -> str:
         """What goes on in front of the vehicle."""
-        k, f = self._moment(time_s)
-        return self._events[k + (f >= 0.5)]
+        return self._events[self._nearest(time_s)]
 
 
 def build_world(scene: str, town: str, seed: int, seconds: float, weather: str | None = None) -> TownWorld:

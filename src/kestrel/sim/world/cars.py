@@ -8,9 +8,11 @@ from typing import Final
 
 import numpy as np
 
+from kestrel.sim.lamps import Lamp
 from kestrel.sim.scene import Mesh, Texture
 from kestrel.sim.semantics import Semantic
 from kestrel.sim.world.mesh import Colour, Finish, Indices, MeshBuilder, box, fitted, tube, wheel
+from kestrel.sim.world.vehicle_lamps import add_lamp, add_pair
 from kestrel.types import Float64Array
 
 Model = tuple[tuple[Mesh, ...], tuple[float, float, float]]
@@ -162,13 +164,16 @@ def _add_details(
             builder.add(wheel((x, y + side * 0.01, radius), radius * 0.62, 0.23, sides=8), rim)
     nose, tail = float(rings[0, 0, 0]), float(rings[-1, 0, 0])
     lamps = 0.44 * height if semantic is Semantic.CAR else 0.38 * height
-    white = Finish(semantic, (236, 238, 232), Texture.PLAIN, 0.7)
-    red = Finish(semantic, (188, 24, 22), Texture.PLAIN, 0.85)
     plate = Finish(semantic, (228, 228, 220), Texture.PLAIN, 0.95)
+    y = width * 0.36
+    add_pair(builder, semantic, Lamp.HEAD, (0.10, 0.34, 0.14), (nose - 0.03, y, lamps))
+    add_pair(builder, semantic, Lamp.LEFT, (0.10, 0.30, 0.07), (nose - 0.03, y + 0.02, lamps - 0.105))
+    add_pair(builder, semantic, Lamp.REAR, (0.10, 0.30, 0.18), (tail + 0.03, y, lamps + 0.07))
+    add_pair(builder, semantic, Lamp.LEFT, (0.10, 0.30, 0.08), (tail + 0.03, y, lamps - 0.06))
+    roof_end = rings[np.flatnonzero(rings[..., 2].max(1) > 0.9 * height)[-1]]
+    edge = (max(float(roof_end[0, 0]) - 0.03, tail + 0.02), 0.0, float(roof_end[:, 2].max()) - 0.03)
+    add_lamp(builder, semantic, Lamp.STOP, (0.08, 0.5, 0.06), edge)
     for side in (-1, 1):
-        y = side * width * 0.36
-        builder.add(box((0.10, 0.34, 0.14), (nose - 0.03, y, lamps)), white)
-        builder.add(box((0.10, 0.30, 0.18), (tail + 0.03, y, lamps + 0.07)), red)
         mirror = Finish(semantic, (40, 42, 44), Texture.PLAIN, 0.2)
         builder.add(
             box((0.14, 0.16, 0.12), (length * 0.17, side * (width / 2 - 0.01), 0.66 * height)), mirror

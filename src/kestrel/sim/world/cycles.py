@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from kestrel.sim.lamps import Lamp
 from kestrel.sim.scene import Texture
 from kestrel.sim.semantics import Semantic
 from kestrel.sim.world.cars import Model
 from kestrel.sim.world.mesh import Colour, Finish, MeshBuilder, Shape, box, ellipsoid, fitted, tube, wheel
 from kestrel.sim.world.people import Outfit, add_person
+from kestrel.sim.world.vehicle_lamps import add_lamp, add_pair
 
 _PAINTS: tuple[Colour, ...] = (
     (28, 30, 32),
@@ -111,10 +113,12 @@ def build_motorcycle(rng: np.random.Generator, *, rider: bool) -> Model:
         builder.add(ellipsoid((0.18, 0, 0.82), (0.33, 0.18, 0.17)), paint)
         builder.add(box((0.5, 0.22, 0.14), (-half + 0.05, 0, 0.78), pitch=0.15), paint)
         builder.add(tube((0.1, -0.17, 0.3), (-half, -0.2, 0.38), 0.06, sides=6), steel)
-    builder.add(
-        box((0.14, 0.18, 0.18), np.add(bar, (0.1, 0, -0.1))),
-        Finish(semantic, (236, 238, 232), Texture.PLAIN, 0.7),
-    )
+    x, _, z = (float(value) for value in bar)
+    add_lamp(builder, semantic, Lamp.HEAD, (0.14, 0.18, 0.18), (x + 0.1, 0.0, z - 0.1))
+    add_pair(builder, semantic, Lamp.LEFT, (0.06, 0.07, 0.07), (x + 0.08, 0.2, z - 0.1))
+    rear = (-0.79, 0.6) if scooter else (-half - 0.2, 0.74)
+    add_lamp(builder, semantic, Lamp.REAR, (0.08, 0.18, 0.11), (rear[0], 0.0, rear[1]))
+    add_pair(builder, semantic, Lamp.LEFT, (0.06, 0.07, 0.07), (rear[0], 0.16, rear[1]))
     for side in (-1, 1):
         builder.add(
             tube(np.add(bar, (0, side * 0.28, 0)), np.add(bar, (0, side * 0.36, 0.18)), 0.02, sides=4), dark

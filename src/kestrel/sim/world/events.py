@@ -29,7 +29,6 @@ class EventReader:
         self._sizes = sizes
         self._lane_frame()
         self._drift = motion.speed * np.sin(self._crossing_angle)
-        self._acceleration = np.gradient(motion.speed, STEP_S, axis=0)
 
     def _lane_frame(self) -> None:
         """Positions relative to the ego path: distance ahead and offset to the left, (T, M) each."""
@@ -102,7 +101,7 @@ class EventReader:
         rear = ahead - self._sizes[:, 0] / 2
         same_way = np.cos(self._crossing_angle[k]) > 0.84
         lead = motion.exists[k] & same_way & (np.abs(self._left[k]) < _LANE) & (rear < 35.0) & (ahead > 0.0)
-        if (lead & (self._acceleration[k] < -1.5) & (motion.speed[k] > 0.5)).any():
+        if (lead & (motion.acceleration[k] < -1.5) & (motion.speed[k] > 0.5)).any():
             return "lead_braking"
         slowing = motion.ego_acceleration[k] < (-0.8 if motion.ego_speed[k] > 4.0 else -0.25)
         free = not (lead & (motion.speed[k] > 1.0)).any()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kestrel.sim.lamps import SIGNAL_GROUP, Lamp
 from kestrel.sim.scene import Mesh, Texture
 from kestrel.sim.semantics import Semantic
 from kestrel.sim.world.buildings import shade
@@ -13,6 +14,11 @@ from kestrel.sim.world.mesh import Colour, Finish, MeshBuilder, box, tube, wheel
 
 _STEEL = Finish(Semantic.POLE, (112, 116, 120), Texture.PLAIN, 0.5)
 _DARK = Finish(Semantic.TRAFFIC_LIGHT, (32, 34, 34), Texture.PLAIN, 0.2)
+_LENSES: tuple[tuple[Lamp, Colour], ...] = (
+    (Lamp.RED, (20, 14, 12)),
+    (Lamp.AMBER, (22, 20, 10)),
+    (Lamp.GREEN, (10, 20, 14)),
+)
 _SIGNS: tuple[tuple[str, Colour], ...] = (
     ("round", (196, 36, 40)),
     ("triangle", (206, 44, 44)),
@@ -79,8 +85,8 @@ def gantry(width: float) -> Mesh:
     return builder.build()
 
 
-def traffic_light(rng: np.random.Generator, *, green: bool, reach: float) -> Mesh:
-    """Mast with signal heads that face -x; ``reach`` is how far its arm goes over the road (+y)."""
+def traffic_light(group: int, *, reach: float) -> Mesh:
+    """Mast with signal heads of a group, facing -x; ``reach`` is how far its arm goes over the road (+y)."""
     builder = MeshBuilder()
     top = 5.6 if reach else 3.4
     builder.add(tube((0, 0, -0.3), (0, 0, top), 0.09, 0.07, sides=7), _STEEL)
@@ -88,14 +94,11 @@ def traffic_light(rng: np.random.Generator, *, green: bool, reach: float) -> Mes
     if reach:
         builder.add(tube((0, 0, top - 0.15), (0, reach, top + 0.1), 0.06, 0.05), _STEEL)
         heads.append((reach, top - 0.35))
-    lit = (
-        ((20, 14, 12), (22, 20, 10), (70, 255, 130)) if green else ((255, 50, 36), (22, 20, 10), (10, 20, 14))
-    )
     for y, z in heads:
         builder.add(box((0.26, 0.34, 1.0), (-0.15, y, z)), _DARK)
-        for index, colour in enumerate(lit):
-            bright = max(colour) > 200
-            lens = Finish(Semantic.TRAFFIC_LIGHT, colour, Texture.EMISSIVE if bright else Texture.PLAIN, 0.3)
+        for index, (lamp, colour) in enumerate(_LENSES):
+            switched = lamp + SIGNAL_GROUP * group
+            lens = Finish(Semantic.TRAFFIC_LIGHT, colour, Texture.PLAIN, 0.3, switched)
             middle = z + 0.31 * (1 - index)
             builder.add(tube((-0.3, y, middle), (-0.27, y, middle), 0.12, sides=10), lens)
     return builder.build()

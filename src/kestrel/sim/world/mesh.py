@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kestrel.sim.lamps import Lamp
 from kestrel.sim.scene import Mesh, Texture
 from kestrel.sim.semantics import Semantic
 from kestrel.types import Float64Array
@@ -35,12 +36,14 @@ class Finish:
     """What the surface of a part is.
 
     colour: sRGB 0..255. texture: one of Texture. reflectivity: 0..1 at the LiDAR's wavelength.
+    lamp: as in Mesh.
     """
 
     semantic: Semantic
     colour: Colour
     texture: int = Texture.PLAIN
     reflectivity: float = 0.4
+    lamp: int = Lamp.NONE
 
 
 class MeshBuilder:
@@ -53,6 +56,7 @@ class MeshBuilder:
         self._colour: list[NDArray[np.uint8]] = []
         self._texture: list[NDArray[np.uint8]] = []
         self._reflectivity: list[NDArray[np.float32]] = []
+        self._lamp: list[NDArray[np.uint16]] = []
         self._count = 0
 
     def add(self, shape: Shape, finish: Finish) -> None:
@@ -64,6 +68,7 @@ class MeshBuilder:
         self._colour.append(np.tile(np.array(finish.colour, np.uint8), (count, 1)))
         self._texture.append(np.full(count, finish.texture, np.uint8))
         self._reflectivity.append(np.full(count, finish.reflectivity, np.float32))
+        self._lamp.append(np.full(count, finish.lamp, np.uint16))
 
     def add_mesh(
         self, mesh: Mesh, position: ArrayLike = (0.0, 0.0, 0.0), yaw: float = 0.0, scale: ArrayLike = 1.0
@@ -75,6 +80,7 @@ class MeshBuilder:
         self._colour.append(mesh.colour)
         self._texture.append(mesh.texture)
         self._reflectivity.append(mesh.reflectivity)
+        self._lamp.append(mesh.lamp)
 
     def _append(self, vertices: Float64Array, triangles: Indices) -> None:
         self._vertices.append(vertices)
@@ -89,6 +95,7 @@ class MeshBuilder:
             self._colour.append(np.zeros((0, 3), np.uint8))
             self._texture.append(np.zeros(0, np.uint8))
             self._reflectivity.append(np.zeros(0, np.float32))
+            self._lamp.append(np.zeros(0, np.uint16))
         return Mesh(
             vertices=np.concatenate(self._vertices).astype(np.float32),
             triangles=np.concatenate(self._triangles).astype(np.uint32),
@@ -96,6 +103,7 @@ class MeshBuilder:
             colour=np.concatenate(self._colour),
             texture=np.concatenate(self._texture),
             reflectivity=np.concatenate(self._reflectivity),
+            lamp=np.concatenate(self._lamp),
         )
 
 
@@ -187,8 +195,6 @@ def fitted(meshes: list[Mesh]) -> tuple[tuple[Mesh, ...], tuple[float, float, fl
     low = np.min([mesh.vertices.min(0) for mesh in meshes], 0)
     high = np.max([mesh.vertices.max(0) for mesh in meshes], 0)
     foot = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]], np.float32)
-    moved = tuple(
-        Mesh(m.vertices - foot, m.triangles, m.semantic, m.colour, m.texture, m.reflectivity) for m in meshes
-    )
+    moved = tuple(replace(mesh, vertices=mesh.vertices - foot) for mesh in meshes)
     length, width, height = (float(v) for v in high - low)
     return moved, (length, width, height)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from kestrel.types import Float64Array
 
 STEP = 1.0
 """Spacing of the points of a Path, metres."""
+
+TURN_CURVATURE, TURN_ANGLE = 0.035, 0.7
+"""A stretch of a path that is bent more than this (per metre), by more than this (radians), is a turn."""
 
 
 class Path:
@@ -47,6 +51,18 @@ class Path:
         x = self._x[i] * (1 - f) + self._x[i + 1] * f + beyond * math.cos(bearing)
         y = self._y[i] * (1 - f) + self._y[i + 1] * f + beyond * math.sin(bearing)
         return x, y, bearing
+
+    @cached_property
+    def turns(self) -> list[tuple[float, float, int]]:
+        """Turns at junctions: arc lengths of start and end, and side (1 left, -1 right)."""
+        tight = np.abs(np.diff(self.heading)) / self._step > TURN_CURVATURE
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], tight, [False]]).astype(np.int8)))
+        found = []
+        for first, last in edges.reshape(-1, 2).tolist():
+            angle = float(self.heading[last] - self.heading[first])
+            if abs(angle) > TURN_ANGLE:
+                found.append((first * self._step, last * self._step, 1 if angle > 0 else -1))
+        return found
 
     @property
     def length(self) -> float:

@@ -17,8 +17,12 @@ Signal = Callable[[Traffic], bool]
 
 @dataclass
 class Light:
-    """Traffic lights of a junction: the main road waits until the ego vehicle stood ``hold`` seconds."""
+    """Traffic lights of a junction: the main road waits until the ego vehicle stood ``hold`` seconds.
 
+    group: number of the signals of the main road; those of the side roads have the next.
+    """
+
+    group: int
     ego_stop: float
     main_green: bool
     hold: float
@@ -173,17 +177,23 @@ class Pace:
 
 @dataclass
 class ChangePath:
-    """Leave the present path for the one that ``route`` draws, when ``signal`` comes."""
+    """Leave the present path for the one that ``route`` draws, when ``signal`` comes.
+
+    route: (driver) -> path, and the metres on it after which the change is over. side: 1 left, -1 right.
+    """
 
     signal: Signal
-    route: Callable[[Driver], Path]
+    route: Callable[[Driver], tuple[Path, float]]
+    side: int
     done: bool = False
 
     def __call__(self, driver: Driver, traffic: Traffic) -> None:
         """Reroute the driver."""
         if not self.done and self.signal(traffic):
             self.done = True
-            traffic.reroute(driver, self.route(driver))
+            path, length = self.route(driver)
+            traffic.reroute(driver, path)
+            driver.shifting = (self.side, driver.s + length)
 
 
 def ego_passes(s: float) -> Signal:

@@ -156,9 +156,9 @@ class Scenery:
             inward = arm.at(0.0, 0.0) - arm.at(1.0, 0.0)
             yaw = float(np.arctan2(inward[1], inward[0]))
             if junction.signals:
-                green = light.main_green if arm.road.main else not light.main_green
+                group = light.group if arm.road.main else light.group + 1
                 reach = half - arm.road.profile.edge - 0.8 if rng.random() < 0.6 else 0.0
-                self._put(furniture.traffic_light(rng, green=green, reach=reach), place, yaw, KERB)
+                self._put(furniture.traffic_light(group, reach=reach), place, yaw, KERB)
             else:
                 self._put(furniture.sign(rng), place, yaw, KERB)
 

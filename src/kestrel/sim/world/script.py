@@ -138,8 +138,9 @@ class Script:
         arm = junction.arms[2]
         assert arm is not None
         stop = self.ego_s(junction.s - arm.start - STOP_BEGIN) - 0.6
-        light = Light(stop, not red, float(self._rng.uniform(1.5, 4.0)))
+        light = Light(2 * len(self.lights), stop, not red, float(self._rng.uniform(1.5, 4.0)))
         self.lights[junction.s] = light
+        self.traffic.signals += [lambda: light.main_green, lambda: light.cross_green]
         self.traffic.updates.append(light)
         self.traffic.ego.rules.append(StopAt(stop, light.main_red))
 
@@ -191,20 +192,21 @@ class Script:
         since = ego_passes(earlier[-1]) if earlier else always
         self._cut_ins.append((lane, trigger))
         driver.rules.append(Pace(lead + driver.rear, since, signal))
-        driver.rules.append(ChangePath(signal, lambda d: self._merge(d, begin, end, duration)))
+        merge = ChangePath(signal, lambda d: self._merge(d, begin, end, duration), 1 if end > begin else -1)
+        driver.rules.append(merge)
 
     @property
     def reserved(self) -> set[int]:
         """Lanes from which someone cuts in; other traffic keeps away from the ego vehicle there."""
         return {lane for lane, _ in self._cut_ins}
 
-    def _merge(self, driver: Driver, begin: float, end: float, duration: float) -> Path:
-        """From one offset of the main road to another, starting where the driver is."""
+    def _merge(self, driver: Driver, begin: float, end: float, duration: float) -> tuple[Path, float]:
+        """From one offset of the main road to another, starting at the driver, and the metres it takes."""
         main = self._layout.main.path
         s, _ = main.project(driver.path.position(driver.s)[None])
         length = max(driver.speed * duration, 11.0)
         t = np.clip((main.s - s[0]) / length, 0.0, 1.0)
-        return main.offset(begin + (end - begin) * t * t * (3.0 - 2.0 * t))
+        return main.offset(begin + (end - begin) * t * t * (3.0 - 2.0 * t)), length
 
     def _cast_pull_out(self, station: Station) -> None:
         """A vehicle at the kerb, or in the mouth of a drive, moves off into the ego lane."""
@@ -217,10 +219,11 @@ class Script:
         if driver is None:
             return
         driver.s = float(driver.path.project(main.position(s, begin)[None])[0][0])
+        driver.parked = True
         signal = ego_passes(self.ego_s(s) - max(24.0, self.cruise * 2.4))
         driver.rules.append(WaitFor(driver.s + driver.front, signal, brisk=self.cruise))
         end = -profile.lane(self.lane)
-        driver.rules.append(ChangePath(signal, lambda d: self._merge(d, begin, end, 3.0)))
+        driver.rules.append(ChangePath(signal, lambda d: self._merge(d, begin, end, 3.0), 1))
 
     def _add_gate(self, before: float, behind: float) -> Gate:
         self.gates.append(Gate(before, behind))

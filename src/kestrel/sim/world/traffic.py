@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -25,6 +26,10 @@ Flags: TypeAlias = NDArray[np.bool_]
 STEP_S: Final = 0.1
 """Time step of the simulation, seconds."""
 
+INDICATE_M: Final = 20.0
+INDICATE_S: Final = 3.0
+"""Drivers indicate a turn from so far, or so long, before it."""
+
 _LOOKAHEAD = 24
 _JERK = 9.0
 
@@ -35,7 +40,8 @@ class Driver:
 
     actor: track id (0 is the ego vehicle). s: arc length of its reference point; front, rear: from there to
     its ends. rules: functions (driver, traffic) -> None called every step, which may set ``stops``,
-    ``target`` and ``forced``.
+    ``target`` and ``forced``. parked: it stands at the kerb, with nobody on the brake, until it moves off.
+    shifting: side (1 left, -1 right) of a change of lanes and the arc length at which it is over.
     """
 
     actor: int
@@ -53,6 +59,17 @@ class Driver:
     target: float = 0.0
     stops: list[float] = field(default_factory=list)
     forced: float | None = None
+    parked: bool = False
+    shifting: tuple[int, float] = (0, 0.0)
+
+    @property
+    def indicates(self) -> int:
+        """Side (1 left, -1 right, 0 none) to which it changes lanes, turns, or is about to turn."""
+        side, end = self.shifting
+        if side and self.s < end:
+            return side
+        notice = max(INDICATE_M, INDICATE_S * self.speed)
+        return next((side for a, b, side in self.path.turns if a - notice < self.s < b), 0)
 
     @property
     def margin(self) -> float:
@@ -91,7 +108,8 @@ class Motion:
     """Recorded motion, axis 0 time in steps of STEP_S, axis 1 the movers.
 
     actor: (M,). position: (T, M, 3). yaw: (T, M), unwrapped. speed: (T, M). travelled: (T, M) metres.
-    exists, walks: (T, M) bool. ego_s, ego_speed, ego_acceleration: (T,).
+    exists, walks: (T, M) bool. indicates: (T, M), 1 left, -1 right, 0 neither. parked: (M,) bool, stands at
+    the kerb at first. ego_s, ego_speed, ego_acceleration: (T,). green: (T, G) bool, groups of signals.
     """
 
     actor: Integers
@@ -101,10 +119,18 @@ class Motion:
     travelled: Float64Array
     exists: Flags
     walks: Flags
+    indicates: Float64Array
+    parked: Flags
     ego_path: Path
     ego_s: Float64Array
     ego_speed: Float64Array
     ego_acceleration: Float64Array
+    green: Flags
+
+    @cached_property
+    def acceleration(self) -> Float64Array:
+        """(T, M) change of speed, m/s^2."""
+        return np.gradient(self.speed, STEP_S, axis=0)
 
 
 class Traffic:
@@ -115,6 +141,7 @@ class Traffic:
         self.walkers: list[Walker] = []
         self.time = 0.0
         self.updates: list[Callable[[Traffic], None]] = []
+        self.signals: list[Callable[[], bool]] = []
         self._stride = reach
         self._ways: dict[int, Float64Array] = {}
 
@@ -151,8 +178,7 @@ class Traffic:
     def run(self, seconds: float) -> Motion:
         """Simulate and record from 0 to a little after ``seconds``."""
         steps = int(np.ceil(seconds / STEP_S)) + 3
-        frames = []
-        ego = []
+        frames, ego, green = [], [], []
         for index in range(steps):
             self.time = index * STEP_S
             for update in self.updates:
@@ -160,10 +186,12 @@ class Traffic:
             self._decide()
             frames.append(self._snapshot())
             ego.append((self.ego.s, self.ego.speed, self.ego.acceleration))
+            green.append([signal() for signal in self.signals])
             self._advance()
         data = np.stack(frames)
         towed = [driver.towed[0] for driver in self._towing() if driver.towed is not None]
         actors = [driver.actor for driver in self.drivers[1:]] + towed + [w.actor for w in self.walkers]
+        parked = [driver.parked for driver in self.drivers[1:]]
         own = np.array(ego)
         return Motion(
             actor=np.array(actors, np.int64),
@@ -173,10 +201,13 @@ class Traffic:
             travelled=data[..., 5],
             exists=data[..., 6] > 0,
             walks=data[..., 7] > 0,
+            indicates=data[..., 8],
+            parked=np.array(parked + [False] * (len(actors) - len(parked)), bool),
             ego_path=self.ego.path,
             ego_s=own[:, 0],
             ego_speed=own[:, 1],
             ego_acceleration=own[:, 2],
+            green=np.array(green, bool).reshape(steps, -1),
         )
 
     def _snapshot(self) -> Float64Array:
@@ -190,8 +221,10 @@ class Traffic:
             x, y, heading = walker.path.at(walker.s)
             speed = walker.speed if walker.walking else 0.0
             travelled = walker.s / walker.stride
-            rows.append((x, y, walker.z(walker.s), heading, speed, travelled, 1.0, float(walker.walking)))
-        return np.array(rows, np.float64).reshape(-1, 8)
+            rows.append(
+                (x, y, walker.z(walker.s), heading, speed, travelled, 1.0, float(walker.walking), 0.0)
+            )
+        return np.array(rows, np.float64).reshape(-1, 9)
 
     def _towing(self) -> list[Driver]:
         return [driver for driver in self.drivers if driver.towed is not None]
@@ -202,7 +235,7 @@ class Traffic:
         s = driver.s - back
         x, y, heading = driver.path.at(s)
         exists = 0.0 <= s <= driver.path.length
-        return x, y, 0.0, heading, driver.speed, s, float(exists), 0.0
+        return x, y, 0.0, heading, driver.speed, s, float(exists), 0.0, float(driver.indicates)
 
     def _decide(self) -> None:
         """Choose every driver's acceleration from its rules and from what is in its way."""

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from kestrel.sim.lamps import Lamp
 from kestrel.sim.scene import Texture
 from kestrel.sim.semantics import Semantic
 from kestrel.sim.world.cars import Model
 from kestrel.sim.world.mesh import Colour, Finish, MeshBuilder, box, fitted, loft, tube, wheel
+from kestrel.sim.world.vehicle_lamps import add_pair
 from kestrel.types import Float64Array
 
 
@@ -70,8 +72,9 @@ def _add_cab(
     for side in (-1, 1):
         builder.add(box((0.9, 0.05, 0.65), (front - 0.95, side * (width / 2), height * 0.72)), glass)
         builder.add(box((0.12, 0.2, 0.5), (front - 0.25, side * (width / 2 + 0.06), height * 0.72)), glass)
-        lamp = Finish(paint.semantic, (236, 238, 232), Texture.PLAIN, 0.7)
-        builder.add(box((0.06, 0.4, 0.18), (front - 0.02, side * width * 0.35, 0.75)), lamp)
+    semantic = paint.semantic
+    add_pair(builder, semantic, Lamp.HEAD, (0.06, 0.4, 0.18), (front - 0.02, width * 0.35, 0.75))
+    add_pair(builder, semantic, Lamp.LEFT, (0.06, 0.4, 0.09), (front - 0.02, width * 0.35, 0.9))
     return length
 
 
@@ -115,9 +118,13 @@ def _add_load(
         rib = Finish(semantic, colour, Texture.PLAIN, 0.3)
         for x in np.linspace(rear + 0.3, front - 0.3, 9):
             builder.add(box((0.08, width + 0.08, 2.4), (x, 0, 1.2 + 1.22)), rib)
-    red = Finish(semantic, (188, 24, 22), Texture.PLAIN, 0.85)
-    for y in (-width * 0.4, width * 0.4):
-        builder.add(box((0.05, 0.3, 0.14), (rear + 0.02, y, 0.95)), red)
+    _add_rear_lamps(builder, semantic, rear + 0.02, width, 0.95)
+
+
+def _add_rear_lamps(builder: MeshBuilder, semantic: Semantic, x: float, width: float, z: float) -> None:
+    """Red lamps with an indicator at their outer side."""
+    add_pair(builder, semantic, Lamp.REAR, (0.05, 0.36, 0.16), (x, width * 0.37, z))
+    add_pair(builder, semantic, Lamp.LEFT, (0.05, 0.12, 0.16), (x, width * 0.37 + 0.24, z))
 
 
 def build_truck(rng: np.random.Generator, paint: Colour) -> Model:
@@ -143,6 +150,7 @@ def build_tractor(rng: np.random.Generator, paint: Colour) -> Model:
     builder.add(box((1.2, width * 0.9, 3.0), (length / 2 - cab - 0.4, 0, 1.9)), body)
     builder.add(box((length - 0.6, 0.9, 0.3), (-0.1, 0, 0.9)), frame)
     builder.add(box((1.1, 0.9, 0.15), (-length / 2 + 1.2, 0, 1.12)), frame)
+    _add_rear_lamps(builder, Semantic.TRUCK, -length / 2 + 0.2, width, 0.9)
     _axles(builder, tyre, (length / 2 - 1.3, -length / 2 + 0.9, -length / 2 + 2.1), width, 0.5)
     return fitted([builder.build()])
 
@@ -203,11 +211,13 @@ def build_bus(rng: np.random.Generator, paint: Colour) -> Model:
     board = Finish(Semantic.BUS, (240, 170, 40), Texture.EMISSIVE, 0.4)
     builder.add(box((0.05, width * 0.6, 0.26), (length / 2 - 0.05, 0, height * 0.93)), board)
     for side in (-1, 1):
-        lamp = Finish(Semantic.BUS, (236, 238, 232), Texture.PLAIN, 0.7)
-        builder.add(box((0.05, 0.35, 0.2), (length / 2 - 0.0, side * width * 0.34, 0.7)), lamp)
-        red = Finish(Semantic.BUS, (188, 24, 22), Texture.PLAIN, 0.85)
-        builder.add(box((0.05, 0.2, 0.5), (-length / 2 + 0.01, side * width * 0.4, 1.0)), red)
         builder.add(box((0.25, 0.1, 0.4), (length / 2 - 0.05, side * (width / 2 + 0.12), 2.1)), frame)
+    front, rear, y = length / 2, -length / 2 + 0.01, width * 0.4
+    add_pair(builder, Semantic.BUS, Lamp.HEAD, (0.05, 0.35, 0.2), (front, width * 0.34, 0.7))
+    add_pair(builder, Semantic.BUS, Lamp.LEFT, (0.05, 0.35, 0.1), (front, width * 0.34, 0.87))
+    add_pair(builder, Semantic.BUS, Lamp.REAR, (0.05, 0.24, 0.5), (rear, y, 1.0))
+    add_pair(builder, Semantic.BUS, Lamp.LEFT, (0.05, 0.24, 0.2), (rear, y, 1.37))
+    add_pair(builder, Semantic.BUS, Lamp.STOP, (0.05, 0.3, 0.1), (rear, 0.5, 0.87 * height))
     _axles(builder, tyre, (length / 2 - 2.4, -length / 2 + 2.8), width + 0.02, 0.48)
     return fitted([builder.build()])
 
@@ -228,7 +238,13 @@ def build_machine(rng: np.random.Generator) -> Model:
         builder.add(box((2.9, 1.5, 0.9), (0, 0, 1.2)), paint)
         builder.add(box((1.2, 1.4, 1.2), (-0.3, 0, 2.2)), glass)
         builder.add(box((1.6, 1.7, 0.12), (-0.3, 0, 2.9)), paint)
+        _add_machine_lamps(builder, -1.45, 0.6, 1.45)
     return fitted([builder.build()])
+
+
+def _add_machine_lamps(builder: MeshBuilder, x: float, y: float, z: float) -> None:
+    add_pair(builder, Semantic.CONSTRUCTION_VEHICLE, Lamp.REAR, (0.02, 0.2, 0.14), (x, y, z))
+    add_pair(builder, Semantic.CONSTRUCTION_VEHICLE, Lamp.LEFT, (0.02, 0.2, 0.07), (x, y, z - 0.12))
 
 
 def _add_excavator(
@@ -249,6 +265,7 @@ def _add_excavator(
     upper.add(tube((0.6, 0, 1.7), elbow, 0.26, 0.2, sides=6), paint)
     upper.add(tube(elbow, wrist, 0.2, 0.14, sides=6), paint)
     upper.add(tube((1.2, 0, 1.6), (0.6, 0, 1.7) + (elbow - (0.6, 0, 1.7)) * 0.6, 0.07, sides=6), frame)
+    _add_machine_lamps(upper, -2.0, 1.0, 1.75)
     upper.add(box((0.7, 1.1, 0.75), wrist - (0.25, 0, 0.35), taper=0.8), frame)
     builder.add_mesh(upper.build(), yaw=turn)
 
@@ -261,6 +278,7 @@ def _add_loader(
     builder.add(box((2.0, 1.1, 0.7), (0.9, 0, 1.2)), frame)
     builder.add(box((1.3, 1.4, 1.3), (-0.1, 0, 2.4), taper=0.92), glass)
     builder.add(box((1.4, 1.5, 0.1), (-0.1, 0, 3.08)), paint)
+    _add_machine_lamps(builder, -2.8, 0.6, 1.75)
     lift = float(rng.uniform(0.5, 1.8))
     for y in (-0.6, 0.6):
         builder.add(tube((0.6, y, 1.7), (2.9, y, lift), 0.14, sides=6), paint)
