@@ -29,6 +29,7 @@ class SPVNAS(nn.Module):
         in_channels: features per point.
         pres: edge length [m] of the unit of the positions.
         vres: edge length [m] of a voxel of the finest grid.
+        classifier_inputs: columns of the classifier, at least those in use.
 
     Raises:
         ModelError: the configuration lacks an entry or holds one that cannot be built.
@@ -42,6 +43,7 @@ class SPVNAS(nn.Module):
         in_channels: int = 4,
         pres: float = 0.05,
         vres: float = 0.05,
+        classifier_inputs: int = SUPERNET_CLASSIFIER_INPUTS,
     ) -> None:
         super().__init__()
         self.pres, self.vres = pres, vres
@@ -65,7 +67,7 @@ class SPVNAS(nn.Module):
             _PointTransform(inputs, config.integer(f"point_transforms.{i}"))
             for i, inputs in enumerate(point_inputs)
         )
-        self.classifier = _SlicedClassifier(widths[8], num_classes)
+        self.classifier = _SlicedClassifier(widths[8], max(widths[8], classifier_inputs), num_classes)
         self.to_voxel, self.to_point = PointToVoxel(), VoxelToPoint()
 
     def forward(self, positions: Tensor, features: Tensor) -> Tensor:
@@ -216,10 +218,10 @@ class _PointTransform(nn.Module):
 class _SlicedClassifier(nn.Module):
     """A linear layer of which only the first input columns are in use."""
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
+    def __init__(self, in_channels: int, columns: int, num_classes: int) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.linear = nn.Linear(max(in_channels, SUPERNET_CLASSIFIER_INPUTS), num_classes)
+        self.linear = nn.Linear(columns, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
         return nn.functional.linear(features, self.linear.weight[:, : self.in_channels], self.linear.bias)
