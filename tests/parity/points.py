@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kestrel.classes import SEMANTIC_KITTI_CLASSES
+from kestrel.label_maps import SPVNAS_RAW_LABELS, class_of_raw
 from kestrel.models import semantickitti
 from kestrel.models.minkunet import MinkUNet, scaled_channels
 from kestrel.models.sparse_encoder import SparseEncoder
@@ -244,12 +246,13 @@ def hard_voxelization(fixture: Any) -> Outputs:
 
 def semantickitti_quantize(fixture: Any) -> Outputs:
     cells, first, rows = semantickitti.quantize(torch.from_numpy(fixture.inputs["points"]))
-    labels = semantickitti.class_of_raw_label(torch.from_numpy(fixture.inputs["raw_label"]))
+    raw = fixture.inputs["raw_label"].astype(np.uint16)
+    labels = class_of_raw(raw, SPVNAS_RAW_LABELS, SEMANTIC_KITTI_CLASSES)
     return {
         "coords": cells.numpy(),
         "index": first.numpy(),
         "inverse": rows.numpy(),
-        "label": labels[first].numpy(),
+        "label": labels[first.numpy()],
     }
 
 

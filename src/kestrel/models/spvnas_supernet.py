@@ -207,7 +207,7 @@ class _Block(nn.Module):
             if kernel_map is None
             else sparse_conv(x.features, kernel, kernel_map)
         )
-        return SparseTensor(self.net.bn(features), voxels)
+        return SparseTensor(cast(_Norm, self.net.bn)(features), voxels)
 
 
 class _Depth(nn.Module):
@@ -270,4 +270,6 @@ class _PointTransform(nn.Module):
     def forward(self, features: Tensor, width: int) -> Tensor:
         linear = cast(nn.Linear, cast(nn.Module, self.net.conv).linear)
         weight = linear.weight[:width, : features.shape[1]]
-        return torch.relu(cast(Tensor, self.net.bn(F.linear(features, weight, linear.bias[:width]))))
+        return torch.relu(
+            cast(Tensor, cast(_Norm, self.net.bn)(F.linear(features, weight, linear.bias[:width])))
+        )

@@ -1,0 +1,177 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The evolutionary search: its limit, its progress, its resumption, its result."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from kestrel.classes import POINT_CLASSES
+from kestrel.cli import build_app
+from kestrel.errors import ConfigError, InputError
+from kestrel.models.spvnas import SPVNAS
+from kestrel.models.spvnas_space import NetConfig, SearchSpace
+from kestrel.models.spvnas_supernet import SPVNASSuperNet
+from kestrel.train import cache
+from kestrel.train.evolution import Candidate, SearchLog, SearchPlan, best, search
+from kestrel.train.spvnas_search import recalibrate
+from kestrel.weights import Manifest, load, save
+from tests.models.points.test_networks import cloud
+
+TINY = SearchSpace(widths=(4, 8, 12, 16, 24, 24, 16, 8, 8), least=(4, 4, 4, 8, 8, 8, 8, 4, 4), divisor=4)
+PLAN = SearchPlan(latency_limit_ms=400.0, population=8, generations=5, parents=3, mutation_probability=0.2)
+
+
+def size(config: NetConfig) -> float:
+    """Stands for latency: the sum of all numbers of a configuration."""
+    return float(sum(config["output_channels"]) + sum(v for v in config.values() if isinstance(v, int)))
+
+
+def width(config: NetConfig) -> float:
+    """Stands for accuracy, against latency."""
+    return float(sum(config["output_channels"]))
+
+
+class StopSearchError(Exception):
+    pass
+
+
+def run(path: Path, plan: SearchPlan = PLAN, stop_after: int | None = None) -> tuple[list[Candidate], int]:
+    """Search; return the candidates and how many were judged in this call."""
+    judged = 0
+
+    def accuracy(config: NetConfig) -> float:
+        nonlocal judged
+        judged += 1
+        if stop_after is not None and judged > stop_after:
+            raise StopSearchError
+        return width(config)
+
+    log = SearchLog(path, plan, TINY)
+    return list(search(TINY, plan, log, latency_ms=size, accuracy=accuracy)), judged
+
+
+def test_no_candidate_is_slower_than_the_limit_and_the_slow_ones_are_not_judged(tmp_path):
+    found, judged = run(tmp_path / "log")
+    assert len(found) == judged == PLAN.candidates
+    assert max(candidate.latency_ms for candidate in found) <= 400.0
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()[1:]]
+    slow = [line for line in lines if line["accuracy"] is None]
+    assert slow
+    assert all(line["latency_ms"] > 400.0 for line in slow)
+
+
+def test_evolution_finds_better_networks_than_its_random_first_generation(tmp_path):
+    found, _ = run(tmp_path / "log")
+    first = best(found[: PLAN.population], 1)[0]
+    assert (best(found, 1)[0].accuracy or 0) > (first.accuracy or 0)
+
+
+def test_an_interrupted_search_goes_on_and_ends_like_an_uninterrupted_one(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+    with pytest.raises(StopSearchError):
+        run(tmp_path / "log", stop_after=20)
+    text = (tmp_path / "log").read_text()
+    (tmp_path / "log").write_text(text + '{"number": 20, "dr')  # cut off while it was written
+    resumed, judged = run(tmp_path / "log")
+    assert judged == PLAN.candidates - 20
+    assert resumed == whole
+    assert run(tmp_path / "log") == (whole, 0)
+
+
+def test_a_finished_search_can_be_made_longer_but_not_changed(tmp_path):
+    run(tmp_path / "log")
+    found, judged = run(tmp_path / "log", replace(PLAN, generations=6))
+    assert judged == PLAN.population
+    assert len(found) == PLAN.candidates + PLAN.population
+    with pytest.raises(InputError, match="the log of a search"):
+        run(tmp_path / "log", replace(PLAN, seed=1))
+
+
+def test_a_limit_that_no_network_keeps_is_reported(tmp_path):
+    with pytest.raises(ConfigError, match="latency limit"):
+        run(tmp_path / "log", replace(PLAN, latency_limit_ms=1.0))
+
+
+def test_a_plan_with_more_parents_than_candidates_is_refused():
+    with pytest.raises(ConfigError, match="search plan"):
+        SearchPlan(10.0, population=2, parents=3)
+
+
+def drive(folder: Path) -> None:
+    """A finished drive of two sweeps: low points are road, high ones manmade."""
+    folder.mkdir(parents=True)
+    for index in range(2):
+        rng = np.random.default_rng(index)
+        xyz = rng.uniform((-10, -10, 0), (10, 10, 4), (400, 3))
+        road, manmade = POINT_CLASSES.index("driveable_surface"), POINT_CLASSES.index("manmade")
+        none: dict[str, np.ndarray] = {
+            "boxes": np.zeros((0, 9), np.float32),
+            "box_label": np.zeros(0, np.int64),
+            "box_points": np.zeros(0, np.int64),
+            "map_bits": np.zeros(0, np.uint8),
+            "pictures": np.zeros(0, np.uint8),
+            "picture_ends": np.zeros(0, np.int64),
+            "semantics": np.zeros(0, np.uint8),
+            "semantic_ends": np.zeros(0, np.int64),
+            "matrices": np.zeros((0, 3, 3)),
+            "base_from_camera": np.zeros((0, 4, 4)),
+        }
+        frame = cache.CachedFrame(
+            points=(xyz / cache.POSITION_STEP_M).astype(np.int16),
+            intensity=np.zeros(400, np.uint8),
+            sweep=np.zeros(400, np.uint8),
+            ages=np.zeros(1, np.float32),
+            label=np.where(xyz[:, 2] < 2, road, manmade).astype(np.uint8),
+            **none,
+        )
+        cache.write(folder / f"frame_{index:04}.npz", frame)
+    cache.finish(folder, {})
+
+
+def test_the_command_writes_a_net_config_and_weights_that_belong_together(tmp_path):
+    drive(tmp_path / "data" / "drive")
+    torch.manual_seed(0)
+    network = SPVNASSuperNet(16, TINY, pres=0.5, vres=0.5).train()
+    for seed in range(3):
+        network(*cloud(300, seed=seed), TINY.sample(random.Random(seed)))
+    config = {"num_classes": 16, "space": asdict(TINY), "pres": 0.5, "vres": 0.5}
+    manifest = Manifest("super", "SPVNASSuperNet", config, POINT_CLASSES)
+    save(tmp_path / "super.safetensors", network.state_dict(), manifest, exact=True)
+    arguments = ["search-spvnas", str(tmp_path / "super.safetensors"), "--out", str(tmp_path / "out")]
+    arguments += ["--data", str(tmp_path / "data"), "--latency-limit-ms", "10000"]
+    arguments += ["--population", "2", "--generations", "1", "--parents", "2"]
+    result = CliRunner().invoke(build_app(), arguments)
+    assert result.exit_code == 0, result.output
+    state, written = load(tmp_path / "out" / "subnet.safetensors")
+    net_config = json.loads((tmp_path / "out" / "net.config").read_text())
+    TINY.check(net_config)
+    SPVNAS(**written.config).load_state_dict(state)
+    assert written.config["net_config"] == {k: net_config[k] for k in written.config["net_config"]}
+    assert len((tmp_path / "out" / "candidates.md").read_text().splitlines()) == 2 + 4
+    assert 0 <= written.metrics["accuracy"] <= 1
+
+
+@torch.no_grad()
+def test_recalibration_gives_every_norm_the_statistics_of_its_own_network():
+    torch.manual_seed(0)
+    network = SPVNASSuperNet(5, TINY, pres=1.0, vres=1.0)
+    alone = network.determinize(TINY.sample(random.Random(0))).eval()
+    frame = (*cloud(500), np.zeros(500, np.uint8))
+    recalibrate(alone, [frame])
+    seen: list[torch.Tensor] = []
+    alone.point_transforms[0].net.conv.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    with torch.enable_grad():  # layers run one by one, so that the hook sees the norm's input
+        alone(frame[0], frame[1])
+    norm = alone.point_transforms[0].net.bn
+    mean = seen[0].mean(0)
+    assert (norm.running_mean - mean).norm() < 0.05 * mean.norm()
+    assert not norm.training
