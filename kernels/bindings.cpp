@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "bev_pool/bev_pool.h"
 #include "common/dispatch.h"
 #include "kernel_map/kernel_map.h"
 #include "point_voxel/trilinear.h"
@@ -71,6 +72,51 @@ void weighted_scatter(Address gradient, Address rows, Address weights, Address o
                                      at<float>(out), points, neighbours, channels, threads});
 }
 
+using Sizes = std::vector<int64_t>;
+
+kestrel::Frustum frustum(Address depth, Address context, const Sizes& depth_stride, const Sizes& context_stride,
+                         const Sizes& shape, bool bfloat16) {
+  kestrel::Frustum result{at<void>(depth), at<void>(context), {}, {}, 0, 0, 0, 0, 0, bfloat16};
+  for (int i = 0; i < 4; ++i) {
+    result.depth_stride[i] = depth_stride.at(i);
+    result.context_stride[i] = context_stride.at(i);
+  }
+  int32_t* const sizes[] = {&result.images, &result.depths, &result.height, &result.width, &result.channels};
+  for (int i = 0; i < 5; ++i) *sizes[i] = static_cast<int32_t>(shape.at(i));
+  return result;
+}
+
+kestrel::SplatIndex splat_index(const Sizes& addresses) {
+  return {at<int32_t>(addresses.at(0)), at<int32_t>(addresses.at(1)), at<int32_t>(addresses.at(2)),
+          at<int32_t>(addresses.at(3))};
+}
+
+void lift_splat(Address depth, Address context, const Sizes& depth_stride, const Sizes& context_stride,
+                const Sizes& shape, bool bfloat16, const Sizes& index, const Sizes& grid, Address out,
+                int threads) {
+  nb::gil_scoped_release release;
+  kestrel::level().lift_splat({frustum(depth, context, depth_stride, context_stride, shape, bfloat16),
+                               splat_index(index), grid.at(0), grid.at(1), grid.at(2), at<void>(out),
+                               threads});
+}
+
+void lift_splat_backward(Address depth, Address context, const Sizes& depth_stride,
+                         const Sizes& context_stride, const Sizes& shape, bool bfloat16, const Sizes& index,
+                         Address gradient, Address to_depth, Address to_context, int threads) {
+  nb::gil_scoped_release release;
+  kestrel::level().lift_splat_backward({frustum(depth, context, depth_stride, context_stride, shape, bfloat16),
+                                        splat_index(index), at<void>(gradient), at<void>(to_depth),
+                                        at<void>(to_context), threads});
+}
+
+int64_t build_splat_index(Address cells, int images, int depths, int height, int width, int64_t num_cells,
+                          Address row_start, Address runs, Address by_column, Address column_start,
+                          int threads) {
+  return kestrel::build_splat_index({at<int64_t>(cells), images, depths, height, width, num_cells,
+                                     at<int32_t>(row_start), at<int32_t>(runs), at<int32_t>(by_column),
+                                     at<int32_t>(column_start), threads});
+}
+
 int64_t unique_keys(Address keys, int64_t count, Address unique, Address inverse) {
   return kestrel::unique_keys(at<int64_t>(keys), count, at<int64_t>(unique), at<int64_t>(inverse));
 }
@@ -115,7 +161,7 @@ void trilinear(Address points, int64_t count, const std::vector<int>& stride, Ad
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
-constexpr int interface_version = 1;
+constexpr int interface_version = 2;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;
@@ -133,4 +179,7 @@ NB_MODULE(native, m) {
   m.def("strided_triples", &strided_triples);
   m.def("find_keys", &find_keys, Release());
   m.def("trilinear", &trilinear, Release());
+  m.def("lift_splat", &lift_splat);
+  m.def("lift_splat_backward", &lift_splat_backward);
+  m.def("build_splat_index", &build_splat_index, Release());
 }

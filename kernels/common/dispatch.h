@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "bev_pool/bev_pool.h"
+
 namespace kestrel {
 
 // out[j] = act(sum_k features[gather[k][j]] @ weight[k] + bias + residual[j]); all matrices row-major.
@@ -60,6 +62,8 @@ struct Level {
   void (*weight_gradient)(const WeightGradient&);
   void (*weighted_gather)(const WeightedGather&);
   void (*weighted_scatter)(const WeightedScatter&);
+  void (*lift_splat)(const LiftSplat&);
+  void (*lift_splat_backward)(const LiftSplatBackward&);
 };
 
 // The level in use: the best one of this machine, or what KESTREL_DISPATCH or set_level named.

@@ -15,6 +15,8 @@
 #include "sparse_conv/forward.h"
 #include "sparse_conv/weight_gradient.h"
 #include "point_voxel/weighted.h"
+#include "bev_pool/lift_splat.h"
+#include "bev_pool/lift_splat_backward.h"
 
 #define KESTREL_STRING_(x) #x
 #define KESTREL_STRING(x) KESTREL_STRING_(x)
@@ -26,6 +28,7 @@ namespace kestrel {
 extern const Level KESTREL_JOIN(level_, KESTREL_LEVEL);
 const Level KESTREL_JOIN(level_, KESTREL_LEVEL) = {
     KESTREL_STRING(KESTREL_LEVEL), sparse_conv, weight_gradient, weighted_gather, weighted_scatter,
+    lift_splat, lift_splat_backward,
 };
 
 }  // namespace kestrel

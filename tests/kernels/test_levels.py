@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kestrel.ops import KernelMap, sparse_conv, torchsparse_offsets
+from kestrel.ops.bev_pool import LiftSplatIndex, lift_splat
 from kestrel.ops.sparse_conv import convolve_reference, weight_gradient_reference
 from tests.ops.voxels import random_voxels
 
@@ -65,6 +66,53 @@ def test_the_gradients_equal_the_reference(level, kernel_map, channels):
     assert relative(features.grad, to_features) < 1e-6
     to_weight = weight_gradient_reference(features.detach().double(), wide[0], kernel_map.gather)
     assert relative(weight.grad, to_weight) < 1e-6
+
+
+def level_cameras(channels: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, LiftSplatIndex]:
+    """Two cameras of 21 columns whose rows mostly share a cell, as those of a level camera do."""
+    generator = torch.Generator().manual_seed(2)
+    cells = torch.randint(-1, 40 * 35, (2, 9, 1, 21), generator=generator).repeat(1, 1, 6, 1)
+    moved = torch.rand(cells.shape, generator=generator) < 0.2
+    cells = torch.where(moved, torch.randint(-1, 40 * 35, cells.shape, generator=generator), cells)
+    depth = torch.rand(2, 9, 6, 21, generator=generator).to(dtype)
+    context = torch.randn(2, channels, 6, 21, generator=generator).to(dtype)
+    return depth, context, LiftSplatIndex.build(cells, 1, (40, 35, 1))
+
+
+@pytest.mark.parametrize("channels", [1, 12, 33, 80, 130])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_lift_splat_and_its_gradients_equal_the_reference(level, channels, dtype, tolerance, memory_format):
+    depth, context, index = level_cameras(channels, dtype)
+    upstream = torch.randn(1, channels, 40, 35, generator=torch.Generator().manual_seed(3)).to(dtype)
+    results = []
+    for wide in (False, True):
+        leaves = [
+            (each.double() if wide else each).to(memory_format=memory_format).requires_grad_()
+            for each in (depth, context)
+        ]
+        out = lift_splat(*leaves, index)
+        results.append((out, *torch.autograd.grad(out, leaves, upstream.to(out.dtype))))
+    assert results[0][0].dtype == dtype
+    assert all(relative(a, b) < tolerance for a, b in zip(*results, strict=True))
+
+
+def test_lift_splat_and_its_index_do_not_depend_on_the_number_of_threads(level):
+    results, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            depth, context, index = level_cameras(24, torch.float32)
+            leaves = depth.requires_grad_(), context.requires_grad_()
+            out = lift_splat(*leaves, index)
+            gradients = torch.autograd.grad(out, leaves, out.detach().cos())
+            results.append(
+                (out, *gradients, index.runs, index.row_start, index.by_column, index.column_start)
+            )
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def test_nan_is_passed_on_and_not_clipped_away(level, kernel_map):

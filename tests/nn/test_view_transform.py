@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kestrel.nn.camera_geometry import CameraGeometry, depth_images, frustum_points
 from kestrel.nn.view_transform import DepthLSSTransform, LSSTransform, cells_of
+from kestrel.ops.bev_pool import bev_cells
 
 FORWARD = torch.tensor([[0.0, 0, 1, 0.5], [-1, 0, 0, 0], [0, -1, 0, 1.2], [0, 0, 0, 1]])
 """A camera that looks along x, half a metre ahead of the origin and 1.2 m up."""
@@ -96,10 +97,11 @@ def test_map_is_what_the_outer_product_gives() -> None:
         depth, context = network.lift(features, cameras())
         assert torch.allclose(depth.sum(dim=1), torch.ones(2, 4, 8))
         bev = network(features, cameras())
-    inside = network.index(cameras())
-    weights = depth.reshape(-1)[inside.point]
-    pixels = context.permute(0, 2, 3, 1).reshape(-1, 4)[inside.pixel]
-    torch.testing.assert_close(bev.sum(dim=(0, 2, 3)), (weights[:, None] * pixels).sum(dim=0))
+    lower = network.bx - network.dx / 2
+    cells = bev_cells(network.points(cameras()), lower, network.dx, network.grid_shape)[0]
+    points = depth[:, :, None] * context[:, None]
+    inside = points.movedim(2, -1)[cells >= 0]
+    torch.testing.assert_close(bev.sum(dim=(0, 2, 3)), inside.sum(dim=0))
 
 
 def depth_at(points: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Final, cast
 from kestrel.report import Figure
 
 BENCHMARKS: Final[dict[str, str]] = {
+    "bev-pool": "kestrel.bench.bev:bev_pooling",
     "sim": "kestrel.bench.sim:simulated_frames",
     "sparse-conv": "kestrel.bench.points:sparse_conv_forward",
     "sparse-conv-backward": "kestrel.bench.points:sparse_conv_backward",

@@ -51,7 +51,7 @@ def sparse_conv_forward() -> dict[str, Figure]:
     found, features, weight = _layer(indices)
     half, half_weight = features.bfloat16(), weight.bfloat16()
     left, right = torch.randn(100_000, CHANNELS).bfloat16(), torch.randn(CHANNELS, CHANNELS).bfloat16()
-    ms = _medians(
+    ms = medians(
         {
             "map": lambda: _map(indices),
             "fp32": lambda: sparse_conv(features, weight, found),
@@ -80,7 +80,7 @@ def sparse_conv_backward() -> dict[str, Figure]:
     upstream = torch.randn(len(features), CHANNELS)
     ours = sparse_conv(*leaves, found)
     reference = convolve_reference(*leaves, None, None, found.gather, False)
-    ms = _medians(
+    ms = medians(
         {
             "ours": lambda: torch.autograd.grad(ours, leaves, upstream, retain_graph=True),
             "torch": lambda: torch.autograd.grad(reference, leaves, upstream, retain_graph=True),
@@ -96,7 +96,7 @@ def networks() -> dict[str, Figure]:
     mink, spv = MinkUNet(19).eval(), SPVCNN(19).eval()
     half, half_points = MinkUNet(19).eval().bfloat16(), points.bfloat16()
     with torch.no_grad():
-        ms = _medians(
+        ms = medians(
             {
                 "minkunet": lambda: mink(positions, points),
                 "spvcnn": lambda: spv(positions, points),
@@ -120,7 +120,7 @@ def voxelization() -> dict[str, Figure]:
     for columns in (2100, 4900):
         points = street_scan(columns)
         cells = _voxel_indices(points)
-        ms = _medians(
+        ms = medians(
             {
                 "ours": partial(voxelize, points, size, bounds, max_points=10, max_voxels=160_000),
                 "torch": partial(torch.unique, cells, dim=0, return_inverse=True),
@@ -155,13 +155,13 @@ def _levels(features: Tensor, weight: Tensor, found: KernelMap, reference_ms: fl
     figures, before = {}, NATIVE.dispatch_level()
     for name in NATIVE.available_levels():
         NATIVE.set_dispatch_level(name)
-        ms = _medians({name: lambda: sparse_conv(features, weight, found)}, repeats=5)[name]
+        ms = medians({name: lambda: sparse_conv(features, weight, found)}, repeats=5)[name]
         figures[f"convolution fp32 {name}"] = Figure(ms, "ms", reference_ms / ms, _TORCH)
     NATIVE.set_dispatch_level(before)
     return figures
 
 
-def _medians(candidates: dict[str, Callable[[], object]], *, repeats: int = 9) -> dict[str, float]:
+def medians(candidates: dict[str, Callable[[], object]], *, repeats: int = 9) -> dict[str, float]:
     """Return the median time [ms] of each candidate; they take turns, so that all meet the same machine."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats + 1):

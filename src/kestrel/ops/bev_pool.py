@@ -5,18 +5,23 @@
 A camera feature at every depth of its ray is a point in space; all points of one cell are summed. Which point
 falls into which cell depends on the calibration alone, so it is computed once (:func:`bev_cells`,
 :class:`LiftSplatIndex`) and reused. The features of the points are depth probability times context;
-:func:`lift_splat` never builds them: with A[cell, pixel] = sum of the depth probabilities of that pixel's
-points in that cell, the map is A @ context.
+:func:`lift_splat` never builds them. The compiled kernel multiplies inside of the sum over the points of a
+cell; the reference multiplies by a sparse matrix: with A[cell, pixel] = sum of the depth probabilities of that
+pixel's points in that cell, the map is A @ context.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TypeAlias
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+
+from kestrel.errors import InputError, describe
+from kestrel.ops.backend import NATIVE, call, native_for
 
 GridShape: TypeAlias = tuple[int, int, int]
 
@@ -103,17 +108,21 @@ _bev_pool.register_autograd(_pool_backward, setup_context=_pool_context)
 class LiftSplatIndex:
     """Which points of the camera frustums fall into which cell: depends on the calibration alone.
 
-    The points inside the grid, sorted by cell (compressed sparse rows: rows are cells, columns pixels).
+    Points that follow each other down a picture column, at one depth and in one cell, form a run; a level camera
+    has one run for each column and depth. The index holds the runs of all points inside of the grid.
 
-    row_start: (num_cells + 1,) int64 first kept point of each cell.
-    pixel: (K,) int64 index into the flattened (N, H, W) pixels.
-    point: (K,) int64 index into the flattened (N, D, H, W) points.
+    row_start: (num_cells + 1,) int32 first run of each cell.
+    runs: (R, 3) int32 cell, index of the first point into the flattened (N, D, H, W) points, number of points;
+        ordered by cell, within a cell by (n, w, d, h).
+    by_column: (R,) int32 the runs in the order of (n, w, d, h).
+    column_start: (N * W + 1,) int32 first entry of by_column of each picture column.
     batch, shape: of the map.
     """
 
     row_start: Tensor
-    pixel: Tensor
-    point: Tensor
+    runs: Tensor
+    by_column: Tensor
+    column_start: Tensor
     batch: int
     shape: GridShape
 
@@ -125,16 +134,61 @@ class LiftSplatIndex:
             cells: (N, D, H, W) int64 from :func:`bev_cells`, N = batch * cameras, -1 for points to drop.
             batch: number of samples.
             shape: cells along x, y, z.
+
+        Raises:
+            InputError: a cell that the map does not have, or more points than 32 bits count.
         """
-        _, depths, height, width = cells.shape
-        flat = cells.reshape(-1)
-        kept = torch.nonzero(flat >= 0)[:, 0]
-        point = kept[torch.argsort(flat[kept], stable=True)]
-        row_start = flat.new_zeros(batch * shape[0] * shape[1] * shape[2] + 1)
-        row_start[1:] = torch.bincount(flat[point], minlength=len(row_start) - 1).cumsum(0)
-        area = height * width
-        pixel = point.div(depths * area, rounding_mode="floor") * area + point % area
-        return cls(row_start, pixel, point, batch, shape)
+        num_cells = batch * shape[0] * shape[1] * shape[2]
+        limit = torch.iinfo(torch.int32).max
+        highest = int(cells.max()) if cells.numel() else -1
+        if highest >= num_cells or max(cells.numel(), num_cells) > limit:
+            found = f"{highest} in {cells.numel()} points and {num_cells} cells"
+            raise InputError(describe("cell of a point", expected=f"below {num_cells}", found=found))
+        if NATIVE is not None and cells.device.type == "cpu":
+            return cls(*_index_native(NATIVE, cells, num_cells), batch, shape)
+        return cls(*index_reference(cells, num_cells), batch, shape)
+
+
+def _index_native(native: ModuleType, cells: Tensor, num_cells: int) -> tuple[Tensor, ...]:
+    images, depths, height, width = cells.shape
+    row_start = torch.empty(num_cells + 1, dtype=torch.int32)
+    runs = torch.empty(cells.numel(), 3, dtype=torch.int32)
+    by_column = torch.empty(cells.numel(), dtype=torch.int32)
+    column_start = torch.empty(images * width + 1, dtype=torch.int32)
+    made = row_start, runs, by_column, column_start
+    threads = torch.get_num_threads()
+    count = call(native.build_splat_index, cells, images, depths, height, width, num_cells, *made, threads)
+    # The room for the worst case is given back.
+    return row_start, runs[:count].clone(), by_column[:count].clone(), column_start
+
+
+def index_reference(cells: Tensor, num_cells: int) -> tuple[Tensor, ...]:
+    """Compute the tensors of a LiftSplatIndex in torch."""
+    images, depths, height, width = cells.shape
+
+    def turned(values: Tensor) -> Tensor:
+        return values.view(cells.shape).permute(0, 3, 1, 2).reshape(-1)
+
+    column = turned(cells.contiguous())
+    place = torch.arange(len(column), device=cells.device)
+    breaks = place % height == 0
+    breaks[1:] |= column[1:] != column[:-1]
+    start = breaks.nonzero().squeeze(1)
+    length = torch.diff(start, append=start.new_tensor([len(column)]))
+    kept = column[start] >= 0
+    start, length = start[kept], length[kept]
+    cell, order = column[start].sort(stable=True)
+    runs = torch.stack((cell, turned(place)[start[order]], length[order]), dim=1)
+    row_start = _starts(cell, num_cells)
+    column_start = _starts(start.div(depths * height, rounding_mode="floor"), images * width)
+    return row_start, runs.int(), order.argsort().int(), column_start
+
+
+def _starts(group: Tensor, groups: int) -> Tensor:
+    """Return (groups + 1,) int32: how many entries belong to lower groups."""
+    starts = torch.zeros(groups + 1, dtype=torch.int32, device=group.device)
+    starts[1:] = torch.bincount(group, minlength=groups).cumsum(0)
+    return starts
 
 
 def lift_splat(depth: Tensor, context: Tensor, index: LiftSplatIndex) -> Tensor:
@@ -148,61 +202,144 @@ def lift_splat(depth: Tensor, context: Tensor, index: LiftSplatIndex) -> Tensor:
         index: of the calibration of these images.
 
     Returns:
-        (batch, nz * C, nx, ny); channel = z * C + c.
+        (batch, nz * C, nx, ny) in the dtype of the context, summed in float32 or better; channel = z * C + c.
+
+    Raises:
+        InputError: shapes that do not fit each other or the index.
     """
-    pixels = context.permute(0, 2, 3, 1).reshape(-1, context.shape[1])
-    weights = depth.reshape(-1)[index.point]
-    pooled = torch.ops.kestrel.lift_splat(weights, pixels, index.row_start, index.pixel)
+    fits = depth.ndim == context.ndim == 4 and depth.shape[::2] == context.shape[::2]
+    columns = len(index.column_start) - 1
+    if not fits or depth.shape[3] != context.shape[3] or depth.shape[0] * depth.shape[3] != columns:
+        expected = f"depth (N, D, H, W) and context (N, C, H, W) with N * W = {columns}"
+        found = f"{tuple(depth.shape)} and {tuple(context.shape)}"
+        raise InputError(describe("lift-splat", expected=expected, found=found))
+    tables = index.row_start, index.runs, index.by_column, index.column_start
+    nx, ny, _ = index.shape
+    pooled = torch.ops.kestrel.lift_splat(depth.to(context.dtype), context, *tables, nx, ny)
     return _as_map(pooled, index.batch, index.shape)
 
 
+def _frustum(depth: Tensor, context: Tensor, tables: tuple[Tensor, ...]) -> tuple[object, ...]:
+    """Return the first arguments of both compiled functions."""
+    images, depths, height, width = depth.shape
+    return (
+        *(depth.data_ptr(), context.data_ptr(), depth.stride(), context.stride()),
+        (images, depths, height, width, context.shape[1]),
+        context.dtype == torch.bfloat16,
+        [table.data_ptr() for table in tables],
+    )
+
+
 @torch.library.custom_op("kestrel::lift_splat", mutates_args=())
-def _lift_splat(weights: Tensor, pixels: Tensor, row_start: Tensor, pixel: Tensor) -> Tensor:
+def _lift_splat(
+    depth: Tensor,
+    context: Tensor,
+    row_start: Tensor,
+    runs: Tensor,
+    by_column: Tensor,
+    column_start: Tensor,
+    nx: int,
+    ny: int,
+) -> Tensor:
+    cells = len(row_start) - 1
+    native = native_for(depth, context)
+    if native is not None:
+        out = context.new_empty(cells, context.shape[1])
+        grid = cells // (nx * ny), nx, ny
+        arguments = _frustum(depth, context, (row_start, runs, by_column, column_start))
+        native.lift_splat(*arguments, grid, out.data_ptr(), torch.get_num_threads())
+        return out
     # Sparse products know no half precision.
-    dtype = torch.promote_types(pixels.dtype, torch.float32)
-    matrix = _sparse(weights.to(dtype), row_start, pixel, len(pixels))
-    return torch.mm(matrix, pixels.to(dtype)).to(pixels.dtype)
+    pixels, weights, rows, pixel, _ = _expand(depth, context, row_start, runs)
+    return torch.mm(_sparse(weights, rows, pixel, len(pixels)), pixels).to(context.dtype)
 
 
 @_lift_splat.register_fake
-def _(weights: Tensor, pixels: Tensor, row_start: Tensor, pixel: Tensor) -> Tensor:
-    return pixels.new_empty(len(row_start) - 1, pixels.shape[1])
-
-
-def _splat_context(
-    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor
-) -> None:
-    ctx.save_for_backward(*inputs)
+def _(
+    depth: Tensor,
+    context: Tensor,
+    row_start: Tensor,
+    runs: Tensor,
+    by_column: Tensor,
+    column_start: Tensor,
+    nx: int,
+    ny: int,
+) -> Tensor:
+    return context.new_empty(row_start.shape[0] - 1, context.shape[1])
 
 
 @torch.library.custom_op("kestrel::lift_splat_backward", mutates_args=())
 def _lift_splat_backward(
-    grad: Tensor, weights: Tensor, pixels: Tensor, row_start: Tensor, pixel: Tensor
+    grad: Tensor,
+    depth: Tensor,
+    context: Tensor,
+    row_start: Tensor,
+    runs: Tensor,
+    by_column: Tensor,
+    column_start: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """With M = A @ P: dP = A' @ dM, and dA = dM @ P' is needed only where A has entries."""
-    dtype = torch.promote_types(pixels.dtype, torch.float32)
-    grad = grad.to(dtype).contiguous()
-    matrix = _sparse(weights.to(dtype), row_start, pixel, len(pixels))
-    grad_weights = torch.sparse.sampled_addmm(matrix, grad, pixels.to(dtype).t(), beta=0.0).values()
-    return grad_weights.to(weights.dtype), torch.mm(matrix.t(), grad).to(pixels.dtype)
+    native = native_for(depth, context, grad)
+    if native is not None:
+        to_depth, to_context = depth.new_zeros(depth.shape), context.new_empty(context.shape)
+        arguments = _frustum(depth, context, (row_start, runs, by_column, column_start))
+        addresses = (each.data_ptr() for each in (grad, to_depth, to_context))
+        native.lift_splat_backward(*arguments, *addresses, torch.get_num_threads())
+        return to_depth, to_context
+    pixels, weights, rows, pixel, point = _expand(depth, context, row_start, runs)
+    grad = grad.to(pixels.dtype)
+    matrix = _sparse(weights, rows, pixel, len(pixels))
+    grad_weights = torch.sparse.sampled_addmm(matrix, grad, pixels.t(), beta=0.0).values()
+    to_depth = weights.new_zeros(depth.numel()).index_copy_(0, point, grad_weights)
+    images, channels, height, width = context.shape
+    to_context = torch.mm(matrix.t(), grad).view(images, height, width, channels).permute(0, 3, 1, 2)
+    return to_depth.view(depth.shape).to(depth.dtype), to_context.to(context.dtype).contiguous()
 
 
 @_lift_splat_backward.register_fake
 def _(
-    grad: Tensor, weights: Tensor, pixels: Tensor, row_start: Tensor, pixel: Tensor
+    grad: Tensor,
+    depth: Tensor,
+    context: Tensor,
+    row_start: Tensor,
+    runs: Tensor,
+    by_column: Tensor,
+    column_start: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(weights), pixels.new_empty(pixels.shape)
+    return depth.new_empty(depth.shape), context.new_empty(context.shape)
 
 
-def _splat_backward(
-    ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-) -> tuple[Tensor, Tensor, None, None]:
-    weights, pixels, row_start, pixel = ctx.saved_tensors  # type: ignore[attr-defined]
-    gradients = torch.ops.kestrel.lift_splat_backward(grad, weights, pixels, row_start, pixel)
-    return gradients[0], gradients[1], None, None
+def _splat_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:6])
+
+
+def _splat_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = torch.ops.kestrel.lift_splat_backward(grad.contiguous(), *ctx.saved_tensors)
+    return gradients[0], gradients[1], None, None, None, None, None, None
 
 
 _lift_splat.register_autograd(_splat_backward, setup_context=_splat_context)
+
+
+def _expand(depth: Tensor, context: Tensor, row_start: Tensor, runs: Tensor) -> tuple[Tensor, ...]:
+    """Return what the sparse product needs, in float32 or better.
+
+    Returns:
+        (P, C) pixels, (K,) weight of each point, (num_cells + 1,) first point of each cell, and the pixel and
+        the place in ``depth`` of each point.
+    """
+    dtype = torch.promote_types(context.dtype, torch.float32)
+    _, depths, height, width = depth.shape
+    length = runs[:, 2].long()
+    ends = length.cumsum(0)
+    run = torch.repeat_interleave(length)
+    below = torch.arange(len(run), device=runs.device) - (ends - length)[run]
+    point = runs[:, 1].long()[run] + below * width
+    area = height * width
+    pixel = point.div(depths * area, rounding_mode="floor") * area + point % area
+    rows = torch.cat((ends.new_zeros(1), ends))[row_start.long()]
+    pixels = context.permute(0, 2, 3, 1).reshape(-1, context.shape[1]).to(dtype)
+    return pixels, depth.reshape(-1)[point].to(dtype), rows, pixel, point
 
 
 def _sparse(weights: Tensor, row_start: Tensor, pixel: Tensor, pixels: int) -> Tensor:

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from kestrel.ops.bev_pool import GridShape, LiftSplatIndex, bev_cells, bev_pool, lift_splat
+from kestrel.errors import InputError
+from kestrel.ops.bev_pool import (
+    GridShape,
+    LiftSplatIndex,
+    bev_cells,
+    bev_pool,
+    index_reference,
+    lift_splat,
+)
 
 SHAPE: GridShape = (4, 3, 2)
 LOWER, STEP = torch.tensor([-2.0, 0.0, -1.0]), torch.tensor([1.0, 2.0, 1.0])
@@ -69,7 +77,7 @@ def test_gradients_of_both_operators() -> None:
 def test_no_point_in_range_gives_an_empty_map() -> None:
     depth, context, cells = scene()
     index = LiftSplatIndex.build(torch.full_like(cells, -1).flatten(0, 1), 2, SHAPE)
-    assert len(index.point) == 0
+    assert len(index.runs) == 0
     assert not lift_splat(depth, context, index).any()
     assert not bev_pool(torch.ones(*cells.shape, 2), torch.full_like(cells, -1), 2, SHAPE).any()
 
@@ -86,10 +94,32 @@ def test_half_precision_is_summed_in_single(dtype: torch.dtype) -> None:
 def test_operators_are_registered_completely() -> None:
     depth, context, cells = scene(batch=1)
     index = LiftSplatIndex.build(cells.flatten(0, 1), 1, SHAPE)
-    weights = depth.reshape(-1)[index.point].requires_grad_()
-    pixels = context.permute(0, 2, 3, 1).reshape(-1, 4).requires_grad_()
-    torch.library.opcheck(
-        torch.ops.kestrel.lift_splat.default, (weights, pixels, index.row_start, index.pixel)
-    )
+    tables = index.row_start, index.runs, index.by_column, index.column_start
+    arguments = (depth.requires_grad_(), context.requires_grad_(), *tables, *SHAPE[:2])
+    torch.library.opcheck(torch.ops.kestrel.lift_splat.default, arguments)
     features = torch.randn(5, 3, requires_grad=True)
     torch.library.opcheck(torch.ops.kestrel.bev_pool.default, (features, torch.tensor([0, 2, -1, 2, 1]), 4))
+
+
+@pytest.mark.parametrize("column", [True, False])
+def test_the_compiled_index_is_that_of_the_reference(column: bool) -> None:
+    cells = scene()[2].flatten(0, 1)
+    if column:  # a level camera: all rows of a column share a cell
+        cells = cells[:, :, :1].expand(-1, -1, 7, -1)
+    built = LiftSplatIndex.build(cells, 2, SHAPE)
+    expected = index_reference(cells, 48)
+    for found, wanted in zip((built.row_start, built.runs, built.by_column), expected, strict=False):
+        assert torch.equal(found, wanted)
+    assert torch.equal(built.column_start, expected[3])
+    assert int(built.runs[:, 2].max()) == (7 if column else 1)
+
+
+def test_what_does_not_fit_is_named() -> None:
+    depth, context, cells = scene()
+    with pytest.raises(InputError, match="cell of a point"):
+        LiftSplatIndex.build(cells.flatten(0, 1), 1, SHAPE)
+    index = LiftSplatIndex.build(cells.flatten(0, 1), 2, SHAPE)
+    with pytest.raises(InputError, match="lift-splat"):
+        lift_splat(depth, context[:, :, :1], index)
+    with pytest.raises(InputError, match="lift-splat"):
+        lift_splat(depth[:2], context[:2], index)
