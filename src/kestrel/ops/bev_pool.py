@@ -6,8 +6,8 @@ A camera feature at every depth of its ray is a point in space; all points of on
 falls into which cell depends on the calibration alone, so it is computed once (:func:`bev_cells`,
 :class:`LiftSplatIndex`) and reused. The features of the points are depth probability times context;
 :func:`lift_splat` never builds them. The compiled kernel multiplies inside of the sum over the points of a
-cell; the reference multiplies by a sparse matrix: with A[cell, pixel] = sum of the depth probabilities of that
-pixel's points in that cell, the map is A @ context.
+cell; the reference multiplies by a sparse matrix: with A[cell, pixel] = sum of the depth probabilities of
+that pixel's points in that cell, the map is A @ context.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, native_for
 
 GridShape: TypeAlias = tuple[int, int, int]
+_Tables: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 # The one product we use (rows of a CSR matrix times a dense one) has been stable for years.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -108,12 +109,12 @@ _bev_pool.register_autograd(_pool_backward, setup_context=_pool_context)
 class LiftSplatIndex:
     """Which points of the camera frustums fall into which cell: depends on the calibration alone.
 
-    Points that follow each other down a picture column, at one depth and in one cell, form a run; a level camera
-    has one run for each column and depth. The index holds the runs of all points inside of the grid.
+    Points that follow each other down a picture column, at one depth and in one cell, form a run; a level
+    camera has one run for each column and depth. The index holds the runs of all points inside of the grid.
 
     row_start: (num_cells + 1,) int32 first run of each cell.
-    runs: (R, 3) int32 cell, index of the first point into the flattened (N, D, H, W) points, number of points;
-        ordered by cell, within a cell by (n, w, d, h).
+    runs: (R, 3) int32 cell, index of the first point into the flattened (N, D, H, W) points, number of
+        points; ordered by cell, within a cell by (n, w, d, h).
     by_column: (R,) int32 the runs in the order of (n, w, d, h).
     column_start: (N * W + 1,) int32 first entry of by_column of each picture column.
     batch, shape: of the map.
@@ -149,7 +150,7 @@ class LiftSplatIndex:
         return cls(*index_reference(cells, num_cells), batch, shape)
 
 
-def _index_native(native: ModuleType, cells: Tensor, num_cells: int) -> tuple[Tensor, ...]:
+def _index_native(native: ModuleType, cells: Tensor, num_cells: int) -> _Tables:
     images, depths, height, width = cells.shape
     row_start = torch.empty(num_cells + 1, dtype=torch.int32)
     runs = torch.empty(cells.numel(), 3, dtype=torch.int32)
@@ -162,7 +163,7 @@ def _index_native(native: ModuleType, cells: Tensor, num_cells: int) -> tuple[Te
     return row_start, runs[:count].clone(), by_column[:count].clone(), column_start
 
 
-def index_reference(cells: Tensor, num_cells: int) -> tuple[Tensor, ...]:
+def index_reference(cells: Tensor, num_cells: int) -> _Tables:
     """Compute the tensors of a LiftSplatIndex in torch."""
     images, depths, height, width = cells.shape
 
@@ -219,7 +220,7 @@ def lift_splat(depth: Tensor, context: Tensor, index: LiftSplatIndex) -> Tensor:
     return _as_map(pooled, index.batch, index.shape)
 
 
-def _frustum(depth: Tensor, context: Tensor, tables: tuple[Tensor, ...]) -> tuple[object, ...]:
+def _frustum(depth: Tensor, context: Tensor, tables: _Tables) -> tuple[object, ...]:
     """Return the first arguments of both compiled functions."""
     images, depths, height, width = depth.shape
     return (
