@@ -280,12 +280,31 @@ def test_silent_node_is_waited_for_until_patience_ends_and_again_after_it_answer
         answers.wait("/lidar/points", never)
         return began
 
+    def answer(stamp: int) -> None:
+        answers.sent("/lidar/points", Source(stamp, "lidar"))
+        answers.received("/fusion", Source(stamp, "base_link"))
+
     assert waits(1)
     assert not waits(2)  # it has never answered: one miss is enough
-    answers.received("/fusion", Source(2, "base_link"))
-    assert [waits(stamp) for stamp in (3, 4, 5, 6)] == [True, True, True, False]
-    answers.received("/fusion", Source(6, "base_link"))
-    assert waits(7)
+    answer(3)
+    assert [waits(stamp) for stamp in (4, 5, 6, 7)] == [True, True, True, False]
+    answer(8)
+    assert waits(9)
+
+
+def test_slow_node_is_given_more_time_than_others():
+    now = Now()
+    answers = Answers(timeout_s=5.0, now=now)
+    answers.connect("/fusion", [("/lidar/points", False)])
+    answers.sent("/lidar/points", Source(1, "lidar"))
+    now.seconds += 20.0
+    answers.received("/fusion", Source(1, "base_link"))
+    answers.sent("/lidar/points", Source(2, "lidar"))
+    now.seconds += 30.0
+    polled = iter([False, True])
+    assert answers.wait("/lidar/points", lambda: next(polled)), "an answer may take 3 x 20 s now"
+    now.seconds += 31.0
+    assert not answers.wait("/lidar/points", never)
 
 
 def test_stamp_and_frame_are_read_from_the_bytes():

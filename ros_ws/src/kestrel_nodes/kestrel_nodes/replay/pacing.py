@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from kestrel.data.messages import Source
 
 ANSWER_TIMEOUT_S = 5.0
+TIMES_THE_SLOWEST = 3.0
+"""A node that needs long on this machine is given this many times its slowest answer so far."""
 PATIENCE = 3
 """Answers in a row that may be missed before a node is not waited for any more (until it answers again)."""
 PENDING_LIMIT = 200
@@ -47,6 +49,7 @@ class _Link:
     by_frame: whether an answer carries the frame of its cause (images; a cloud may be answered in another).
     pending: messages without an answer and when they were sent, oldest first.
     newest: the last of them, if it is worth waiting for.
+    slowest_s: the longest that an answer has taken.
     """
 
     by_frame: bool
@@ -55,6 +58,7 @@ class _Link:
     missed: int = 0
     sent: int = 0
     answered: int = 0
+    slowest_s: float = 0.0
 
     @property
     def hopeless(self) -> bool:
@@ -67,10 +71,10 @@ class _Link:
         if len(self.pending) > PENDING_LIMIT:
             del self.pending[next(iter(self.pending))]
 
-    def receive(self, answer: Source) -> None:
+    def receive(self, answer: Source, now: float) -> None:
         for key in self.pending:
             if key.stamp_ns == answer.stamp_ns and (not self.by_frame or key.frame_id == answer.frame_id):
-                del self.pending[key]
+                self.slowest_s = max(self.slowest_s, now - self.pending.pop(key))
                 self.newest = None if key == self.newest else self.newest
                 self.missed = 0
                 self.answered += 1
@@ -79,7 +83,8 @@ class _Link:
     def left_s(self, timeout_s: float, now: float) -> float:
         if self.newest is None or self.newest not in self.pending:
             return 0.0
-        left = self.pending[self.newest] + timeout_s - now
+        patience_s = max(timeout_s, TIMES_THE_SLOWEST * self.slowest_s)
+        left = self.pending[self.newest] + patience_s - now
         if left <= 0:
             self.newest = None
             self.missed += 1
@@ -118,7 +123,7 @@ class Answers:
         with self._changed:
             for (name, _), link in self._links.items():
                 if name == node:
-                    link.receive(key)
+                    link.receive(key, self._now())
             self._changed.notify_all()
 
     def wait(self, topic: str | None, stopped: Callable[[], bool]) -> bool:
