@@ -10,7 +10,7 @@ homogeneous points of frame ``b`` into frame ``a``. Every class checks its array
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -234,6 +234,14 @@ class Boxes3D:
 
     def __len__(self) -> int:
         return len(self.center)
+
+    def chosen(self, keep: NDArray[np.bool_]) -> Boxes3D:
+        """Return the boxes where ``keep`` (N,) is true."""
+        rows = {
+            name: None if (values := getattr(self, name)) is None else values[keep]
+            for name in ("center", "size", "yaw", "velocity", "label", "score", "track_id", "num_points")
+        }
+        return replace(self, **rows)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,17 @@ def cloud(points: list[list[float]], at_ms: int = 0, frame_id: str = "lidar") ->
     return cloud_of(table, at_ms, frame_id)
 
 
+def timed_cloud(
+    points: list[list[float]], times_s: list[float], at_ms: int = 0, frame_id: str = "lidar"
+) -> PointCloud2:
+    """Return a cloud of [x, y, z] with the time of each point after the stamp."""
+    kind = np.dtype([(name, "<f4") for name in ("x", "y", "z", "intensity", "time")])
+    table = np.zeros(len(points), kind)
+    for row, (point, time_s) in enumerate(zip(points, times_s, strict=True)):
+        table[row] = (*point, 0.5, time_s)
+    return cloud_of(table, at_ms, frame_id)
+
+
 def picture(height: int = 48, width: int = 64) -> NDArray[np.uint8]:
     """Return a smooth coloured picture (H, W, 3) RGB that JPEG changes little."""
     rows, columns = np.mgrid[0:height, 0:width]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from geometry_msgs.msg import TransformStamped
@@ -26,7 +27,7 @@ from kestrel_nodes.fusion import FusionNode
 from kestrel_nodes.stamps import stamp_message, stamp_ns
 from kestrel_nodes.transforms import DYNAMIC_QOS, STATIC_QOS
 from tests.ros.graph import Graph
-from tests.ros.messages import MILLISECOND, START_NS, cloud, fill, header, jpeg
+from tests.ros.messages import MILLISECOND, START_NS, cloud, fill, header, jpeg, timed_cloud
 
 CAMERAS = ("front", "back")
 OPTICAL = Rotation.from_matrix([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])
@@ -404,6 +405,97 @@ def test_earlier_sweeps_are_moved_to_where_the_vehicle_is_now(graph: Graph) -> N
     assert rig.frames[0].sweeps == ()
 
 
+def test_objects_keep_their_ids_from_frame_to_frame_while_the_vehicle_moves(graph: Graph) -> None:
+    rig = Rig(graph, cameras=[""], track_distance_m=1.0).ready()
+    markers = graph.collect(MarkerArray, "/fusion/output/markers")
+    for at_ms, x in ((100, 0.0), (200, -0.5), (300, -1.0), (500, 40.0)):
+        # The box stands still in base_link and so moves with the vehicle: by its own 5 m/s, until it jumps.
+        rig.say_odometry(at_ms, (x + 10 * at_ms / 1000, at_ms / 1000, 0))
+        rig.sense(at_ms)
+    ids = [rig.answer(at_ms).objects[0].track_id for at_ms in (100, 200, 300, 500)]
+    assert ids == [0, 0, 0, 1]
+    graph.until(lambda: len(markers) == 4, "markers")
+    bodies = [marker for marker in markers[-1].markers if marker.type == Marker.CUBE]
+    labels = [marker.text for marker in markers[-1].markers if marker.type == Marker.TEXT_VIEW_FACING]
+    assert ([body.id for body in bodies], labels) == ([1], ["car #1 0.75"])
+    graph.await_status("fusion: output", lambda s: s.values.get("tracks", "").endswith("odom"), "tracks")
+
+
+def test_thresholds_by_class_and_range_and_other_names_are_applied(graph: Graph) -> None:
+    thresholds = ["car=0.5", "car@30=0.9"]
+    rig = Rig(graph, cameras=[""], class_thresholds=thresholds, class_remap=["car=vehicle"]).ready()
+    rig.sense(100)
+    assert [seen.class_id for seen in rig.answer(100).objects] == ["vehicle"]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"class_thresholds": ["car=2"]}, {"class_remap": ["spaceship=car"]}],
+    ids=["score", "class"],
+)
+def test_unusable_selection_fails_at_configure(graph: Graph, parameters: dict[str, Any]) -> None:
+    node = graph.add(Fusion, "fusion", active=False, **parameters)
+    assert node.trigger_configure() is TransitionCallbackReturn.FAILURE
+    (name,) = parameters
+    graph.await_status("fusion: life cycle", lambda s: s.level == ERROR and name in s.message, "the reason")
+
+
+def test_overlay_and_map_are_drawn_only_for_those_who_look(graph: Graph) -> None:
+    rig = Rig(graph).ready()
+    rig.sense(100)
+    rig.answer(100)
+    for subscription in list(graph.node.subscriptions):
+        if subscription.topic_name == "/fusion/output/objects":
+            graph.node.destroy_subscription(subscription)
+    graph.until(lambda: not rig.node.objects.wanted, "nobody to listen")
+    overlays = graph.collect(Image, "/fusion/debug/overlay/front")
+    graph.until(lambda: rig.node.overlays["front"].wanted, "the overlay to be wanted")
+    rig.sense(200)
+    graph.until(lambda: overlays, "an overlay")
+    assert (overlays[0].header, overlays[0].width) == (header(200, "camera_front_optical"), 64)
+    plain = rig.frames[-1].images["front"].data
+    drawn = np.frombuffer(overlays[0].data, np.uint8).reshape(plain.shape)
+    changed = (drawn != plain).any(axis=-1)
+    # The car 10 m ahead and 2 m to the left: left of the middle of a picture with f = 50 px.
+    assert changed[:, :32].any()
+    assert changed.mean() < 0.5
+    assert [rig.node.overlays[name].published for name in CAMERAS] == [1, 0]
+    maps = graph.collect(Image, "/fusion/output/map_image")
+    rig.sense(300)
+    graph.until(lambda: maps, "the map")
+    assert (maps[0].encoding, maps[0].width, maps[0].height) == ("rgb8", 80, 160)
+
+
+def test_frozen_and_black_cameras_are_warnings(graph: Graph) -> None:
+    rig = Rig(graph, frozen_after=2).ready()
+    for at_ms in (100, 200):
+        rig.sense(at_ms)
+        rig.answer(at_ms)
+    status = "fusion: input/back/image/compressed"
+    graph.await_status(status, lambda s: s.level == WARN and "frozen" in s.message, "WARN")
+    black = CompressedImage(header=header(300, "camera_back_optical"), format="png")
+    fill(black, cv2.imencode(".png", np.zeros((48, 64, 3), np.uint8))[1].tobytes())
+    rig.deliver(rig.images["back"], black, "back/image/compressed")
+    rig.sense(300, "front", "lidar")
+    rig.answer(300)
+    graph.await_status(
+        status,
+        lambda s: s.level == WARN and "is black" in s.message and "frozen" not in s.message,
+        "black and no longer frozen",
+    )
+
+
+def test_motion_within_a_sweep_is_undone(graph: Graph) -> None:
+    rig = Rig(graph, cameras=[""]).ready()
+    for tick in range(15):
+        rig.say_odometry(tick * 20, (0.2 * tick, 0, 0))
+    rig.deliver(rig.lidar, timed_cloud([[20.0, 0.0, 1.0]] * 2, [0.0, 0.1], 100), "points")
+    rig.answer(100)
+    # 10 m/s: what was measured 0.1 s after the stamp is 1 m further away from where the vehicle was.
+    np.testing.assert_allclose(rig.frames[0].cloud.points[:, 0], (20, 21), atol=1e-4)
+    graph.await_status("fusion: calibration", lambda s: s.values.get("deskew") == "on", "on")
+
+
 def test_without_odometry_single_sweeps_are_used_and_that_is_said(graph: Graph) -> None:
     rig = Rig(graph, cameras=[""]).ready()
     for at_ms in (100, 200):
@@ -514,7 +606,7 @@ def test_cameras_named_twice_fail_at_configure(graph: Graph) -> None:
 
 
 def test_real_network_answers_on_every_output(graph: Graph) -> None:
-    rig = Rig(graph, UntrainedFusion, display_score=0.0).ready()
+    rig = Rig(graph, UntrainedFusion, score_threshold=0.0, display_score=0.0).ready()
     grids = {
         layer: graph.collect(OccupancyGrid, f"/fusion/output/map/{layer}")
         for layer in rig.node.detector.layers

@@ -17,9 +17,9 @@ from kestrel.pipelines.segmentation import PointSegmenter
 from kestrel_nodes.cloud_layout import structured
 from kestrel_nodes.qos import LATCHED
 from kestrel_nodes.segmentation import SegmentationNode
-from kestrel_nodes.transforms import STATIC_QOS
+from kestrel_nodes.transforms import DYNAMIC_QOS, STATIC_QOS
 from tests.ros.graph import Graph
-from tests.ros.messages import cloud, cloud_of, fill, header
+from tests.ros.messages import cloud, cloud_of, fill, header, timed_cloud
 from tests.ros.stand_ins import CAR, ROAD, Segmentation
 
 POINTS = [[5.0, 1.0, 0.0, 0.2], [6.0, -1.0, 1.0, 0.9], [7.0, 0.0, 0.1, 0.5]]
@@ -200,6 +200,26 @@ def test_without_a_transform_the_frames_are_named_and_with_it_the_cloud_is_moved
     assert moved.frame_id == "base_link"
     assert moved.points[:, 2] == pytest.approx([1.8, 2.8, 1.9])
     graph.await_status("segmentation: calibration", lambda view: view.level == 0, "OK")
+
+
+def test_motion_within_a_sweep_is_undone_for_the_network_and_not_in_the_answer(graph: Graph) -> None:
+    rig = Rig(graph)
+    moving = timed_cloud([[20.0, 0.0, 1.0]] * 2, [0.0, 0.1], 100)
+    assert structured(rig.answer_to(moving))["x"].tolist() == [20, 20]
+    text = "motion within the sweep is not undone: transform odom <- lidar"
+    status = "segmentation: calibration"
+    graph.await_status(status, lambda view: view.level == 1 and text in view.message, "WARN")
+    publisher = graph.publisher(TFMessage, "/tf", DYNAMIC_QOS)
+    for tick in range(20):
+        pose = TransformStamped(header=header(20 * tick, "odom"), child_frame_id="lidar")
+        pose.transform.translation.x = 0.2 * tick
+        pose.transform.rotation.w = 1.0
+        publisher.publish(TFMessage(transforms=[pose]))
+    graph.until(lambda: rig.node.inputs["/tf"].concern.counted("received") == 20, "the odometry")
+    moving.header = header(200)
+    assert structured(rig.answer_to(moving))["x"].tolist() == [20, 20]
+    assert rig.node.segmenter.clouds[-1].points[:, 0] == pytest.approx([20, 21], abs=1e-4)
+    graph.await_status(status, lambda view: view.level == 0 and view.values["deskew"] == "on", "OK")
 
 
 def test_a_network_that_answers_nan_is_an_error_of_the_model_until_it_answers_again(

@@ -160,6 +160,28 @@ def test_a_change_of_resolution_is_followed(graph: Graph) -> None:
     assert rig.answer_to(jpeg(100, size=(120, 160))).header == header(100, "camera")
 
 
+def test_frozen_camera_is_a_warning_until_the_picture_changes(graph: Graph) -> None:
+    rig = Rig(graph, frozen_after=3)
+    for at_ms in (0, 100):
+        rig.answer_to(jpeg(at_ms))
+    graph.await_status(rig.status, lambda view: "frozen" not in view.message, "two equal ones are no fault")
+    rig.answer_to(jpeg(200))
+    text = "frozen: the last 3 pictures are equal"
+    graph.await_status(rig.status, lambda view: view.level == 1 and text in view.message, "WARN")
+    rig.answer_to(jpeg(300, size=(48, 80)))
+    graph.await_status(rig.status, lambda view: "frozen" not in view.message, "recovery")
+
+
+@pytest.mark.parametrize(("value", "name"), [(2, "black"), (254, "saturated")])
+def test_picture_that_shows_nothing_is_answered_with_a_warning(graph: Graph, value: int, name: str) -> None:
+    rig = Rig(graph, raw=True)
+    rig.answer_to(raw_image(np.full((48, 64, 3), value, np.uint8), "rgb8"))
+    graph.await_status(rig.status, lambda view: view.level == 1 and name in view.message, "WARN")
+    rig.answer_to(raw_image(picture(), "rgb8", 100))
+    view = graph.await_status(rig.status, lambda view: name not in view.message, "recovery")
+    assert view.count(f"{name}_pictures") == 1
+
+
 @pytest.mark.parametrize("cameras", [[""], ["front", "front"]])
 def test_cameras_that_cannot_be_told_apart_fail_configure(graph: Graph, cameras: list[str]) -> None:
     node = graph.add(Video, "video", active=False, cameras=cameras)

@@ -69,6 +69,7 @@ class Collected:
     stamp_ns: stamp of the sensor that leads. reference: ``lidar`` or the name of that camera.
     skews_ns: by camera that takes part, how much later than the frame it measured.
     generation: rises with every jump back in time; state from another one is void.
+    too_far_ns: by camera that is alive and yet missing, how much later than the frame its nearest image is.
     """
 
     stamp_ns: int
@@ -78,6 +79,7 @@ class Collected:
     skews_ns: Mapping[str, int]
     missing: tuple[str, ...]
     generation: int
+    too_far_ns: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -306,7 +308,19 @@ class Collector:
             skews_ns={name: image.time_ns - pending.time_ns for name, image in chosen.items()},
             missing=tuple(sensor for sensor, took_part in there.items() if not took_part),
             generation=self.generation,
+            too_far_ns=self._too_far(pending.time_ns, chosen),
         )
+
+    def _too_far(self, time_ns: int, chosen: Mapping[str, _Image]) -> dict[str, int]:
+        """Return how far the nearest images of cameras outside of their window are: a wrong clock or offset."""
+        now_ns = self._clock()
+        found = {}
+        for name, camera in self._cameras.items():
+            if name in chosen or camera.newest_ns is None or now_ns - camera.heard_ns >= self._lost_ns:
+                continue
+            times = [image.time_ns for image in camera.images] or [camera.newest_ns]
+            found[name] = min((time - time_ns for time in times), key=abs)
+        return found
 
     def _restart(self, time_ns: int) -> None:
         """Begin again at ``time_ns``, earlier than what was seen; keep images that are new already."""

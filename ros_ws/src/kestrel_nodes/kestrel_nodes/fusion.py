@@ -16,8 +16,9 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
-from kestrel.errors import KestrelError
+from kestrel.errors import CalibrationError, KestrelError
 from kestrel.pipelines.fusion import FusionDetector
+from kestrel.pipelines.tracker import Tracker
 from kestrel.types import BevMap, Boxes3D, Float64Array, SensorFrame
 from kestrel_nodes.base import KestrelNode
 from kestrel_nodes.collector import LIDAR, Collected, Collector
@@ -25,9 +26,10 @@ from kestrel_nodes.fusion_frame import BuiltFrame, FrameBuilder
 from kestrel_nodes.fusion_health import FusionHealth, sensors_in
 from kestrel_nodes.fusion_messages import detections_message, grid_messages, objects_message, place_boxes
 from kestrel_nodes.fusion_parameters import FusionParameters
-from kestrel_nodes.fusion_pictures import draw_from_above, markers_message
+from kestrel_nodes.fusion_pictures import draw_from_above, draw_map, draw_overlay, markers_message
 from kestrel_nodes.fusion_warm_up import warm_up_frame
-from kestrel_nodes.ports import Input
+from kestrel_nodes.picture_watch import PictureWatch
+from kestrel_nodes.ports import Input, Output
 from kestrel_nodes.qos import input_qos
 from kestrel_nodes.ros_arrays import image_message
 from kestrel_nodes.stamps import stamp_message, stamp_ns
@@ -46,17 +48,23 @@ class FusionNode(KestrelNode[FusionParameters]):
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
         self.sources: dict[str, Input] = {}
+        self.overlays: dict[str, Output] = {}
         self.collector = Collector(FusionParameters().collector_settings())
 
     def load(self) -> FusionDetector:
         """Return the pipeline."""
-        return FusionDetector(self.params.weights, self.params.score_threshold, self.params.threads or None)
+        lowest = self.params.box_selection().lowest
+        return FusionDetector(self.params.weights, lowest, self.params.threads or None)
 
     def setup(self) -> None:
         """Load the network and warm it up, create inputs and outputs."""
         params = self.params
         self.detector = self.load()
         self.show_model(self.detector.manifest)
+        self.selection = params.box_selection()
+        self.selection.check_classes(self.detector.classes)
+        self.tracker = Tracker(memory_s=params.track_memory_s, distance_m=params.track_distance_m)
+        self.tracks_in = ""
         self.detector.detect(warm_up_frame(params.cameras, use_lidar=params.use_lidar))
         self.transforms = TransformBuffer(
             tolerance_s=params.tf_tolerance_s, jump_back_s=params.jump_back_limit_s
@@ -71,6 +79,11 @@ class FusionNode(KestrelNode[FusionParameters]):
             rectified=params.rectified,
             capacity=params.capacity,
             intensity_max=params.intensity_max,
+            deskew=params.deskew,
+            watches={
+                camera: PictureWatch(self.health[f"input/{self._image_topic(camera)}"], params.frozen_after)
+                for camera in params.cameras
+            },
         )
         self.collector = Collector(params.collector_settings())
         self.recent_clouds: deque[PointCloud2] = deque(maxlen=sweeps + self.collector.settings.pending_limit)
@@ -85,6 +98,8 @@ class FusionNode(KestrelNode[FusionParameters]):
         self.objects = self.add_output("objects", PerceivedObjects)
         self.markers = self.add_output("markers", MarkerArray)
         self.bev_image = self.add_output("bev_image", Image)
+        self.map_image = self.add_output("map_image", Image)
+        self.overlays = {name: self.add_debug(f"overlay/{name}", Image) for name in self.params.cameras}
         self.maps = {layer: self.add_output(f"map/{layer}", OccupancyGrid) for layer in self.detector.layers}
 
     def _create_inputs(self) -> None:
@@ -94,17 +109,25 @@ class FusionNode(KestrelNode[FusionParameters]):
         for camera in params.cameras:
             on_info = partial(self._on_camera_info, camera)
             self.add_input(f"{camera}/camera_info", CameraInfo, on_info, in_worker=False, stamped=False)
-        kind, ending = (CompressedImage, "/compressed") if params.compressed else (Image, "")
+        kind = CompressedImage if params.compressed else Image
         qos = input_qos(params.image_reliability, params.image_depth)
         for camera in params.cameras:
             on_image = partial(self._on_image, camera)
-            topic = f"{camera}/image{ending}"
+            topic = self._image_topic(camera)
             self.sources[camera] = self.add_input(topic, kind, on_image, qos=qos, in_worker=False)
         if params.use_lidar:
             qos = input_qos(params.points_reliability, params.points_depth)
             self.sources[LIDAR] = self.add_input(
                 "points", PointCloud2, self._on_cloud, qos=qos, in_worker=False
             )
+
+    def _image_topic(self, camera: str) -> str:
+        return f"{camera}/image{'/compressed' if self.params.compressed else ''}"
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody subscribes to an output or to an overlay."""
+        return super().wanted or any(overlay.wanted for overlay in self.overlays.values())
 
     # Receiving (executor thread).
 
@@ -159,6 +182,7 @@ class FusionNode(KestrelNode[FusionParameters]):
     def reset_pipeline(self, cause: str, source: Input | None) -> None:
         """Forget what was answered and decoded before time jumped back."""
         self.builder.forget_sweeps()
+        self.tracker.reset()
         self.answered_ns = dict.fromkeys(self.sources, 0)
 
     def _process(self, collected: Collected, earlier: tuple[PointCloud2, ...]) -> None:
@@ -169,8 +193,26 @@ class FusionNode(KestrelNode[FusionParameters]):
         except KestrelError as error:
             self.sources[collected.reference].reject(error)
             raise
+        boxes = self._tracked(self.selection(boxes))
         self._publish(frame, boxes, bev_map, output_from_base)
+        self._publish_pictures(frame, boxes, bev_map)
         self._count_answers(collected, frame)
+
+    def _tracked(self, boxes: Boxes3D) -> Boxes3D:
+        """Return ``boxes`` with ids, matched in the frame that stands still if odometry tells where it is."""
+        if not self.params.track:
+            return boxes
+        fixed = self.params.odom_frame
+        try:
+            fixed_from_base = self.transforms.lookup(fixed, self.params.base_frame, boxes.stamp_ns)
+        except CalibrationError:
+            fixed, fixed_from_base = self.params.base_frame, np.eye(4)
+        if fixed != self.tracks_in:
+            self.tracker.reset()
+            self.tracks_in = fixed
+        tracked = self.tracker.step(boxes, fixed_from_base)
+        self.health["output"].set("tracks", f"{self.tracker.alive} in {fixed}")
+        return tracked
 
     def _output_from_base(self, stamp: int) -> Float64Array:
         output_frame, base_frame = self.params.output_frame, self.params.base_frame
@@ -187,6 +229,7 @@ class FusionNode(KestrelNode[FusionParameters]):
             frame = self.builder.build(collected, earlier, built)
         finally:
             self.fusion_health.report(collected, frame, built)
+            self.builder.deskewer.report(self.health["calibration"])
         for change in built.changes:
             self.get_logger().info(f"calibration: {change}")
         return frame
@@ -210,15 +253,25 @@ class FusionNode(KestrelNode[FusionParameters]):
             for layer, grid in grid_messages(bev_map, header, output_from_base):
                 if self.maps[layer].wanted:
                     self.maps[layer].publish(grid)
+
+    def _publish_pictures(self, frame: SensorFrame, boxes: Boxes3D, bev_map: BevMap) -> None:
+        params = self.params
+        in_base = Header(stamp=stamp_message(frame.stamp_ns), frame_id=params.base_frame)
+        if self.map_image.wanted:
+            self.map_image.publish(image_message(draw_map(bev_map, params.pixels_per_metre), in_base))
+        for camera, image in frame.images.items():
+            if self.overlays[camera].wanted:
+                picture = draw_overlay(camera, frame, boxes, minimum_score=params.display_score)
+                header = Header(stamp=stamp_message(image.stamp_ns), frame_id=image.frame_id)
+                self.overlays[camera].publish(image_message(picture, header))
         if self.bev_image.wanted:
             picture = draw_from_above(
                 boxes,
                 bev_map,
                 frame.cloud,
-                minimum_score=self.params.display_score,
-                pixels_per_metre=self.params.pixels_per_metre,
+                minimum_score=params.display_score,
+                pixels_per_metre=params.pixels_per_metre,
             )
-            in_base = Header(stamp=header.stamp, frame_id=self.params.base_frame)
             self.bev_image.publish(image_message(picture, in_base))
 
     def _count_answers(self, collected: Collected, frame: SensorFrame) -> None:

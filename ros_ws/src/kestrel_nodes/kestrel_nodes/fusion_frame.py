@@ -9,7 +9,7 @@ sensor whose data or calibration cannot be used is left out with the reason; the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from kestrel.errors import CalibrationError, InputError, KestrelError, describe
 from kestrel.types import Calibration, Float64Array, Image, PointCloud, SensorFrame
 from kestrel_nodes.calibration import CameraInfo, Intrinsics, Undistorter, read_camera_info
 from kestrel_nodes.collector import LIDAR, Collected
+from kestrel_nodes.deskew import Deskewer
+from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ros_arrays import read_cloud, read_image
 from kestrel_nodes.stamps import NANOSECONDS, stamp_ns
 from kestrel_nodes.tf_buffer import TransformBuffer, invert
@@ -51,6 +53,8 @@ class FrameBuilder:
         sweep_max_age_s: older ones are left out.
         rectified: the pictures are rectified already.
         capacity, intensity_max: as in `read_cloud`.
+        deskew: undo the vehicle's motion within each sweep.
+        watches: by camera, who looks at its pictures.
     """
 
     def __init__(
@@ -64,8 +68,12 @@ class FrameBuilder:
         rectified: bool = False,
         capacity: int | None = None,
         intensity_max: float = 0.0,
+        deskew: bool = True,
+        watches: Mapping[str, PictureWatch] | None = None,
     ) -> None:
         self.transforms = transforms
+        self.deskewer = Deskewer(transforms, odom_frame, enabled=deskew)
+        self.watches = watches or {}
         self.base_frame, self.odom_frame = base_frame, odom_frame
         self.sweeps = sweeps
         self.sweep_max_age_ns = int(sweep_max_age_s * NANOSECONDS)
@@ -160,7 +168,7 @@ class FrameBuilder:
                 clipped_points=decoded.clipped,
                 empty_clouds=int(decoded.total == 0),
             )
-            self._sweeps[stamp] = decoded.cloud
+            self._sweeps[stamp] = self.deskewer(decoded.cloud)
         return self._sweeps[stamp]
 
     def _base_from_lidar(self, sweep: PointCloud) -> Float64Array:
@@ -189,6 +197,8 @@ class FrameBuilder:
         stamp = stamp_ns(message.header.stamp)
         base_from_camera = self.transforms.lookup(self.base_frame, frame_id, stamp)
         picture = read_image(message)
+        if name in self.watches:
+            self.watches[name].look(stamp, message.data, picture.data)
         clean = self.undistorter(name, picture.data, intrinsics)
         self._note_change(name, intrinsics, base_from_camera, built)
         return Image(clean, stamp, frame_id), intrinsics.calibration(base_from_camera)

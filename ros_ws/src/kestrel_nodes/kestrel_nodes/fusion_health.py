@@ -38,7 +38,7 @@ class FusionHealth:
             if sensor in there:
                 port.accept()
             self._say_calibration(sensor, sensor in there, built)
-            self._say_missing(sensor, sensor in there, built)
+            self._say_missing(sensor, sensor in there, built, collected.too_far_ns.get(sensor))
         self._say_modality(collected, there)
         self._say_points(frame, built)
         self._calibration.check(
@@ -55,13 +55,15 @@ class FusionHealth:
         if error is not None:
             self._sources[sensor].reject(error)
 
-    def _say_missing(self, sensor: str, there: bool, built: BuiltFrame) -> None:
+    def _say_missing(self, sensor: str, there: bool, built: BuiltFrame, too_far_ns: int | None) -> None:
         row = 0 if there else self._missing_in_a_row[sensor] + 1
         self._missing_in_a_row[sensor] = row
         self._frames[sensor, "fused" if there else "missing"] += 1
         for outcome in ("fused", "missing"):
             self._sync.set(f"{sensor}: {outcome}", self._frames[sensor, outcome])
         why = "unusable" if sensor in built.excluded else "no matching message"
+        if too_far_ns is not None:
+            why = f"no matching message (the nearest image is {too_far_ns / 1e6:+.0f} ms away)"
         self._sync.check(sensor, None if there else f"{sensor}: {why} for {row} frames")
 
     def _say_modality(self, collected: Collected, there: tuple[str, ...]) -> None:

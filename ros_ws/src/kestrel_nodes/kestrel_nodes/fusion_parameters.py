@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kestrel.errors import ConfigError, describe
+from kestrel_nodes.box_selection import BoxSelection
 from kestrel_nodes.collector import LIDAR, CollectorSettings
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.qos import RELIABILITY
@@ -19,6 +20,17 @@ class FusionParameters(NodeParameters):
     weights: str = parameter("kestrel-fusion", "Name of shipped weights, or the path of a .safetensors file.")
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
     score_threshold: float = parameter(0.1, "Boxes below this score are dropped.", minimum=0.0, maximum=1.0)
+    class_thresholds: tuple[str, ...] = parameter(
+        (), "Other thresholds: CLASS=SCORE, or CLASS@METRES=SCORE from this distance on."
+    )
+    class_remap: tuple[str, ...] = parameter(
+        (), "Other names for classes, CLASS=NAME; CLASS= leaves the class out."
+    )
+    track: bool = parameter(True, "Whether boxes get ids that last from frame to frame.")
+    track_memory_s: float = parameter(0.6, "How long a track lives without a box.", minimum=0.0, maximum=10.0)
+    track_distance_m: float = parameter(
+        2.0, "Largest distance of a box from where its track is expected.", minimum=0.1, maximum=20.0
+    )
     cameras: tuple[str, ...] = parameter(
         ("front", "front_right", "back_right", "back", "back_left", "front_left"),
         "Names of the cameras; none: LiDAR alone.",
@@ -55,6 +67,9 @@ class FusionParameters(NodeParameters):
     tf_tolerance_s: float = parameter(
         0.05, "How far beyond its last stamp a transform is still used.", minimum=0.0, maximum=10.0
     )
+    deskew: bool = parameter(
+        True, "Whether to undo the vehicle's motion within a sweep; needs a time per point and odometry."
+    )
     max_sweeps: int = parameter(
         10, "At most so many earlier sweeps; the network may want fewer.", minimum=0, maximum=20
     )
@@ -79,6 +94,12 @@ class FusionParameters(NodeParameters):
     points_depth: int = parameter(5, "Queue depth of the point cloud input.", minimum=1, maximum=100)
     image_reliability: str = parameter("best_effort", "Reliability of the image inputs.", choices=RELIABILITY)
     image_depth: int = parameter(5, "Queue depth of each image input.", minimum=1, maximum=100)
+    frozen_after: int = parameter(
+        10,
+        "So many equal pictures in a row are WARN: the camera is frozen; 0: never.",
+        minimum=0,
+        maximum=10000,
+    )
     display_score: float = parameter(
         0.3, "Boxes below this score are published but not drawn.", minimum=0.0, maximum=1.0
     )
@@ -96,6 +117,11 @@ class FusionParameters(NodeParameters):
             found = len(self.sensor_offsets_s)
             raise ConfigError(describe("parameter sensor_offsets_s", expected=expected, found=found))
         self.collector_settings()
+        self.box_selection()
+
+    def box_selection(self) -> BoxSelection:
+        """Return which boxes are published, and under which names."""
+        return BoxSelection.parse(self.score_threshold, self.class_thresholds, self.class_remap)
 
     def collector_settings(self) -> CollectorSettings:
         """Return the parameters of the collector."""

@@ -14,7 +14,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from kestrel.classes import DETECTION_COLOURS, MAP_COLOURS
-from kestrel.types import BevMap, Boxes3D, Float64Array, PointCloud, UInt8Array
+from kestrel.types import BevMap, Boxes3D, Calibration, Float64Array, PointCloud, SensorFrame, UInt8Array
 from kestrel_nodes.fusion_messages import PlacedBox
 
 WHITE = (255, 255, 255)
@@ -22,6 +22,9 @@ BACKGROUND = (24, 24, 28)
 POINT_GREY = (120, 120, 125)
 ARROW_S = 1.0
 """Arrows show how far an object gets in this time."""
+
+NEAREST_M, FARTHEST_M = 0.5, 60.0
+"""Depths of the ends of the colour scale of points in an overlay."""
 
 UNIT_CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
 EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if bin(a ^ b).count("1") == 1]
@@ -31,19 +34,22 @@ EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if bin(a ^ b).count("
 def markers_message(boxes: list[PlacedBox], header: Header) -> MarkerArray:
     """Return the boxes as markers: outlines per class, translucent bodies, labels and velocity arrows.
 
-    The first marker deletes all earlier ones, so that nothing stays where nothing is any more.
+    Markers of one object carry its track id. The first one deletes all earlier ones, so that nothing stays
+    where nothing is any more.
     """
     markers = [Marker(header=header, action=Marker.DELETEALL)]
     for name in dict.fromkeys(box.class_name for box in boxes):
         markers.append(_outlines([box for box in boxes if box.class_name == name], name, header))
-    for index, box in enumerate(boxes):
+    for place, box in enumerate(boxes):
+        index = place if box.track_id < 0 else box.track_id
         colour = DETECTION_COLOURS.get(box.class_name, WHITE)
         body = _marker(header, "bodies", index, Marker.CUBE, box.size, _colour(colour, 0.25))
         body.pose = box.pose
         label = _marker(header, "labels", index, Marker.TEXT_VIEW_FACING, (0.0, 0.0, 0.7), _colour(WHITE))
         x, y, z = box.center
         label.pose = Pose(position=Point(x=x, y=y, z=z + box.size[2] / 2 + 0.6))
-        label.text = f"{box.class_name} {box.score:.2f}"
+        number = f" #{box.track_id}" if box.track_id >= 0 else ""
+        label.text = f"{box.class_name}{number} {box.score:.2f}"
         markers += [body, label]
         if np.hypot(box.velocity[0], box.velocity[1]) > 0.5:
             arrow = _marker(header, "velocities", index, Marker.ARROW, (0.15, 0.35, 0.4), _colour(WHITE, 0.9))
@@ -104,8 +110,8 @@ def draw_from_above(
     It covers the map's area; everything has to be in the same frame.
     """
     cells = np.array(bev_map.probability.shape[1:])
-    width, height = np.round(cells[::-1] * bev_map.resolution * pixels_per_metre).astype(int).tolist()
-    canvas = _draw_map(bev_map, width, height)
+    canvas = draw_map(bev_map, pixels_per_metre)
+    height, width = canvas.shape[:2]
     upper = np.array(bev_map.lower) + cells * bev_map.resolution
 
     def pixel(xy: Float64Array) -> Float64Array:
@@ -124,7 +130,10 @@ def draw_from_above(
     return canvas
 
 
-def _draw_map(bev_map: BevMap, width: int, height: int) -> UInt8Array:
+def draw_map(bev_map: BevMap, pixels_per_metre: float = 8.0) -> UInt8Array:
+    """Return all map layers as one picture (H, W, 3) RGB, each in its colour; x points up, y to the left."""
+    cells = np.array(bev_map.probability.shape[1:])
+    width, height = np.round(cells[::-1] * bev_map.resolution * pixels_per_metre).astype(int).tolist()
     canvas = np.full((*bev_map.probability.shape[1:], 3), BACKGROUND, np.float32)
     for name, layer in zip(bev_map.layer_names, bev_map.probability, strict=True):
         # What a layer is unsure about is left out rather than painted faintly over everything.
@@ -132,6 +141,39 @@ def _draw_map(bev_map: BevMap, width: int, height: int) -> UInt8Array:
         canvas += weight * (np.array(MAP_COLOURS.get(name, WHITE), np.float32) - canvas)
     turned = np.ascontiguousarray(canvas[::-1, ::-1].astype(np.uint8))
     return np.asarray(cv2.resize(turned, (width, height), interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
+
+
+def draw_overlay(
+    camera: str, frame: SensorFrame, boxes: Boxes3D, *, minimum_score: float = 0.0
+) -> UInt8Array:
+    """Return the picture (H, W, 3) RGB of ``camera`` with the LiDAR's points and the boxes projected into it.
+
+    Points are red near by and blue far away. Where they do not lie on what they belong to, the calibration
+    or the stamps are wrong.
+    """
+    # Drawing needs Matplotlib's fonts: loaded only where somebody looks.
+    from kestrel.show.camera import annotate
+    from kestrel.show.scene import CameraView
+
+    picture, calibration = frame.images[camera].data.copy(), frame.calibrations[camera]
+    if frame.cloud is not None:
+        _draw_points(picture, frame.cloud, calibration)
+    view = CameraView(name=camera, picture=picture, encoded=None, calibration=calibration, event=None)
+    height, width = picture.shape[:2]
+    return annotate(view, boxes.chosen(boxes.score >= minimum_score), width, height)
+
+
+def _draw_points(picture: UInt8Array, cloud: PointCloud, calibration: Calibration) -> None:
+    camera_from_base = np.linalg.inv(calibration.reference_from_camera)
+    optical = cloud.points[:, :3] @ camera_from_base[:3, :3].T + camera_from_base[:3, 3]
+    depth = optical[:, 2]
+    optical, depth = optical[depth > NEAREST_M], depth[depth > NEAREST_M]
+    pixels = (optical / depth[:, None] @ calibration.camera_matrix.T)[:, :2]
+    inside = ((pixels >= 0) & (pixels < (calibration.width, calibration.height))).all(axis=1)
+    columns, rows = pixels[inside].astype(np.int64).T
+    near = np.clip(255 * (1 - depth[inside] / FARTHEST_M), 0, 255).astype(np.uint8)[:, None]
+    colours = cv2.applyColorMap(near, cv2.COLORMAP_JET)[:, 0, ::-1]
+    picture[rows, columns] = colours
 
 
 def _draw_box(

@@ -18,6 +18,7 @@ from kestrel.errors import ConfigError, describe
 from kestrel.pipelines.segmentation import PointSegmenter
 from kestrel.types import Float32Array, PointCloud, PointLabels
 from kestrel_nodes.base import KestrelNode
+from kestrel_nodes.deskew import Deskewer
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.qos import RELIABILITY, input_qos
 from kestrel_nodes.ros_arrays import DecodedCloud, cloud_message, read_cloud
@@ -49,6 +50,10 @@ class SegmentationParameters(NodeParameters):
         minimum=0.0,
         maximum=1e9,
     )
+    deskew: bool = parameter(
+        True, "Whether to undo the vehicle's motion within a sweep; needs a time per point and odometry."
+    )
+    odom_frame: str = parameter("odom", "Frame that stands still while the vehicle moves.")
     removed_classes: tuple[str, ...] = parameter(
         (), "Points of these classes are left out of the output `points_filtered`."
     )
@@ -77,7 +82,8 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         self.filtered = self.add_output("points_filtered", PointCloud2)
         self.label_info = self.add_output("label_info", LabelInfo, latched=True)
         self.transforms = TransformBuffer()
-        if self.params.base_frame:
+        self.deskewer = Deskewer(self.transforms, self.params.odom_frame, enabled=self.params.deskew)
+        if self.params.base_frame or self.params.deskew:
             listen(self, self.transforms)
         qos = input_qos(self.params.points_reliability, self.params.points_depth)
         self.add_input("points", PointCloud2, self.segment, qos=qos)
@@ -96,7 +102,9 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         """Answer one cloud."""
         decoded = read_cloud(message, capacity=self.params.capacity, intensity_max=self.params.intensity_max)
         self._report(decoded)
-        labels = self.segmenter.segment(self._in_base(decoded.cloud))
+        cloud = self.deskewer(decoded.cloud)
+        self.deskewer.report(self.health["calibration"])
+        labels = self.segmenter.segment(self._in_base(cloud))
         self._publish(message.header, decoded, labels)
 
     def _in_base(self, cloud: PointCloud) -> PointCloud:

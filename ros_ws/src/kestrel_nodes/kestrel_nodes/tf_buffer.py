@@ -163,8 +163,14 @@ class TransformBuffer:
         with self._lock:
             self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
 
-    def lookup(self, target: str, source: str, stamp_ns: int) -> Float64Array:
+    def lookup(self, target: str, source: str, stamp_ns: int, *, exact: bool = False) -> Float64Array:
         """Return ``target_from_source``, (4, 4) float64, at ``stamp_ns``.
+
+        Args:
+            target: frame into which the transform leads.
+            source: frame from which it leads.
+            stamp_ns: when.
+            exact: use no transform beyond its first and last stamp, whatever the tolerance.
 
         Raises:
             CalibrationError: A frame is unknown, no chain joins the two, or the chain is not known at
@@ -179,8 +185,9 @@ class TransformBuffer:
                 roots = target_chain[-1], source_chain[-1]
                 found = f"two trees: {target!r} is below {roots[0]!r}, {source!r} below {roots[1]!r}"
                 raise CalibrationError(describe(name, expected="frames of one tree", found=found))
-            to_target = self._climb(name, target_chain, common, stamp_ns)
-            to_source = self._climb(name, source_chain, common, stamp_ns)
+            tolerance_ns = 0 if exact else self._tolerance_ns
+            to_target = self._climb(name, target_chain, common, stamp_ns, tolerance_ns)
+            to_source = self._climb(name, source_chain, common, stamp_ns, tolerance_ns)
         return invert(to_target) @ to_source
 
     def _ancestors(self, name: str, frame: str) -> list[str]:
@@ -199,15 +206,15 @@ class TransformBuffer:
             chain.append(above)
         return chain
 
-    def _climb(self, name: str, chain: list[str], top: str, stamp_ns: int) -> Float64Array:
+    def _climb(self, name: str, chain: list[str], top: str, stamp_ns: int, tolerance_ns: int) -> Float64Array:
         """Return ``top_from_frame`` for the first frame of ``chain``."""
         transform = np.eye(4)
         for child in chain[: chain.index(top)]:
-            transform = self._at(name, child, stamp_ns) @ transform
+            transform = self._at(name, child, stamp_ns, tolerance_ns) @ transform
         return transform
 
-    def _at(self, name: str, child: str, stamp_ns: int) -> Float64Array:
-        """Return ``parent_from_child`` at ``stamp_ns``."""
+    def _at(self, name: str, child: str, stamp_ns: int, tolerance_ns: int) -> Float64Array:
+        """Return ``parent_from_child`` at ``stamp_ns``, at most ``tolerance_ns`` beyond what is known."""
         edge = self._edges[child]
         if edge.static:
             return _matrix(*edge.poses[0])
@@ -223,14 +230,12 @@ class TransformBuffer:
         nearest = min(
             (stamp for stamp in stamps[max(after - 1, 0) : after + 1]), key=lambda s: abs(s - stamp_ns)
         )
-        if abs(nearest - stamp_ns) <= self._tolerance_ns:
+        if abs(nearest - stamp_ns) <= tolerance_ns:
             return _matrix(*edge.poses[stamps.index(nearest)])
-        found = (
-            f"{edge.parent!r} <- {child!r} {(nearest - stamp_ns) / NANOSECONDS:+.3f} s away from the stamp"
-        )
-        raise CalibrationError(
-            describe(name, expected=f"a transform within {self._tolerance_ns / NANOSECONDS:g} s", found=found)
-        )
+        away_s = (nearest - stamp_ns) / NANOSECONDS
+        found = f"{edge.parent!r} <- {child!r} {away_s:+.3f} s away from the stamp"
+        expected = f"a transform within {tolerance_ns / NANOSECONDS:g} s"
+        raise CalibrationError(describe(name, expected=expected, found=found))
 
 
 def _between(

@@ -19,6 +19,7 @@ from kestrel.pipelines.video import VideoUnderstanding
 from kestrel.types import ActionScores, Image
 from kestrel_nodes.base import KestrelNode
 from kestrel_nodes.parameters import NodeParameters, parameter
+from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ports import Input, Output
 from kestrel_nodes.qos import RELIABILITY, input_qos
 from kestrel_nodes.ros_arrays import read_image
@@ -36,6 +37,12 @@ class VideoParameters(NodeParameters):
     compressed: bool = parameter(True, "Whether the cameras send CompressedImage (JPEG, PNG) or raw Image.")
     image_reliability: str = parameter("best_effort", "Reliability of the image inputs.", choices=RELIABILITY)
     image_depth: int = parameter(2, "Queue depth of each image input.", minimum=1, maximum=100)
+    frozen_after: int = parameter(
+        10,
+        "So many equal pictures in a row are WARN: the camera is frozen; 0: never.",
+        minimum=0,
+        maximum=10000,
+    )
 
     def check(self) -> None:
         """Raise ConfigError unless there is a camera and none is named twice."""
@@ -68,17 +75,20 @@ class VideoNode(KestrelNode[VideoParameters]):
         kind, ending = (CompressedImage, "/compressed") if self.params.compressed else (ImageMessage, "")
         output = self.add_output(f"{camera}/event", Classification)
         qos = input_qos(self.params.image_reliability, self.params.image_depth)
-        handler = partial(self.understand, camera, output)
-        port = self.add_input(f"{camera}/image{ending}", kind, handler, qos=qos, outputs=(output,))
+        topic = f"{camera}/image{ending}"
+        watch = PictureWatch(self.health[f"input/{topic}"], self.params.frozen_after)
+        handler = partial(self.understand, camera, output, watch)
+        port = self.add_input(topic, kind, handler, qos=qos, outputs=(output,))
         self.cameras[port.topic] = camera
 
     def reset_pipeline(self, cause: str, source: Input | None) -> None:
         """Forget the past of the camera whose time jumped, or of all."""
         self.pipeline.reset(None if source is None else self.cameras[source.topic])
 
-    def understand(self, camera: str, output: Output, message: Any) -> None:
+    def understand(self, camera: str, output: Output, watch: PictureWatch, message: Any) -> None:
         """Answer one image."""
         image = replace(read_image(message), frame_id=camera)
+        watch.look(image.stamp_ns, message.data, image.data)
         scores = self.pipeline.step(image)
         warming = None if scores.warm else f"{camera}: the network has not seen enough of the past yet"
         self.health["model"].check(f"warm-up {camera}", warming)

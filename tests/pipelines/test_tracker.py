@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Ids of objects over frames."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kestrel.pipelines.tracker import Tracker
+from kestrel.types import Boxes3D, Float64Array
+
+CLASSES = ("car", "pedestrian")
+UNKNOWN = (np.nan, np.nan)
+
+
+def boxes(at_s: float, *rows: tuple[float, float], names: str = "", velocity: object = UNKNOWN) -> Boxes3D:
+    """Return boxes at (x, y); ``names`` holds c or p for each (default: all cars)."""
+    count = len(rows)
+    return Boxes3D(
+        center=np.array([(*row, 1) for row in rows], np.float32).reshape(-1, 3),
+        size=np.ones((count, 3), np.float32),
+        yaw=np.zeros(count, np.float32),
+        velocity=np.broadcast_to(np.array(velocity, np.float32), (count, 2)).copy(),
+        label=np.array(["cp".index(name) for name in names or "c" * count], np.int64),
+        score=np.ones(count, np.float32),
+        class_names=CLASSES,
+        frame_id="base_link",
+        stamp_ns=round((100 + at_s) * 1e9),
+    )
+
+
+def ids(tracker: Tracker, found: Boxes3D, fixed_from_boxes: Float64Array | None = None) -> list[int]:
+    tracked = tracker.step(found, np.eye(4) if fixed_from_boxes is None else fixed_from_boxes)
+    assert tracked.track_id is not None
+    return tracked.track_id.tolist()
+
+
+def test_ids_follow_objects_whatever_their_order_in_the_frame() -> None:
+    tracker = Tracker()
+    assert ids(tracker, boxes(0.0, (0, 0), (5, 0))) == [0, 1]
+    assert ids(tracker, boxes(0.1, (5.5, 0), (0.5, 0), (30, 0))) == [1, 0, 2]
+
+
+def test_track_moves_on_through_a_short_miss_and_learns_its_velocity() -> None:
+    tracker = Tracker(memory_s=0.6, distance_m=2.0)
+    for step in range(10):
+        assert ids(tracker, boxes(step * 0.1, (step * 1.5, 0))) == [0]
+    assert ids(tracker, boxes(1.0)) == []
+    assert ids(tracker, boxes(1.4, (1.4 * 15, 0))) == [0], "6 m from its last place, where it is expected"
+
+
+def test_velocity_of_the_network_is_used_from_the_first_frame_on() -> None:
+    tracker = Tracker(distance_m=1.0)
+    assert ids(tracker, boxes(0.0, (0, 0), velocity=(30, 0))) == [0]
+    assert ids(tracker, boxes(0.1, (3, 0))) == [0]
+
+
+def test_track_ends_after_its_memory_and_its_id_is_not_used_again() -> None:
+    tracker = Tracker(memory_s=0.5)
+    assert ids(tracker, boxes(0.0, (0, 0))) == [0]
+    assert ids(tracker, boxes(0.6, (0, 0))) == [1]
+    tracker.reset()
+    assert tracker.alive == 0
+    assert ids(tracker, boxes(0.7, (0, 0))) == [2]
+
+
+def test_class_and_distance_decide_what_can_belong_together() -> None:
+    tracker = Tracker(distance_m=2.0)
+    assert ids(tracker, boxes(0.0, (0, 0), (10, 0), names="cp")) == [0, 1]
+    assert ids(tracker, boxes(0.1, (0, 0), (13, 0), names="pp")) == [2, 3]
+
+
+def test_assignment_is_the_best_of_all_and_not_the_nearest_first() -> None:
+    tracker = Tracker(distance_m=2.0)
+    assert ids(tracker, boxes(0.0, (0, 0), (1.5, 0))) == [0, 1]
+    # The nearest pair first (1.4 to track 1) would leave 3.0 to nobody.
+    assert ids(tracker, boxes(0.1, (1.4, 0), (3.0, 0))) == [0, 1]
+
+
+def test_motion_of_the_vehicle_is_not_motion_of_the_objects() -> None:
+    tracker = Tracker(distance_m=0.5)
+    for step in range(5):
+        fixed_from_base = np.eye(4)
+        fixed_from_base[0, 3] = 3.0 * step
+        assert ids(tracker, boxes(step * 0.1, (50 - 3.0 * step, 2)), fixed_from_base) == [0]
