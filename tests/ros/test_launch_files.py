@@ -130,7 +130,7 @@ def test_image_holds_every_ros_package_that_the_nodes_and_launch_files_need() ->
         *("rclpy", "rcl_interfaces", "lifecycle_msgs", "std_msgs", "std_srvs", "geometry_msgs", "nav_msgs"),
         *("sensor_msgs", "diagnostic_msgs", "builtin_interfaces", "rosgraph_msgs", "tf2_msgs", "launch"),
         *("launch_ros", "visualization_msgs", "ament_cmake", "rosidl_default_generators"),
-        *("rosidl_default_runtime", "ament_index_python", "rmw_fastrtps_cpp"),
+        *("rosidl_default_runtime", "ament_index_python", "rmw_fastrtps_cpp", "ros2bag"),
     }
     installed = {name.replace("-", "_") for name in re.findall(r"ros-jazzy-([a-z0-9-]+)", DOCKERFILE)}
     own = {path.parent.name for path in (ROOT / "ros_ws" / "src").glob("kestrel_*/package.xml")}

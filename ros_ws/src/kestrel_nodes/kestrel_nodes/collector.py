@@ -312,7 +312,7 @@ class Collector:
         )
 
     def _too_far(self, time_ns: int, chosen: Mapping[str, _Image]) -> dict[str, int]:
-        """Return how far the nearest images of cameras outside of their window are: a wrong clock or offset."""
+        """Return how far the nearest images of missing cameras are: a wrong clock or offset."""
         now_ns = self._clock()
         found = {}
         for name, camera in self._cameras.items():
