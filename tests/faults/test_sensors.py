@@ -41,6 +41,8 @@ def test_doubled_and_late_sweeps_are_dropped_and_no_answer_goes_back_in_time(gra
     rig = Rig(graph, cameras=[""]).ready()
     for at_ms in (1000, 1000, 900, 1100):
         rig.sense(at_ms)
+        if at_ms == 1000:
+            rig.answer(1000)
     rig.answer(1100)
     view = graph.await_status("fusion: input/points", lambda s: s.count("answered") == 2, "two answers")
     assert (view.count("duplicate_stamp"), view.count("out_of_order")) == (1, 1)
