@@ -117,6 +117,12 @@ int64_t build_splat_index(Address cells, int images, int depths, int height, int
                                      at<int32_t>(column_start), threads});
 }
 
+void winograd(Address input, Address weight, Address bias, Address out, int64_t images, int height, int width,
+              int cin, int cout, bool relu, int threads) {
+  kestrel::level().winograd({at<float>(input), at<float>(weight), at<float>(bias), at<float>(out), images,
+                             height, width, cin, cout, relu, threads});
+}
+
 int64_t unique_keys(Address keys, int64_t count, Address unique, Address inverse) {
   return kestrel::unique_keys(at<int64_t>(keys), count, at<int64_t>(unique), at<int64_t>(inverse));
 }
@@ -161,7 +167,7 @@ void trilinear(Address points, int64_t count, const std::vector<int>& stride, Ad
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
-constexpr int interface_version = 2;
+constexpr int interface_version = 3;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;
@@ -173,6 +179,7 @@ NB_MODULE(native, m) {
   m.def("weight_gradient", &weight_gradient, Release());
   m.def("weighted_gather", &weighted_gather, Release());
   m.def("weighted_scatter", &weighted_scatter, Release());
+  m.def("winograd", &winograd, Release());
   m.def("unique_keys", &unique_keys, Release());
   m.def("group_keys", &group_keys, Release());
   m.def("submanifold_table", &submanifold_table, Release());

@@ -56,6 +56,18 @@ struct WeightedScatter {
   int threads;
 };
 
+// out = act(input * weight + bias), 3x3, stride 1, border 1, float, channels last.
+struct Winograd {
+  const float* input;       // (images, height, width, cin)
+  const float* weight;      // (36, panels, cin, 16): transformed, cout in panels of 16 padded with zeros
+  const float* bias;        // (cout) or null
+  float* out;               // (images, height, width, cout)
+  int64_t images;
+  int32_t height, width, cin, cout;  // cin and cout at least 16
+  bool relu;
+  int threads;
+};
+
 struct Level {
   const char* name;
   void (*sparse_conv)(const SparseConv&);
@@ -64,6 +76,7 @@ struct Level {
   void (*weighted_scatter)(const WeightedScatter&);
   void (*lift_splat)(const LiftSplat&);
   void (*lift_splat_backward)(const LiftSplatBackward&);
+  void (*winograd)(const Winograd&);
 };
 
 // The level in use: the best one of this machine, or what KESTREL_DISPATCH or set_level named.

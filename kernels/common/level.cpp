@@ -17,6 +17,7 @@
 #include "point_voxel/weighted.h"
 #include "bev_pool/lift_splat.h"
 #include "bev_pool/lift_splat_backward.h"
+#include "winograd/forward.h"
 
 #define KESTREL_STRING_(x) #x
 #define KESTREL_STRING(x) KESTREL_STRING_(x)
@@ -29,6 +30,7 @@ extern const Level KESTREL_JOIN(level_, KESTREL_LEVEL);
 const Level KESTREL_JOIN(level_, KESTREL_LEVEL) = {
     KESTREL_STRING(KESTREL_LEVEL), sparse_conv, weight_gradient, weighted_gather, weighted_scatter,
     lift_splat, lift_splat_backward,
+    winograd,
 };
 
 }  // namespace kestrel

@@ -126,3 +126,26 @@ def test_circle_nms_keeps_the_best_of_a_class() -> None:
     car, pedestrian = 0, DETECTION_CLASSES.index("pedestrian")
     assert circle_nms(places, np.array([car, car, pedestrian, car])).tolist() == [0, 2, 3]
     assert circle_nms(places[:0], np.zeros(0, np.int64)).tolist() == []
+
+
+def test_engines_change_neither_boxes_nor_map(detector: FusionDetector) -> None:
+    frame = make_frame()
+    with torch.inference_mode():
+        inputs = detector._inputs(frame)
+        wanted, found = detector.network(inputs), detector.engine(inputs)
+        torch.testing.assert_close(found.heatmap, wanted.heatmap, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(found.map_logits, wanted.map_logits, rtol=1e-3, atol=1e-3)
+    plain = FusionDetector.untrained(seed=1, score_threshold=0.0, engine="eager").detect(frame)
+    boxes, layers = detector.detect(frame)
+    assert np.abs(layers.probability - plain[1].probability).max() < 1e-3
+    count = min(len(boxes), 50)
+    np.testing.assert_allclose(boxes.score[:count], plain[0].score[:count], atol=1e-4)
+
+
+def test_a_camera_that_drops_out_needs_no_new_engine(detector: FusionDetector) -> None:
+    detector.detect(make_frame(cameras=2))
+    engine = detector.engine._camera
+    alone = detector.detect(make_frame(cameras=1))[1].probability
+    assert detector.engine._camera is engine
+    plain = FusionDetector.untrained(seed=1, score_threshold=0.0, engine="eager")
+    assert np.abs(plain.detect(make_frame(cameras=1))[1].probability - alone).max() < 1e-3

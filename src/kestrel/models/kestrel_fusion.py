@@ -10,6 +10,7 @@ fuser which cells any camera sees and whether there is LiDAR. Calibration enters
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -129,15 +130,13 @@ class PillarEncoder(nn.Module):
         points, grid, batch = points[inside], grid[inside], batch[inside]
         canvas = points.new_zeros(batch_size * side * side, config.pillar_channels)
         if len(points) >= 2:
-            pillar, index = torch.unique((batch * side + grid[:, 0]) * side + grid[:, 1], return_inverse=True)
-            mean = _scatter_mean(points[:, :3], index, len(pillar))
+            pillar = (batch * side + grid[:, 0]) * side + grid[:, 1]
+            mean = _scatter_mean(points[:, :3], pillar, len(canvas))[pillar]
             center = (grid + 0.5) * config.pillar_size - config.extent
-            features = torch.cat((points, points[:, :2] - center, points[:, :2] - mean[index, :2]), 1)
-            features = torch.relu(self.norm(self.linear(_scale(features))))
-            expanded = index[:, None].expand_as(features)
-            reduced = features.new_zeros(len(pillar), features.shape[1])
-            reduced = reduced.scatter_reduce(0, expanded, features, "amax", include_self=True)
-            canvas = canvas.index_copy(0, pillar, reduced.to(canvas.dtype))
+            features = torch.cat((points, points[:, :2] - center, points[:, :2] - mean[:, :2]), 1)
+            features = torch.relu(self.norm(self.linear(_scale(features)))).to(canvas.dtype)
+            # Nothing is below zero after the ReLU, so that the empty canvas takes no part in the maximum.
+            canvas = canvas.scatter_reduce(0, pillar[:, None].expand_as(features), features, "amax")
         return canvas.view(batch_size, side, side, -1).permute(0, 3, 1, 2)
 
 
@@ -148,7 +147,7 @@ def _scale(features: Tensor) -> Tensor:
 
 def _scatter_mean(values: Tensor, index: Tensor, count: int) -> Tensor:
     total = values.new_zeros(count, values.shape[1]).index_add_(0, index, values)
-    number = values.new_zeros(count).index_add_(0, index, values.new_ones(len(values)))
+    number = torch.bincount(index, minlength=count).clamp(min=1)
     return total / number[:, None]
 
 
@@ -200,15 +199,18 @@ class ViewTransform(nn.Module):
         frame = inputs.image_batch.view(-1, 1, 1, 1)
         return torch.where(inside, (frame * side + grid[..., 0]) * side + grid[..., 1], -1)
 
-    def forward(self, depth: Tensor, context: Tensor, inputs: FusionInput) -> tuple[Tensor, Tensor]:
-        """Return camera features (B, C, X, Y) and which cells any camera sees, (B, 1, X, Y)."""
+    def index(self, inputs: FusionInput) -> LiftSplatIndex:
+        """Sort the frustum points by cell; it stays valid for as long as the calibrations do."""
         side, frames = self.config.pillars // 2, len(inputs.has_lidar)
-        index = LiftSplatIndex.build(self.cells(inputs), frames, (side, side, 1))
+        return LiftSplatIndex.build(self.cells(inputs), frames, (side, side, 1))
+
+    def forward(self, depth: Tensor, context: Tensor, index: LiftSplatIndex) -> tuple[Tensor, Tensor]:
+        """Return pooled features (B, C, X, Y) and which cells any camera sees, (B, 1, X, Y)."""
         with torch.autocast("cpu", enabled=False):  # sparse products know no half precision
             pooled = lift_splat(depth.softmax(1), context, index)
-        features = self.reduce(pooled)
-        seen = (index.row_start[1:] > index.row_start[:-1]).view(frames, 1, side, side)
-        return features, seen.to(features.dtype)
+        side = self.config.pillars // 2
+        seen = (index.row_start[1:] > index.row_start[:-1]).view(index.batch, 1, side, side)
+        return pooled, seen.to(pooled.dtype)
 
 
 class KestrelFusion(nn.Module):
@@ -244,29 +246,75 @@ class KestrelFusion(nn.Module):
 
     def forward(self, inputs: FusionInput) -> FusionOutput:
         """Run the network on a batch of frames; every frame may have other sensors."""
-        frames = len(inputs.has_lidar)
-        canvas = self.pillars(inputs.points, inputs.point_batch, frames)
-        canvas = canvas.contiguous(memory_format=torch.channels_last)
-        fine = self.lidar_stem(canvas)
-        there = inputs.has_lidar.view(-1, 1, 1, 1).to(fine.dtype)
-        fine = fine * there
+        index = self.view.index(inputs) if len(inputs.images) else None
+        return self.run(inputs, index, self.pillars, self.camera, self.bird)
+
+    def run(
+        self,
+        inputs: FusionInput,
+        index: LiftSplatIndex | None,
+        pillars: Callable[[Tensor, Tensor, int], Tensor],
+        camera: Callable[[Tensor], tuple[Tensor, ...]],
+        bird: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]],
+    ) -> FusionOutput:
+        """Do what forward does with other implementations of the dense parts.
+
+        Args:
+            inputs: a batch of frames.
+            index: ``view.index(inputs)``; None without pictures.
+            pillars: stands for the module of that name.
+            camera: stands for the module of that name.
+            bird: stands for the method of that name.
+        """
+        frames, side = len(inputs.has_lidar), self.config.pillars // 2
+        canvas = pillars(inputs.points, inputs.point_batch, frames)
+        depth = None
+        if index is None:
+            nothing = canvas.new_zeros(frames, self.config.camera_channels + 1, side, side)
+            pooled, seen = nothing[:, :-1], nothing[:, -1:]
+        else:
+            depth, context = camera(inputs.images.contiguous(memory_format=torch.channels_last))
+            pooled, seen = self.view(depth, context, index)
+        there = inputs.has_lidar.view(-1, 1, 1, 1).to(canvas.dtype)
+        pictures = torch.full((1, 1, 1, 1), float(index is not None))
+        heatmap, features, map_logits = bird(canvas, pooled, seen, there, pictures.to(canvas))
+        return FusionOutput(heatmap.float(), features, map_logits.float(), depth)
+
+    def bird(
+        self, canvas: Tensor, pooled: Tensor, seen: Tensor, there: Tensor, pictures: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Do all that happens in bird's-eye view.
+
+        Args:
+            canvas: (B, C, 2X, 2Y) of the pillars.
+            pooled: features that the view transform returns.
+            seen: cells that it says a camera sees.
+            there: (B, 1, 1, 1) whether a frame has LiDAR, 0 or 1.
+            pictures: (1, 1, 1, 1) whether the batch has any picture, 0 or 1.
+
+        Returns:
+            heatmap, features and map_logits of FusionOutput.
+        """
+        fine = self.lidar_stem(canvas.contiguous(memory_format=torch.channels_last)) * there
         lidar = self.lidar_down(fine) * there
-        camera, seen, depth = self._camera(inputs, lidar)
-        bev = self.fuser(torch.cat((lidar, camera, seen, there.expand_as(seen)), 1))
+        camera = self.view.reduce(pooled) * pictures
+        bev = self.fuser(torch.cat((lidar, camera.to(lidar), seen.to(lidar), there.expand_as(seen)), 1))
         near = self.decoder[0](bev)
         far = self.up(self.decoder[1](near))
         features = self.shared(torch.cat((near, far), 1))
-        return FusionOutput(self.heatmap(features).float(), features, self.map_head(features, fine), depth)
+        return self.heatmap(features), features, self.map_head(features, fine)
 
-    def _camera(self, inputs: FusionInput, lidar: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        frames, _, side, _ = lidar.shape
-        if len(inputs.images) == 0:
-            nothing = lidar.new_zeros(frames, self.config.camera_channels + 1, side, side)
-            return nothing[:, :-1], nothing[:, -1:], None
-        images = inputs.images.contiguous(memory_format=torch.channels_last)
-        depth, context = self.camera(images)
-        camera, seen = self.view(depth, context, inputs)
-        return camera.to(lidar.dtype), seen.to(lidar.dtype), depth
+
+class BirdView(nn.Module):
+    """What KestrelFusion.bird does, as a module of its own with the same parameters."""
+
+    def __init__(self, network: KestrelFusion) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Arguments and results are those of KestrelFusion.bird."""
+        return self.network.bird(*inputs)
 
 
 class BoxRegression(nn.Module):
@@ -302,17 +350,39 @@ class MapHead(nn.Module):
         super().__init__()
         cells = round(2 * config.map_extent / config.map_resolution)
         middle = (torch.arange(cells) + 0.5) * config.map_resolution - config.map_extent
-        x, y = torch.meshgrid(middle, middle, indexing="ij")
-        self.grid: Tensor
-        self.register_buffer("grid", (torch.stack((y, x), -1) / config.extent)[None], persistent=False)
+        self.samplers = nn.ModuleList(
+            AxisSampler(middle, config.extent, size) for size in (config.pillars // 2, config.pillars)
+        )
         self.mix = block(config.bev_channels + config.pillar_channels, 48)
         self.answer = nn.Conv2d(48, config.num_layers, 1)
 
     def forward(self, features: Tensor, fine: Tensor) -> Tensor:
         """Return logits (B, layers, Xm, Ym)."""
-        grid = self.grid.expand(len(features), -1, -1, -1)
-        sampled = [
-            F.grid_sample(x, grid.to(x.dtype), mode="bilinear", align_corners=False) for x in (features, fine)
-        ]
-        answer: Tensor = self.answer(self.mix(torch.cat(sampled, 1))).float()
+        sampled = [sample(x) for sample, x in zip(self.samplers, (features, fine), strict=True)]
+        answer: Tensor = self.answer(self.mix(torch.cat(sampled, 1)))
         return answer
+
+
+class AxisSampler(nn.Module):
+    """Bilinear values of a square grid at places that are the same along both axes.
+
+    Args:
+        places: (N,) metres, within the grid.
+        extent: half side of the grid, metres.
+        size: cells of the grid along one side; their middles are the known places.
+    """
+
+    def __init__(self, places: Tensor, extent: float, size: int) -> None:
+        super().__init__()
+        position = ((places + extent) * (size / (2 * extent)) - 0.5).clamp(0, size - 1)
+        lower = position.floor().clamp(max=size - 2)
+        self.lower: Tensor
+        self.share: Tensor
+        self.register_buffer("lower", lower.long(), persistent=False)
+        self.register_buffer("share", position - lower, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, size, size) to (B, C, N, N)."""
+        share = self.share.to(x.dtype)
+        rows = torch.lerp(x[:, :, self.lower], x[:, :, self.lower + 1], share[:, None])
+        return torch.lerp(rows[..., self.lower], rows[..., self.lower + 1], share)

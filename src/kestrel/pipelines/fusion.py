@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.engine import EngineName
 from kestrel.errors import InputError, describe
 from kestrel.models.kestrel_fusion import FusionConfig, FusionInput, FusionOutput, KestrelFusion
 from kestrel.pipelines.box_decoder import decode_boxes
+from kestrel.pipelines.fusion_engine import FusionEngine, Stage, run_stage
 from kestrel.pipelines.runtime import (
     check_finite,
-    fast_arithmetic,
+    has_fast_bfloat16,
     load_network,
     set_threads,
     untrained_network,
@@ -36,6 +38,7 @@ class FusionDetector:
         weights: name of shipped weights or path of a .safetensors file.
         score_threshold: boxes below it are dropped, 0..1.
         threads: threads that torch may use in this process, None for its default.
+        engine: how the dense parts run; "auto" measures at the first frame, which so takes seconds.
 
     Raises:
         ModelError: the weights cannot be used.
@@ -46,20 +49,26 @@ class FusionDetector:
         weights: str | Path = "kestrel-fusion",
         score_threshold: float = 0.1,
         threads: int | None = None,
+        engine: EngineName = "auto",
     ) -> None:
         set_threads(threads)
         network, manifest = load_network(KestrelFusion, weights, CLASSES)
-        self._start(network, manifest, score_threshold)
+        self._start(network, manifest, score_threshold, engine)
 
     @classmethod
-    def untrained(cls, seed: int = 0, score_threshold: float = 0.1) -> FusionDetector:
+    def untrained(
+        cls, seed: int = 0, score_threshold: float = 0.1, engine: EngineName = "folded"
+    ) -> FusionDetector:
         """Return the same network with random weights."""
         pipeline = cls.__new__(cls)
-        pipeline._start(untrained_network(KestrelFusion, seed), None, score_threshold)
+        pipeline._start(untrained_network(KestrelFusion, seed), None, score_threshold, engine)
         return pipeline
 
-    def _start(self, network: KestrelFusion, manifest: Manifest | None, score_threshold: float) -> None:
+    def _start(
+        self, network: KestrelFusion, manifest: Manifest | None, score_threshold: float, engine: EngineName
+    ) -> None:
         self.network = network
+        self.engine = FusionEngine(network, engine, bfloat16=has_fast_bfloat16())
         self.manifest = manifest
         self.score_threshold = score_threshold
         self.classes = DETECTION_CLASSES
@@ -71,20 +80,24 @@ class FusionDetector:
         """How many earlier sweeps the network makes use of; fewer are fine."""
         return self.network.config.sweeps
 
-    def detect(self, frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
+    def detect(self, frame: SensorFrame, stage: Stage = run_stage) -> tuple[Boxes3D, BevMap]:
         """Return what is around the vehicle, in ``frame.frame_id`` at ``frame.stamp_ns``.
 
-        Sensors that are not in the frame took no part; their place in the network stays empty.
+        Sensors that are not in the frame took no part; their place in the network stays empty. ``stage``
+        runs the parts, for who wants to measure them.
 
         Raises:
             InputError: a picture does not have the size that its calibration names.
             ModelError: the network's answer is not finite.
         """
-        with torch.inference_mode(), fast_arithmetic():
-            output = self.network(self._inputs(frame))
-            check_finite("Kestrel-Fusion heatmap", output.heatmap)
-            check_finite("Kestrel-Fusion map", output.map_logits)
-            return self._boxes(output, frame), self._map(output, frame)
+        with torch.inference_mode():
+            output = self.engine(stage("inputs", lambda: self._inputs(frame)), stage)
+            return stage("post-processing", lambda: self._answer(output, frame))
+
+    def _answer(self, output: FusionOutput, frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
+        check_finite("Kestrel-Fusion heatmap", output.heatmap)
+        check_finite("Kestrel-Fusion map", output.map_logits)
+        return self._boxes(output, frame), self._map(output, frame)
 
     def _boxes(self, output: FusionOutput, frame: SensorFrame) -> Boxes3D:
         box = decode_boxes(output, self.network, self.score_threshold)

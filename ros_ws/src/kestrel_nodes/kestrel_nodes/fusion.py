@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from kestrel_msgs.msg import PerceivedObjects
@@ -16,6 +16,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
+from kestrel.engine import EngineName
 from kestrel.errors import CalibrationError, KestrelError
 from kestrel.pipelines.fusion import FusionDetector
 from kestrel.pipelines.tracker import Tracker
@@ -53,8 +54,10 @@ class FusionNode(KestrelNode[FusionParameters]):
 
     def load(self) -> FusionDetector:
         """Return the pipeline."""
-        lowest = self.params.box_selection().lowest
-        return FusionDetector(self.params.weights, lowest, self.params.threads or None)
+        params = self.params
+        lowest = params.box_selection().lowest
+        engine = cast(EngineName, params.engine)
+        return FusionDetector(params.weights, lowest, params.threads or None, engine)
 
     def setup(self) -> None:
         """Load the network and warm it up, create inputs and outputs."""

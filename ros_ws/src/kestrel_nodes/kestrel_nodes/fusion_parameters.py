@@ -18,6 +18,11 @@ class FusionParameters(NodeParameters):
     """Parameters of the fusion node."""
 
     weights: str = parameter("kestrel-fusion", "Name of shipped weights, or the path of a .safetensors file.")
+    engine: str = parameter(
+        "auto",
+        "What runs the dense parts of the network; auto measures at the start.",
+        choices=("auto", "eager", "folded", "compiled", "openvino"),
+    )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
     score_threshold: float = parameter(0.1, "Boxes below this score are dropped.", minimum=0.0, maximum=1.0)
     class_thresholds: tuple[str, ...] = parameter(

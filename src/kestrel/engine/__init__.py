@@ -1,0 +1,127 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""How the dense part of a network runs: one small interface, several engines behind it.
+
+An :class:`Engine` takes tensors and returns tensors, like the module it was made from. ``make_engine`` builds
+one; "auto" makes every engine that is installed, times them on example inputs and keeps the fastest, since
+which one that is depends on the machine and on the network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kestrel.engine.folded import FoldedEngine
+from kestrel.errors import SetupError, describe
+
+_LOG = logging.getLogger(__name__)
+
+EngineName = Literal["auto", "eager", "folded", "compiled", "openvino"]
+"""eager: torch as it is. folded: batch normalisation folded, own 3x3 convolutions. compiled: torch.compile of
+that. openvino: Intel's compiler and run time (optional extra ``openvino``)."""
+
+TRIALS: Final = 3
+
+
+class Engine(Protocol):
+    """Runs a module; ``name`` says how.
+
+    Outputs may live in buffers that the next call reuses: whoever wants to keep them copies them.
+    """
+
+    name: str
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return what the module returns, always as a tuple."""
+
+
+class EagerEngine:
+    """The module as it is."""
+
+    name = "eager"
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the module's outputs."""
+        return as_tuple(self.module(*inputs))
+
+
+def as_tuple(outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return one or several tensors as a tuple."""
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def has_openvino() -> bool:
+    """Whether the optional extra ``openvino`` is installed."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def make_engine(
+    module: nn.Module,
+    examples: Sequence[Tensor],
+    name: EngineName = "auto",
+    *,
+    bfloat16: bool = False,
+    dynamic_batch: bool = False,
+) -> Engine:
+    """Build an engine that runs ``module``.
+
+    Args:
+        module: in evaluation mode; it and its weights stay as they are.
+        examples: inputs of the sizes that will come.
+        name: which engine; "auto" measures.
+        bfloat16: let it compute in bfloat16 where that is faster.
+        dynamic_batch: whether the size of the first dimension changes from call to call.
+
+    Raises:
+        SetupError: an engine is asked for by name whose library is not installed.
+    """
+    if name == "auto":
+        return _fastest(module, examples, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
+    if name == "eager":
+        return EagerEngine(module)
+    if name in ("folded", "compiled"):
+        return FoldedEngine(module, bfloat16=bfloat16, compiled=name == "compiled")
+    if not has_openvino():
+        raise SetupError(
+            describe("engine openvino", expected="pip install kestrel-perception[openvino]", found="none")
+        )
+    from kestrel.engine.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(module, examples, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
+
+
+def _fastest(module: nn.Module, examples: Sequence[Tensor], *, bfloat16: bool, dynamic_batch: bool) -> Engine:
+    names: list[EngineName] = ["folded", "openvino"] if has_openvino() else ["folded"]
+    if len(names) == 1:
+        _LOG.info("openvino is not installed: %s runs in torch", type(module).__name__)
+        return make_engine(module, examples, names[0], bfloat16=bfloat16)
+    timed = []
+    for name in names:
+        engine = make_engine(module, examples, name, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
+        timed.append((best_seconds(lambda engine=engine: engine(*examples)), engine))  # type: ignore[misc]
+    timed.sort(key=lambda pair: pair[0])
+    text = ", ".join(f"{engine.name} {1e3 * seconds:.1f} ms" for seconds, engine in timed)
+    _LOG.info("engine of %s: %s", type(module).__name__, text)
+    return timed[0][1]
+
+
+def best_seconds(run: Callable[[], object], trials: int = TRIALS) -> float:
+    """Return the shortest of ``trials`` times, after one run that does not count."""
+    best = float("inf")
+    with torch.inference_mode():
+        run()
+        for _ in range(trials):
+            started = time.perf_counter()
+            run()
+            best = min(best, time.perf_counter() - started)
+    return best

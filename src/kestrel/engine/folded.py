@@ -1,0 +1,132 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Torch with less to do: batch normalisation in the weights, 3x3 convolutions with fewer products."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights, fuse_linear_bn_eval
+
+from kestrel.ops.backend import NATIVE
+from kestrel.ops.winograd import PANEL, winograd_conv, winograd_weight
+
+
+class WinogradConv2d(nn.Module):
+    """A 3x3 convolution with stride 1 and border 1, and the ReLU behind it; see kestrel.ops.winograd."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, conv: nn.Conv2d, *, relu: bool) -> None:
+        super().__init__()
+        bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
+        self.register_buffer("weight", winograd_weight(conv.weight))
+        self.register_buffer("bias", bias)
+        self.relu = relu
+
+    @staticmethod
+    def fits(conv: nn.Module) -> bool:
+        """Whether ``conv`` is a convolution that can run like this."""
+        return (
+            isinstance(conv, nn.Conv2d)
+            and conv.kernel_size == (3, 3)
+            and conv.stride == conv.dilation == conv.padding == (1, 1)
+            and conv.groups == 1
+            and conv.padding_mode == "zeros"
+            and min(conv.in_channels, conv.out_channels) >= PANEL
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, cin, H, W) to (B, cout, H, W), channels last."""
+        return winograd_conv(x, self.weight, self.bias, relu=self.relu)
+
+
+class FoldedEngine:
+    """Runs a folded copy of a module in torch.
+
+    Args:
+        module: in evaluation mode.
+        bfloat16: compute in bfloat16 (with torch's convolutions, which have it).
+        compiled: let torch.compile fuse what is left; takes a C++ compiler and a minute.
+    """
+
+    def __init__(self, module: nn.Module, *, bfloat16: bool = False, compiled: bool = False) -> None:
+        self.name = "compiled" if compiled else "folded"
+        self.bfloat16 = bfloat16
+        folded = fold(module, winograd=NATIVE is not None and not bfloat16)
+        self._run = torch.compile(folded) if compiled else folded
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the module's outputs."""
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16):
+            outputs = self._run(*inputs)
+        return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def fold(module: nn.Module, *, winograd: bool) -> nn.Module:
+    """Return a copy without batch normalisation behind convolutions and linear layers.
+
+    A layer and a batch normalisation that were registered one after the other belong together, and so does
+    the ReLU after them in an nn.Sequential.
+
+    Args:
+        module: in evaluation mode.
+        winograd: whether 3x3 convolutions become WinogradConv2d.
+    """
+    copied = copy.deepcopy(module).eval().requires_grad_(False)
+    copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for part in list(copied.modules()):
+        _fold_children(part)
+        if winograd:
+            _replace_convolutions(part)
+    return copied
+
+
+def _fold_children(parent: nn.Module) -> None:
+    children = list(parent.named_children())
+    for (name, layer), (norm_name, norm) in pairwise(children):
+        folded: nn.Module
+        if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+            folded = fuse_linear_bn_eval(layer, norm)
+        elif isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            folded = fuse_conv_bn_eval(layer, norm)
+        elif isinstance(layer, nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
+            folded = _folded_transpose(layer, norm)
+        else:
+            continue
+        setattr(parent, name, folded.requires_grad_(False))
+        setattr(parent, norm_name, nn.Identity())
+
+
+def _folded_transpose(conv: nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> nn.Module:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+        transpose=True,
+    )
+    conv.weight, conv.bias = weight, bias
+    return conv
+
+
+def _replace_convolutions(parent: nn.Module) -> None:
+    children = [pair for pair in parent.named_children() if not isinstance(pair[1], nn.Identity)]
+    for index, (name, conv) in enumerate(children):
+        if not WinogradConv2d.fits(conv):
+            continue
+        after = children[index + 1] if index + 1 < len(children) else None
+        relu = isinstance(parent, nn.Sequential) and after is not None and isinstance(after[1], nn.ReLU)
+        setattr(parent, name, WinogradConv2d(cast(nn.Conv2d, conv), relu=relu))
+        if relu and after is not None:
+            setattr(parent, after[0], nn.Identity())

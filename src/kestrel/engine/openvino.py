@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO behind the engine's interface; imported only where it is installed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import openvino
+import torch
+from torch import Tensor, nn
+
+
+class OpenVinoEngine:
+    """A module compiled for this CPU.
+
+    Args:
+        module: in evaluation mode; traced with ``examples``.
+        examples: inputs of the sizes that will come.
+        bfloat16: allow bfloat16 arithmetic; otherwise float32.
+        dynamic_batch: whether the size of the first dimension changes from call to call.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        examples: Sequence[Tensor],
+        *,
+        bfloat16: bool = False,
+        dynamic_batch: bool = False,
+    ) -> None:
+        model = convert(module, examples)
+        shapes = [list(example.shape) for example in examples]
+        if dynamic_batch:
+            shapes = [[-1, *shape[1:]] for shape in shapes]
+        model.reshape(dict(zip(model.inputs, shapes, strict=True)))
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+        }
+        self._request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the module's outputs; they are overwritten by the next call."""
+        arrays = [each.contiguous().numpy() for each in inputs]
+        found = self._request.infer(arrays, share_inputs=True, share_outputs=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return tuple(torch.from_numpy(array) for array in found.values())
+
+
+def convert(module: nn.Module, examples: Sequence[Tensor]) -> Any:
+    """Return the module as an openvino.Model, in float32."""
+    contiguous = tuple(example.contiguous() for example in examples)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer: sizes become constants, which is what is wanted
+        traced = torch.jit.trace(module, contiguous, check_trace=False)  # type: ignore[no-untyped-call]
+        return openvino.convert_model(traced, example_input=contiguous)

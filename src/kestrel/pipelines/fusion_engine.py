@@ -1,0 +1,96 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs Kestrel-Fusion with its dense parts in engines and what depends on the calibration kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from kestrel.engine import Engine, EngineName, make_engine
+from kestrel.engine.folded import fold
+from kestrel.models.kestrel_fusion import BirdView, FusionInput, FusionOutput, KestrelFusion
+from kestrel.ops.bev_pool import LiftSplatIndex
+
+ResultT = TypeVar("ResultT")
+
+
+class Stage(Protocol):
+    """Runs a named part; benchmarks put a clock in here."""
+
+    def __call__(self, name: str, run: Callable[[], ResultT]) -> ResultT:
+        """Return what ``run`` returns."""
+
+
+def run_stage(name: str, run: Callable[[], ResultT]) -> ResultT:
+    """Run a part without measuring it."""
+    return run()
+
+
+class FusionEngine:
+    """Stands for the network at inference; gives the same answers, in outputs that the next call reuses.
+
+    Args:
+        network: in evaluation mode.
+        engine: how the camera branch and the bird's-eye view run.
+        bfloat16: whether they may use bfloat16.
+    """
+
+    def __init__(
+        self, network: KestrelFusion, engine: EngineName = "auto", *, bfloat16: bool = False
+    ) -> None:
+        self.network = network
+        self.engine_name: EngineName = engine
+        self.bfloat16 = bfloat16
+        self._pillars = fold(network.pillars, winograd=False)
+        self._camera: Engine | None = None
+        self._bird: Engine | None = None
+        self._index: tuple[tuple[Tensor, Tensor], LiftSplatIndex] | None = None
+
+    def __call__(self, inputs: FusionInput, stage: Stage = run_stage) -> FusionOutput:
+        """Run the network on a batch of frames.
+
+        Engines are made at the first call that needs them, for the number of frames that it has.
+        """
+        with torch.autocast("cpu", enabled=False):
+            index = stage("index", lambda: self._lift_splat_index(inputs)) if len(inputs.images) else None
+            return self.network.run(
+                inputs,
+                index,
+                lambda *points: stage("pillars", lambda: self._pillars(*points)),
+                lambda *images: stage("camera", lambda: self._run_camera(*images)),
+                lambda *maps: stage("bird's-eye view", lambda: self._run_bird(*maps)),
+            )
+
+    def _run_camera(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self._camera is None:
+            self._camera = make_engine(
+                self.network.camera, (images,), self.engine_name, bfloat16=self.bfloat16, dynamic_batch=True
+            )
+        return self._camera(images)
+
+    def _run_bird(self, *maps: Tensor) -> tuple[Tensor, ...]:
+        if self._bird is None:
+            module = BirdView(self.network).eval()
+            self._bird = make_engine(module, maps, self.engine_name, bfloat16=self.bfloat16)
+        return self._bird(*maps)
+
+    def _lift_splat_index(self, inputs: FusionInput) -> LiftSplatIndex:
+        """Return the index of these calibrations; the last one is kept."""
+        key = inputs.rays, inputs.origins
+        if self._index is not None and all(
+            torch.equal(a, b) for a, b in zip(key, self._index[0], strict=True)
+        ):
+            return self._index[1]
+        index = self.network.view.index(inputs)
+        self._index = key, index
+        return index
+
+    @property
+    def engines(self) -> dict[str, str]:
+        """Which engine runs which part, as far as that is decided."""
+        made = {"camera": self._camera, "bird's-eye view": self._bird}
+        return {part: engine.name for part, engine in made.items() if engine is not None}

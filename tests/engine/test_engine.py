@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every engine answers like the module it was made from, and leaves that alone."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from kestrel import engine as engines
+from kestrel.engine import EngineName, has_openvino, make_engine
+from kestrel.engine.folded import WinogradConv2d, fold
+from kestrel.errors import SetupError
+from kestrel.models.resnet import ResNet
+from kestrel.nn.bev_decoder import SECOND, SECONDFPN, ConvFuser
+from kestrel.ops.backend import NATIVE
+
+needs_openvino = pytest.mark.skipif(not has_openvino(), reason="the extra openvino is not installed")
+NAMES = ["eager", "folded", pytest.param("openvino", marks=needs_openvino), "auto"]
+
+
+class Decoder(nn.Module):
+    """Convolutions of all kinds, two inputs, two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fuser = ConvFuser((16, 20), 24)
+        self.backbone = SECOND(24, (16, 32), (2, 1), (1, 2))
+        self.neck = SECONDFPN((16, 32), (16, 16), (1, 2))
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        bev = self.neck(self.backbone(self.fuser([first, second])))
+        return bev, bev.mean(1)
+
+
+def trained(module: nn.Module) -> nn.Module:
+    """Return the module with running statistics as after a training."""
+    generator = torch.Generator().manual_seed(2)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(generator=generator)  # type: ignore[union-attr]
+            part.running_var.uniform_(0.5, 2, generator=generator)  # type: ignore[union-attr]
+    return module.eval()
+
+
+@pytest.fixture(scope="module")
+def decoder() -> nn.Module:
+    torch.manual_seed(1)
+    return trained(Decoder())
+
+
+def maps(batch: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(batch)
+    return (
+        torch.randn(batch, 16, 20, 12, generator=generator),
+        torch.randn(batch, 20, 20, 12, generator=generator),
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_like_the_module(name: EngineName, decoder: nn.Module) -> None:
+    made = make_engine(decoder, maps(), name)
+    for inputs in (maps(), tuple(2 * each for each in maps())):
+        with torch.no_grad():
+            for found, wanted in zip(made(*inputs), decoder(*inputs), strict=True):
+                torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_number_of_samples_may_change(name: EngineName, decoder: nn.Module) -> None:
+    made = make_engine(decoder, maps(2), name, dynamic_batch=True)
+    with torch.no_grad():
+        for batch in (2, 1, 3):
+            torch.testing.assert_close(made(*maps(batch))[0], decoder(*maps(batch))[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["folded", pytest.param("openvino", marks=needs_openvino)])
+def test_bfloat16_stays_close(name: EngineName, decoder: nn.Module) -> None:
+    made = make_engine(decoder, maps(), name, bfloat16=True)
+    with torch.no_grad():
+        found, wanted = made(*maps())[0].float(), decoder(*maps())[0]
+    assert float((found - wanted).norm() / wanted.norm()) < 0.02
+
+
+def test_module_is_left_alone(decoder: nn.Module) -> None:
+    before = {key: value.clone() for key, value in decoder.state_dict().items()}
+    folded = fold(decoder, winograd=True)
+    assert any(isinstance(part, WinogradConv2d) for part in folded.modules())
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    assert all(torch.equal(value, before[key]) for key, value in decoder.state_dict().items())
+
+
+@pytest.mark.parametrize("winograd", [False, True])
+def test_bottlenecks_are_folded_in_the_order_they_run_in(winograd: bool) -> None:
+    torch.manual_seed(3)
+    network = trained(ResNet((1, 2), 5, width=16))
+    x = torch.randn(2, 3, 32, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(fold(network, winograd=winograd)(x), network(x), rtol=1e-4, atol=1e-4)
+
+
+def test_without_openvino_torch_runs_and_one_line_says_so(
+    decoder: nn.Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engines, "has_openvino", lambda: False)
+    with caplog.at_level(logging.INFO, "kestrel.engine"):
+        assert make_engine(decoder, maps()).name == "folded"
+    assert [record.getMessage() for record in caplog.records] == [
+        "openvino is not installed: Decoder runs in torch"
+    ]
+    with pytest.raises(SetupError, match="openvino"):
+        make_engine(decoder, maps(), "openvino")
+
+
+@pytest.mark.skipif(NATIVE is None, reason="compiled kernels are not installed")
+def test_auto_takes_the_fastest(decoder: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "has_openvino", lambda: True)
+    made = {"folded": engines.EagerEngine(decoder), "openvino": engines.EagerEngine(decoder)}
+    seconds = iter((0.2, 0.1))
+    monkeypatch.setattr(engines, "best_seconds", lambda run: next(seconds))
+    monkeypatch.setattr(engines, "make_engine", lambda module, examples, name, **options: made[name])
+    assert engines._fastest(decoder, maps(), bfloat16=False, dynamic_batch=False) is made["openvino"]
