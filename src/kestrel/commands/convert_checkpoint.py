@@ -13,22 +13,37 @@ import typer
 def convert_checkpoint(
     source: Annotated[Path, typer.Argument(help="Checkpoint (.pth, .pt, .pth.tar) of the reference code.")],
     out: Annotated[Path, typer.Argument(help="File to write (.safetensors); a manifest appears beside it.")],
+    net_config: Annotated[
+        Path | None, typer.Option(help="net.config beside the `init` of an SPVNAS release.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="MinkUNet, for one whose keys are those of SPVCNN too.")
+    ] = None,
 ) -> None:
-    """Turn a released checkpoint (BEVFusion, TSM, SPVCNN, AnyCost, GAN Compression) into safetensors.
+    """Turn a released checkpoint into safetensors.
+
+    BEVFusion, TSM, AnyCost, GAN Compression, SPVCNN, MinkUNet, SPVNAS; the sparse ones of mmdetection3d too.
 
     The network is recognised by its keys. A checkpoint with missing, unexpected or ill-shaped keys is
     refused with the list of them. Nothing in the file is executed.
     """
     import hashlib
+    import json
 
-    from kestrel.errors import ConfigError, describe
+    from kestrel.errors import ConfigError, ModelError, describe
     from kestrel.models.checkpoints import convert, read_checkpoint
     from kestrel.weights import Manifest, save
 
     if out.suffix != ".safetensors":
         raise ConfigError(describe("output file", expected="the ending .safetensors", found=out.name))
     state = read_checkpoint(source)
-    conversion = convert(state, source.name)
+    released = None
+    if net_config is not None:
+        try:
+            released = json.loads(net_config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(describe(str(net_config), expected="a JSON file", found=error)) from error
+    conversion = convert(state, source.name, net_config=released, network=network)
     manifest = save(
         out,
         conversion.state,

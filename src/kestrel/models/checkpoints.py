@@ -22,8 +22,19 @@ from kestrel.models.anycost import BASE_CHANNELS, AnyCostGenerator
 from kestrel.models.bevfusion_config import build_bevfusion
 from kestrel.models.bevfusion_released import CENTER_TASKS, Modality, Task, released_config
 from kestrel.models.gan_compression import ResnetGenerator
+from kestrel.models.minkunet import MinkUNet
 from kestrel.models.mobilenetv2 import OnlineTSMMobileNetV2
+from kestrel.models.point_checkpoints import (
+    MMDET3D_MARKERS,
+    from_mmdet3d,
+    minkunet_config,
+    spvnas_config,
+    supernet_config,
+)
 from kestrel.models.spvcnn import SPVCNN
+from kestrel.models.spvnas import SPVNAS
+from kestrel.models.spvnas_space import SearchSpace
+from kestrel.models.spvnas_supernet import SPVNASSuperNet
 from kestrel.models.tsm import TSM
 
 State: TypeAlias = dict[str, Tensor]
@@ -76,12 +87,16 @@ def _all_tensors(content: Mapping[Any, Any]) -> bool:
     return all(isinstance(value, Tensor) for value in content.values())
 
 
-def convert(state: State, source: str) -> Conversion:
+def convert(
+    state: State, source: str, *, net_config: Config | None = None, network: str | None = None
+) -> Conversion:
     """Bring the weights of a released checkpoint into the form that Kestrel loads.
 
     Args:
         state: what read_checkpoint returned.
         source: named in errors.
+        net_config: content of the net.config of an SPVNAS release.
+        network: what to take the checkpoint for where its keys fit several, as those of MinkUNet and SPVCNN.
 
     Raises:
         ModelError: the network is unknown, or keys are missing, unexpected or ill-shaped (all are listed).
@@ -90,12 +105,13 @@ def convert(state: State, source: str) -> Conversion:
     if any(key.startswith("pts_middle_encoder.") for key in state):
         state = {_from_mmdet3d(key): value for key, value in state.items()}
         notes["boxes"] = "length, width, height; standard yaw"
-    recipe = next((recipe for recipe in RECIPES if recipe.marker in state), None)
-    if recipe is None:
-        known = sorted({recipe.network for recipe in RECIPES})
-        raise ModelError(describe(f"network of {source}", expected=known, found=sorted(state)[:5]))
+    if any(marker in state for marker in MMDET3D_MARKERS):
+        state = from_mmdet3d(state)
+        notes["source"] = "mmdetection3d"
+        network = network or (None if "point_transforms.0.0.weight" in state else "MinkUNet")
+    recipe = _recognise(state, source, network)
     try:
-        config = recipe.configure(state)
+        config = recipe.configure(state, net_config) if recipe.takes_net_config else recipe.configure(state)
     except (KeyError, IndexError) as error:
         expected = f"the key that tells a size of {recipe.network}"
         raise ModelError(describe(source, expected=expected, found=f"no {error}")) from error
@@ -107,6 +123,16 @@ def convert(state: State, source: str) -> Conversion:
         notes.setdefault("boxes", "width, length, height; yaw = -yaw_standard - pi / 2")
     tensors = {key: value.contiguous() for key, value in state.items()}
     return Conversion(recipe.network, config, tensors, recipe.classes(config), notes)
+
+
+def _recognise(state: State, source: str, network: str | None) -> _Recipe:
+    fitting = [recipe for recipe in RECIPES if recipe.marker in state]
+    chosen = [recipe for recipe in fitting if network in (None, recipe.network)]
+    if not chosen:
+        known = sorted({recipe.network for recipe in fitting or RECIPES})
+        found = sorted(state)[:5] if not fitting else network
+        raise ModelError(describe(f"network of {source}", expected=known, found=found))
+    return chosen[0]
 
 
 def _layout(value: Tensor, wanted: Tensor | None) -> Tensor:
@@ -166,13 +192,14 @@ def _from_mmdet3d(key: str) -> str:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How to build one kind of network from the shapes of its checkpoint; only this kind has ``marker``."""
+    """How to build one kind of network from the shapes of its checkpoint, which has the key ``marker``."""
 
     marker: str
     network: str
-    configure: Callable[[State], Config]
+    configure: Callable[..., Config]
     build: Callable[[Config], nn.Module]
     classes: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    takes_net_config: bool = False
 
 
 def _configure_bevfusion(state: State) -> Config:
@@ -209,17 +236,16 @@ def _configure_online_tsm(state: State) -> Config:
     return {"num_classes": len(state["classifier.weight"])}
 
 
-def _configure_spvcnn(state: State) -> Config:
-    stages = [f"stage{n}.1.net.0.kernel" for n in range(1, 5)]
-    steps = [f"up{n}.0.net.0.kernel" for n in range(1, 5)]
-    return {
-        "num_classes": len(state["classifier.0.bias"]),
-        "channels": [state[key].shape[-1] for key in ("stem.0.kernel", *stages, *steps)],
-        "in_channels": state["stem.0.kernel"].shape[1],
+def _build_supernet(config: Config) -> nn.Module:
+    arguments = dict(config)
+    space: Config = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in arguments.pop("space").items()
     }
+    return SPVNASSuperNet(space=SearchSpace(**space), **arguments)
 
 
-def _spvcnn_classes(config: Config) -> tuple[str, ...]:
+def _kitti_classes(config: Config) -> tuple[str, ...]:
     known = SEMANTIC_KITTI_CLASSES
     return known if config["num_classes"] == len(known) else ()
 
@@ -262,7 +288,38 @@ RECIPES = (
         _configure_online_tsm,
         lambda config: OnlineTSMMobileNetV2(**config),
     ),
-    _Recipe("stem.0.kernel", "SPVCNN", _configure_spvcnn, lambda config: SPVCNN(**config), _spvcnn_classes),
+    _Recipe(
+        "downsample.0.transition.net.bn.bn.weight",
+        "SPVNASSuperNet",
+        supernet_config,
+        _build_supernet,
+        _kitti_classes,
+        takes_net_config=True,
+    ),
+    _Recipe(
+        "downsample.0.transition.net.bn.weight",
+        "SPVNAS",
+        spvnas_config,
+        lambda config: SPVNAS(**config),
+        _kitti_classes,
+        takes_net_config=True,
+    ),
+    _Recipe(
+        "stage1.0.net.0.kernel",
+        "SPVCNN",
+        minkunet_config,
+        lambda config: SPVCNN(**config),
+        _kitti_classes,
+        takes_net_config=True,
+    ),
+    _Recipe(
+        "stage1.0.net.0.kernel",
+        "MinkUNet",
+        minkunet_config,
+        lambda config: MinkUNet(**config),
+        _kitti_classes,
+        takes_net_config=True,
+    ),
     _Recipe("input.input", "AnyCostGenerator", _configure_anycost, lambda config: AnyCostGenerator(**config)),
     _Recipe(
         "model.26.weight",
@@ -271,4 +328,4 @@ RECIPES = (
         lambda config: ResnetGenerator(**config),
     ),
 )
-"""What convert recognises. SPVCNN stands for MinkUNet too: both have the same keys."""
+"""What convert recognises; of those that fit, the first. A MinkUNet of SPVNAS has the keys of SPVCNN."""

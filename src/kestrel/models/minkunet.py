@@ -24,6 +24,12 @@ from kestrel.nn.sparse_points import PointTensor, PointTransform
 BASE_CHANNELS: Final = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 """Channels after the stem, the four stages and the four up-sampling stages at width 1."""
 
+STAGES: Final = (
+    *((rf"stage{n}\.", "0") for n in range(1, 5)),
+    *((rf"up{n}\.1\.", "") for n in range(1, 5)),
+)
+"""Where the residual blocks of each stage are in the keys, and the number below it that is no such block."""
+
 
 def scaled_channels(cr: float) -> tuple[int, ...]:
     """Return the channels of a released network of relative width ``cr`` (1.0, 0.64 or 0.5)."""
@@ -42,6 +48,8 @@ class MinkUNet(nn.Module):
         pres: edge length [m] of the unit of the positions.
         vres: edge length [m] of a voxel of the finest grid.
         dropout: probability at the coarsest level and halfway up, in training.
+        blocks: residual blocks of each of the eight stages.
+        point_transforms: whether to carry them; mmdetection3d's MinkUNet does not.
     """
 
     def __init__(
@@ -53,8 +61,12 @@ class MinkUNet(nn.Module):
         pres: float = 0.05,
         vres: float = 0.05,
         dropout: float = 0.3,
+        blocks: Sequence[int] = (2,) * 8,
+        point_transforms: bool = True,
     ) -> None:
         super().__init__()
+        if len(blocks) != len(STAGES) or min(blocks) < 1:
+            raise ModelError(describe("blocks", expected="eight positive numbers", found=list(blocks)))
         if len(channels) != len(BASE_CHANNELS) or min(channels) < 1:
             raise ModelError(describe("channels", expected="nine positive widths", found=list(channels)))
         self.pres, self.vres = pres, vres
@@ -67,18 +79,19 @@ class MinkUNet(nn.Module):
             nn.BatchNorm1d(c[0]),
             nn.ReLU(),
         )
-        self.stage1 = _down(c[0], c[1])
-        self.stage2 = _down(c[1], c[2])
-        self.stage3 = _down(c[2], c[3])
-        self.stage4 = _down(c[3], c[4])
-        self.up1 = _up(c[4], c[5], c[3])
-        self.up2 = _up(c[5], c[6], c[2])
-        self.up3 = _up(c[6], c[7], c[1])
-        self.up4 = _up(c[7], c[8], c[0])
+        self.stage1 = _down(c[0], c[1], blocks[0])
+        self.stage2 = _down(c[1], c[2], blocks[1])
+        self.stage3 = _down(c[2], c[3], blocks[2])
+        self.stage4 = _down(c[3], c[4], blocks[3])
+        self.up1 = _up(c[4], c[5], c[3], blocks[4])
+        self.up2 = _up(c[5], c[6], c[2], blocks[5])
+        self.up3 = _up(c[6], c[7], c[1], blocks[6])
+        self.up4 = _up(c[7], c[8], c[0], blocks[7])
         self.classifier = nn.Sequential(nn.Linear(c[8], num_classes))
-        self.point_transforms = nn.ModuleList(
-            (PointTransform(c[0], c[4]), PointTransform(c[4], c[6]), PointTransform(c[6], c[8]))
-        )
+        if point_transforms:
+            self.point_transforms = nn.ModuleList(
+                (PointTransform(c[0], c[4]), PointTransform(c[4], c[6]), PointTransform(c[6], c[8]))
+            )
         self.dropout = nn.Dropout(dropout)
 
     def points(self, positions: Tensor, features: Tensor) -> PointTensor:
@@ -123,16 +136,17 @@ def climb(up: nn.ModuleList, x: SparseTensor, skip: SparseTensor) -> SparseTenso
     return result
 
 
-def _down(in_channels: int, out_channels: int) -> nn.Sequential:
+def _down(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(
-        ConvBlock(in_channels, in_channels, 2, 2),
-        ResidualBlock(in_channels, out_channels),
-        ResidualBlock(out_channels, out_channels),
+        ConvBlock(in_channels, in_channels, 2, 2), *_blocks(in_channels, out_channels, blocks)
     )
 
 
-def _up(in_channels: int, out_channels: int, skip_channels: int) -> nn.ModuleList:
-    refine = nn.Sequential(
-        ResidualBlock(out_channels + skip_channels, out_channels), ResidualBlock(out_channels, out_channels)
-    )
+def _up(in_channels: int, out_channels: int, skip_channels: int, blocks: int) -> nn.ModuleList:
+    refine = nn.Sequential(*_blocks(out_channels + skip_channels, out_channels, blocks))
     return nn.ModuleList((ConvBlock(in_channels, out_channels, 2, 2, transposed=True), refine))
+
+
+def _blocks(in_channels: int, out_channels: int, count: int) -> list[ResidualBlock]:
+    inputs = [in_channels, *[out_channels] * (count - 1)]
+    return [ResidualBlock(channels, out_channels) for channels in inputs]

@@ -16,7 +16,8 @@ from kestrel.nn.sparse_points import PointTensor, PointToVoxel, VoxelToPoint, me
 class SPVCNN(MinkUNet):
     """MinkUNet whose features also live on the points, so that small things survive coarse voxels.
 
-    Args are those of MinkUNet; keys and shapes are those of the released checkpoints.
+    Args are those of MinkUNet, whose point transforms it always has; keys and shapes are those of the
+    released checkpoints.
     """
 
     def __init__(
@@ -28,9 +29,16 @@ class SPVCNN(MinkUNet):
         pres: float = 0.05,
         vres: float = 0.05,
         dropout: float = 0.3,
+        blocks: Sequence[int] = (2,) * 8,
     ) -> None:
         super().__init__(
-            num_classes, channels=channels, in_channels=in_channels, pres=pres, vres=vres, dropout=dropout
+            num_classes,
+            channels=channels,
+            in_channels=in_channels,
+            pres=pres,
+            vres=vres,
+            dropout=dropout,
+            blocks=blocks,
         )
         self.to_voxel, self.to_point = PointToVoxel(), VoxelToPoint()
 
