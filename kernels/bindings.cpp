@@ -46,12 +46,15 @@ void set_dispatch_level(const std::string& name) {
   if (!kestrel::set_level(name.c_str())) throw nb::value_error("this machine cannot run that level");
 }
 
+int64_t pack_weight(Address weight, Address to, int slices, int cin, int cout, bool bfloat16, int threads) {
+  return kestrel::level().pack_weight({at<void>(weight), at<void>(to), slices, cin, cout, bfloat16, threads});
+}
+
 void sparse_conv(Address features, Address weight, Address bias, Address residual, Address gather, Address out,
-                 int64_t inputs, int64_t outputs, int slices, int cin, int cout, bool bfloat16, bool relu,
-                 int threads) {
+                 int64_t outputs, int slices, int cin, int cout, bool bfloat16, bool relu, int threads) {
   kestrel::level().sparse_conv({at<void>(features), at<void>(weight), at<void>(bias), at<void>(residual),
-                                at<int32_t>(gather), at<void>(out), inputs, outputs, slices, cin, cout,
-                                bfloat16, relu, threads});
+                                at<int32_t>(gather), at<void>(out), outputs, slices, cin, cout, bfloat16, relu,
+                                threads});
 }
 
 void weight_gradient(Address features, Address gradient, Address gather, Address out, int64_t outputs,
@@ -175,6 +178,7 @@ NB_MODULE(native, m) {
   m.def("dispatch_level", [] { return std::string(kestrel::level().name); });
   m.def("available_levels", &available_levels);
   m.def("set_dispatch_level", &set_dispatch_level, "name"_a);
+  m.def("pack_weight", &pack_weight, Release());
   m.def("sparse_conv", &sparse_conv, Release());
   m.def("weight_gradient", &weight_gradient, Release());
   m.def("weighted_gather", &weighted_gather, Release());

@@ -9,15 +9,24 @@
 
 namespace kestrel {
 
+// Kernel slices in the order in which the sparse convolution of the same level reads them.
+struct PackWeight {
+  const void* weight;       // (slices, cin, cout) float or bfloat16
+  void* to;                 // packed; null: only ask for the size
+  int32_t slices, cin, cout;
+  bool bfloat16;
+  int threads;
+};
+
 // out[j] = act(sum_k features[gather[k][j]] @ weight[k] + bias + residual[j]); all matrices row-major.
 struct SparseConv {
   const void* features;     // (n, cin) float or bfloat16
-  const void* weight;       // (slices, cin, cout), same type
+  const void* weight;       // (slices, cin, cout), packed from the same type
   const void* bias;         // (cout) or null
   const void* residual;     // (outputs, cout) or null
   const int32_t* gather;    // (slices, outputs), -1 where there is no input; null: one slice, row by row
   void* out;                // (outputs, cout)
-  int64_t inputs, outputs;
+  int64_t outputs;
   int32_t slices, cin, cout;
   bool bfloat16, relu;
   int threads;
@@ -70,6 +79,7 @@ struct Winograd {
 
 struct Level {
   const char* name;
+  int64_t (*pack_weight)(const PackWeight&);  // returns the size in bytes
   void (*sparse_conv)(const SparseConv&);
   void (*weight_gradient)(const WeightGradient&);
   void (*weighted_gather)(const WeightedGather&);

@@ -12,6 +12,10 @@
 
 #include "common/dispatch.h"
 #include "common/simd.h"
+#include "sparse_conv/product.h"
+#if defined(KESTREL_AMX)
+#include "sparse_conv/tiles.h"
+#endif
 #include "sparse_conv/forward.h"
 #include "sparse_conv/weight_gradient.h"
 #include "point_voxel/weighted.h"
@@ -28,7 +32,7 @@ namespace kestrel {
 
 extern const Level KESTREL_JOIN(level_, KESTREL_LEVEL);
 const Level KESTREL_JOIN(level_, KESTREL_LEVEL) = {
-    KESTREL_STRING(KESTREL_LEVEL), sparse_conv, weight_gradient, weighted_gather, weighted_scatter,
+    KESTREL_STRING(KESTREL_LEVEL), pack_weight, sparse_conv, weight_gradient, weighted_gather, weighted_scatter,
     lift_splat, lift_splat_backward,
     winograd,
 };

@@ -15,11 +15,44 @@ constexpr int kWidth = 4, kMaxVectors = 2;
 #endif
 constexpr int kRows = 6;
 
-// Unaligned vector of kWidth floats.
+// Unaligned vectors of kWidth floats, of their bits, and of as many bfloat16.
 typedef float Vector __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
+typedef uint32_t Words __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(kWidth * 2), aligned(2), may_alias));
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+inline Words load(const uint32_t* from) { return *reinterpret_cast<const Words*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
+
+// Minus zero, not plus: x - 0 is x for every x, so that nothing but the broadcast is left.
+inline Vector broadcast(float value) { return value - Vector{}; }
+
+inline Vector load(const uint16_t* from) {
+  return reinterpret_cast<Vector>(__builtin_convertvector(*reinterpret_cast<const Halves*>(from), Words) << 16);
+}
+
+// Round to nearest even; NaN stays NaN.
+inline void store(uint16_t* to, Vector value) {
+  const Words bits = reinterpret_cast<Words>(value);
+  const Words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const Words result = (bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded;
+  *reinterpret_cast<Halves*>(to) = __builtin_convertvector(result, Halves);
+}
+
+// The first `count` < kWidth elements alone; the others are zero.
+template <class Element>
+inline Vector load_some(const Element* from, int count) {
+  Element whole[kWidth] = {};
+  memcpy(whole, from, count * sizeof(Element));
+  return load(whole);
+}
+
+template <class Element>
+inline void store_some(Element* to, Vector value, int count) {
+  Element whole[kWidth];
+  store(whole, value);
+  memcpy(to, whole, count * sizeof(Element));
+}
 
 inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -35,23 +68,23 @@ struct Scratch {
   Scratch& operator=(const Scratch&) = delete;
   float* floats() const { return static_cast<float*>(data); }
   int32_t* ints() const { return static_cast<int32_t*>(data); }
+  uint16_t* halves() const { return static_cast<uint16_t*>(data); }
   void* data;
 };
 
-inline float from_bfloat16(uint16_t value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+inline float to_float(float value) { return value; }
+inline float to_float(uint16_t bfloat16) {
+  const uint32_t bits = static_cast<uint32_t>(bfloat16) << 16;
   float result;
   memcpy(&result, &bits, 4);
   return result;
 }
 
-// Round to nearest even; NaN stays NaN.
-inline uint16_t to_bfloat16(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, 4);
-  const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  const uint32_t quiet = bits >> 16 | 0x40;
-  return static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
+// to[0..count) = from[0..count) as float; both in whole rows, so that the vectors of one row run on.
+inline void widen(const uint16_t* from, int count, float* to) {
+  int i = 0;
+  for (; i + kWidth <= count; i += kWidth) store(to + i, load(from + i));
+  for (; i < count; ++i) to[i] = to_float(from[i]);
 }
 
 // Ask for the cache lines of one row before it is needed.
@@ -93,6 +126,19 @@ inline void for_panels(int padded_columns, const Action& act) {
     act(first * kWidth, count);
     first += count;
   }
+}
+
+// Call act with the number (1..Most) as a compile-time constant.
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+template <int Most, class Action>
+inline void as_constant(int number, const Action& act) {
+  if constexpr (Most > 1) {
+    if (number < Most) return as_constant<Most - 1>(number, act);
+  }
+  act(Constant<Most>{});
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ inline void outer(const float* features, int64_t a_stride, const int32_t* a_rows
     for (int v = 0; v < V; ++v) right[v] = load(b + v * kWidth);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Vector left = Vector{} + a[r];
+      const Vector left = broadcast(a[r]);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sum[r][v] += left * right[v];
     }
@@ -37,20 +37,6 @@ inline void outer(const float* features, int64_t a_stride, const int32_t* a_rows
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) store(c + r * c_stride + v * kWidth, sum[r][v]);
-}
-
-template <int V>
-void outer_rows(int rows, const float* features, int64_t a_stride, const int32_t* a_rows,
-                const float* gradient, int64_t b_stride, const int32_t* b_rows, int pairs, float* c,
-                int64_t c_stride) {
-  switch (rows) {
-    case 1: outer<1, V>(features, a_stride, a_rows, gradient, b_stride, b_rows, pairs, c, c_stride); break;
-    case 2: outer<2, V>(features, a_stride, a_rows, gradient, b_stride, b_rows, pairs, c, c_stride); break;
-    case 3: outer<3, V>(features, a_stride, a_rows, gradient, b_stride, b_rows, pairs, c, c_stride); break;
-    case 4: outer<4, V>(features, a_stride, a_rows, gradient, b_stride, b_rows, pairs, c, c_stride); break;
-    case 5: outer<5, V>(features, a_stride, a_rows, gradient, b_stride, b_rows, pairs, c, c_stride); break;
-    default: outer<6, V>(features, a_stride, a_rows, gradient, b_stride, b_rows, pairs, c, c_stride);
-  }
 }
 
 // The gradient of `channels` input channels from `channel` on, of one slice, into sums (channels, padded).
@@ -64,21 +50,14 @@ void slice_gradient(const WeightGradient& grad, const float* gradient, int padde
       prefetch(gradient + outputs[start + p] * static_cast<int64_t>(padded), 4 * padded);
     }
     for_panels(padded, [&](int column, int vectors) {
-      for (int r = 0; r < channels; r += kRows) {
-        const int rows = static_cast<int>(smaller(kRows, channels - r));
-        const float* a = grad.features + channel + r;
-        const float* b = gradient + column;
-        float* c = sums + static_cast<int64_t>(r) * padded + column;
-        const int32_t *in = inputs + start, *out = outputs + start;
-        if (vectors == 1)
-          outer_rows<1>(rows, a, grad.cin, in, b, padded, out, block, c, padded);
-        else if (vectors == 2)
-          outer_rows<2>(rows, a, grad.cin, in, b, padded, out, block, c, padded);
-        else if (vectors == 3)
-          outer_rows<3>(rows, a, grad.cin, in, b, padded, out, block, c, padded);
-        else
-          outer_rows<4>(rows, a, grad.cin, in, b, padded, out, block, c, padded);
-      }
+      as_constant<kMaxVectors>(vectors, [&](auto width) {
+        for (int r = 0; r < channels; r += kRows)
+          as_constant<kRows>(static_cast<int>(smaller(kRows, channels - r)), [&](auto rows) {
+            outer<rows.value, width.value>(grad.features + channel + r, grad.cin, inputs + start,
+                                           gradient + column, padded, outputs + start, block,
+                                           sums + static_cast<int64_t>(r) * padded + column, padded);
+          });
+      });
     });
   }
 }

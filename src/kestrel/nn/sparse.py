@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from kestrel.errors import InputError, describe
-from kestrel.ops import CoordinateSet, KernelMap, pointwise, sparse_conv, torchsparse_offsets
+from kestrel.ops import (
+    CoordinateSet,
+    KernelMap,
+    PackedWeight,
+    dispatch_level,
+    pack_weight,
+    pointwise,
+    sparse_conv,
+    torchsparse_offsets,
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class SparseTensor:
 class SparseConvolution(nn.Module):
     """What all sparse convolutions share: subclasses say which matrices they hold and where they lead."""
 
-    _folded: tuple[object, Tensor, Tensor] | None = None
+    _folded: Folded | None = None
 
     def matrices(self) -> Tensor:
         """Return the (K, C_in, C_out) kernel slices, or (C_in, C_out) of a 1x1x1 layer of stride 1."""
@@ -84,7 +93,7 @@ class SparseConvolution(nn.Module):
         self,
         x: SparseTensor,
         target: CoordinateSet | None,
-        matrices: Tensor,
+        matrices: Tensor | PackedWeight,
         bias: Tensor | None,
         residual: Tensor | None,
         relu: bool,
@@ -96,14 +105,32 @@ class SparseConvolution(nn.Module):
         features = pointwise(x.features, matrices, bias=bias, residual=residual, relu=relu)
         return SparseTensor(features, voxels)
 
-    def _fold(self, norm: nn.BatchNorm1d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _fold(self, norm: nn.BatchNorm1d, dtype: torch.dtype) -> tuple[PackedWeight, Tensor]:
         """Return matrices and bias with the batch norm multiplied in; kept until one of them changes."""
         sources = [*self.parameters(recurse=False), *norm.parameters(), *norm.buffers()]
-        state = (dtype, *((tensor.data_ptr(), tensor._version) for tensor in sources))
-        if self._folded is None or self._folded[0] != state:
+        if self._folded is None or not self._folded.is_of(sources, dtype):
             matrices, bias = fold_norm(self.matrices(), norm)
-            self._folded = (state, matrices.to(dtype).contiguous(), bias.to(dtype))
-        return self._folded[1], self._folded[2]
+            self._folded = Folded(sources, dtype, matrices, bias)
+        return self._folded.matrices, self._folded.bias
+
+
+class Folded:
+    """Matrices and bias of a layer with its batch norm multiplied in, packed for the dispatch level in use."""
+
+    def __init__(self, sources: list[Tensor], dtype: torch.dtype, matrices: Tensor, bias: Tensor) -> None:
+        # The memory of the sources stays taken: no other tensor can appear at its address.
+        self._kept = [tensor.detach() for tensor in sources]
+        self._state = self._state_of(sources, dtype)
+        self.matrices, self.bias = pack_weight(matrices.to(dtype)), bias.detach().to(dtype)
+
+    def is_of(self, sources: list[Tensor], dtype: torch.dtype) -> bool:
+        """Return whether the sources are unchanged, the dtype is the same and the packed form can be read."""
+        return self._state == self._state_of(sources, dtype)
+
+    @staticmethod
+    def _state_of(sources: list[Tensor], dtype: torch.dtype) -> object:
+        tensors = tuple((each.data_ptr(), each._version, each.dtype) for each in sources)
+        return dtype, dispatch_level(), tensors
 
 
 def fold_norm(matrices: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:

@@ -13,17 +13,19 @@ from kestrel.ops.kernel_map import (
     torchsparse_offsets,
 )
 from kestrel.ops.point_voxel import devoxelize, point_rows, point_to_voxel, trilinear_neighbours
-from kestrel.ops.sparse_conv import pointwise, sparse_conv
+from kestrel.ops.sparse_conv import PackedWeight, pack_weight, pointwise, sparse_conv
 from kestrel.ops.voxelize import Voxels, voxelize
 
 __all__ = [
     "CoordinateSet",
     "KernelMap",
+    "PackedWeight",
     "Voxels",
     "centred_offsets",
     "coordinate_set",
     "devoxelize",
     "dispatch_level",
+    "pack_weight",
     "point_rows",
     "point_to_voxel",
     "pointwise",

@@ -30,11 +30,22 @@ class KernelMap:
     """Neighbour tables of one convolution with K kernel slices, N input and M output voxels.
 
     gather: (K, M) int32, input row of every output voxel and slice, -1 where there is none.
-    scatter: (K, N) int32, the inverse: output row of every input voxel and slice.
+    inverse: (K, N) int32, output row of every input voxel and slice; None for a submanifold layer, whose inverse
+        is ``gather`` with the slices in the opposite order.
     """
 
     gather: Tensor
-    scatter: Tensor
+    inverse: Tensor | None
+
+    @property
+    def inputs(self) -> int:
+        """Number N of input voxels."""
+        return (self.gather if self.inverse is None else self.inverse).shape[1]
+
+    @property
+    def scatter(self) -> Tensor:
+        """The (K, N) inverse, also where it is not kept."""
+        return self.gather.flip(0) if self.inverse is None else self.inverse
 
     def transposed(self) -> KernelMap:
         """Return the map of the transposed convolution, from the outputs of this one back to its inputs."""
@@ -90,8 +101,7 @@ class CoordinateSet:
         """
         wanted = tuple(offsets)
         if wanted not in self._submanifold:
-            gather = _submanifold_table(self.keys, wanted)
-            self._submanifold[wanted] = KernelMap(gather, gather.flip(0))
+            self._submanifold[wanted] = KernelMap(_submanifold_table(self.keys, wanted), None)
         return self._submanifold[wanted]
 
     def known_map(self, offsets: Sequence[Triple]) -> KernelMap | None:

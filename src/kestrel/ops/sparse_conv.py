@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -11,13 +12,50 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import call, native_for
+from kestrel.ops.backend import call, dispatch_level, native_for
 from kestrel.ops.kernel_map import KernelMap
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """Kernel slices in the order in which one dispatch level reads them, for many calls without gradients.
+
+    plain: (K, C_in, C_out), the matrices themselves; what runs where the packed ones do not fit.
+    packed: bytes of the compiled kernels, or None without them.
+    level: dispatch level that the bytes are for.
+    """
+
+    plain: Tensor
+    packed: Tensor | None
+    level: str
+
+    def fitting(self, native: ModuleType | None) -> Tensor | None:
+        """Return the packed bytes if the level in use can read them."""
+        return self.packed if native is not None and native.dispatch_level() == self.level else None
+
+
+def pack_weight(weight: Tensor) -> PackedWeight:
+    """Pack (K, C_in, C_out) kernel slices, or one (C_in, C_out) matrix, once for many convolutions.
+
+    The result does not follow later changes of ``weight``.
+    """
+    plain = weight.detach().clone(memory_format=torch.contiguous_format)
+    native = native_for(plain)
+    packed = None if native is None else _pack(native, plain)
+    return PackedWeight(plain, packed, dispatch_level())
+
+
+def _pack(native: ModuleType, weight: Tensor) -> Tensor:
+    slices, channels, width = weight.shape if weight.ndim == 3 else (1, *weight.shape)
+    sizes = (slices, channels, width, weight.dtype == torch.bfloat16, torch.get_num_threads())
+    packed = torch.empty(call(native.pack_weight, None, None, *sizes), dtype=torch.uint8)
+    call(native.pack_weight, weight, packed, *sizes)
+    return packed
 
 
 def sparse_conv(
     features: Tensor,
-    weight: Tensor,
+    weight: Tensor | PackedWeight,
     kernel_map: KernelMap,
     *,
     bias: Tensor | None = None,
@@ -30,7 +68,7 @@ def sparse_conv(
 
     Args:
         features: (N, C_in).
-        weight: (K, C_in, C_out), same dtype.
+        weight: (K, C_in, C_out), same dtype; packed ones pass no gradient on.
         kernel_map: tables of shape (K, M) and (K, N).
         bias: (C_out,) or None.
         residual: (M, C_out), added before the ReLU, or None.
@@ -42,8 +80,22 @@ def sparse_conv(
     Raises:
         InputError: shapes that do not fit each other.
     """
+    plain = weight.plain if isinstance(weight, PackedWeight) else weight
+    _check_shapes(features, plain, kernel_map, residual)
+    if isinstance(weight, PackedWeight) and not torch.is_grad_enabled():
+        native = native_for(features, plain, bias, residual)
+        packed = weight.fitting(native)
+        if native is not None and packed is not None:
+            return _run_native(native, features, packed, plain, bias, residual, kernel_map.gather, relu)
+    result: Tensor = _sparse_conv(
+        features, plain, bias, residual, kernel_map.gather, kernel_map.inverse, relu
+    )
+    return result
+
+
+def _check_shapes(features: Tensor, weight: Tensor, kernel_map: KernelMap, residual: Tensor | None) -> None:
     slices, outputs = kernel_map.gather.shape
-    inputs = kernel_map.scatter.shape[1]
+    inputs = kernel_map.inputs
     expected = (slices, features.shape[-1])
     if tuple(weight.shape[:2]) != expected or features.shape[0] != inputs:
         wanted = f"features ({inputs}, C_in), weight ({slices}, C_in, C_out)"
@@ -52,15 +104,11 @@ def sparse_conv(
     if residual is not None and tuple(residual.shape) != (outputs, weight.shape[2]):
         wanted = f"({outputs}, {weight.shape[2]})"
         raise InputError(describe("residual", expected=wanted, found=tuple(residual.shape)))
-    result: Tensor = _sparse_conv(
-        features, weight, bias, residual, kernel_map.gather, kernel_map.scatter, relu
-    )
-    return result
 
 
 def pointwise(
     features: Tensor,
-    weight: Tensor,
+    weight: Tensor | PackedWeight,
     *,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
@@ -72,7 +120,7 @@ def pointwise(
 
     Args:
         features: (N, C_in).
-        weight: (C_in, C_out).
+        weight: (C_in, C_out); a packed one passes no gradient on.
         bias: (C_out,) or None.
         residual: (N, C_out) or None.
         relu: whether negative results become zero.
@@ -80,30 +128,34 @@ def pointwise(
     Returns:
         (N, C_out) in the dtype of the features.
     """
-    native = None if torch.is_grad_enabled() else native_for(features, weight, bias, residual)
+    plain = weight.plain if isinstance(weight, PackedWeight) else weight
+    native = None if torch.is_grad_enabled() else native_for(features, plain, bias, residual)
     if native is None:
-        result = features @ weight if bias is None else torch.addmm(bias, features, weight)
+        result = features @ plain if bias is None else torch.addmm(bias, features, plain)
         result = result if residual is None else result + residual
         return torch.relu(result) if relu else result
-    return _run_native(native, features, weight[None], bias, residual, None, relu)
+    packed = weight.fitting(native) if isinstance(weight, PackedWeight) else None
+    packed = _pack(native, plain) if packed is None else packed
+    return _run_native(native, features, packed, plain, bias, residual, None, relu)
 
 
 def _run_native(
     native: ModuleType,
     features: Tensor,
-    weight: Tensor,
+    packed: Tensor,
+    plain: Tensor,
     bias: Tensor | None,
     residual: Tensor | None,
     gather: Tensor | None,
     relu: bool,
 ) -> Tensor:
-    slices, channels, width = weight.shape
-    outputs = len(features) if gather is None else gather.shape[1]
+    channels, width = plain.shape[-2:]
+    slices, outputs = (1, len(features)) if gather is None else gather.shape
     out = features.new_empty(outputs, width)
     call(
         native.sparse_conv,
-        *(features, weight, bias, residual, gather, out),
-        *(len(features), outputs, slices, channels, width),
+        *(features, packed, bias, residual, gather, out),
+        *(outputs, slices, channels, width),
         features.dtype == torch.bfloat16,
         relu,
         torch.get_num_threads(),
@@ -150,13 +202,15 @@ def _sparse_conv(
     bias: Tensor | None,
     residual: Tensor | None,
     gather: Tensor,
-    scatter: Tensor,
+    inverse: Tensor | None,
     relu: bool,
 ) -> Tensor:
+    """Convolve; an ``inverse`` of None is ``gather`` with its slices in the opposite order."""
     native = native_for(features, weight, bias, residual)
     if native is None:
         return convolve_reference(features, weight, bias, residual, gather, relu)
-    return _run_native(native, features, weight, bias, residual, gather, relu)
+    packed = _pack(native, weight)
+    return _run_native(native, features, packed, weight, bias, residual, gather, relu)
 
 
 @_sparse_conv.register_fake
@@ -166,7 +220,7 @@ def _(
     bias: Tensor | None,
     residual: Tensor | None,
     gather: Tensor,
-    scatter: Tensor,
+    inverse: Tensor | None,
     relu: bool,
 ) -> Tensor:
     return features.new_empty(gather.shape[1], weight.shape[2])
@@ -190,13 +244,13 @@ def _(features: Tensor, gradient: Tensor, gather: Tensor) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, weight, _bias, _residual, gather, scatter, relu = inputs
+    features, weight, _bias, _residual, gather, inverse, relu = inputs
     ctx.relu = relu
-    ctx.save_for_backward(features, weight, gather, scatter, output if relu else None)
+    ctx.save_for_backward(features, weight, gather, inverse, output if relu else None)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    features, weight, gather, scatter, output = ctx.saved_tensors
+    features, weight, gather, inverse, output = ctx.saved_tensors
     gradient = gradient.contiguous()
     if ctx.relu:
         gradient = gradient * (output > 0)
@@ -204,8 +258,11 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     to_features = to_weight = to_bias = None
     if needed[0]:
         # The input gradient is the convolution over the inverse map with transposed matrices.
-        turned = weight.transpose(1, 2).contiguous()
-        to_features = _sparse_conv(gradient, turned, None, None, scatter, gather, False)
+        turned = weight.transpose(1, 2)
+        if inverse is None:
+            to_features = _sparse_conv(gradient, turned.flip(0), None, None, gather, None, False)
+        else:
+            to_features = _sparse_conv(gradient, turned.contiguous(), None, None, inverse, gather, False)
     if needed[1]:
         to_weight = _weight_gradient(features, gradient, gather)
     if needed[2]:
