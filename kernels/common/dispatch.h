@@ -95,6 +95,9 @@ const Level& level();
 // Levels this machine can run, best first, ended by null.
 const Level* const* available_levels();
 
+// Whether a small bfloat16 product of this level is exactly what plain code gives.
+bool multiplies_correctly(const Level& level);
+
 // Returns false for a name that this machine cannot run.
 bool set_level(const char* name);
 

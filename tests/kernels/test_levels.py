@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
-from kestrel.ops import KernelMap, sparse_conv, torchsparse_offsets
+from kestrel.ops import KernelMap, pack_weight, pointwise, sparse_conv, torchsparse_offsets
 from kestrel.ops.bev_pool import LiftSplatIndex, lift_splat
 from kestrel.ops.sparse_conv import convolve_reference, weight_gradient_reference
 from tests.ops.voxels import random_voxels
@@ -175,3 +176,15 @@ def test_kernels_of_another_interface_are_not_used():
     done = dispatch_in_new_process(None, code)
     assert (done.returncode, done.stdout.strip()) == (0, "torch"), done.stderr
     assert "interface -1" in done.stderr
+
+
+def test_packed_matrices_give_the_same_bits_at_their_level_and_are_left_aside_at_another(level, kernel_map):
+    features, weight, bias, _ = inputs(kernel_map, (20, 36), torch.bfloat16)
+    expected = sparse_conv(features, weight, kernel_map, bias=bias)
+    packed = pack_weight(weight)
+    elsewhere = replace(packed, level="another", packed=torch.zeros(1, dtype=torch.uint8))
+    with torch.no_grad():
+        assert torch.equal(sparse_conv(features, packed, kernel_map, bias=bias), expected)
+        assert torch.equal(sparse_conv(features, elsewhere, kernel_map, bias=bias), expected)
+        single = pack_weight(weight[0])
+        assert torch.equal(pointwise(features, single, bias=bias), pointwise(features, weight[0], bias=bias))

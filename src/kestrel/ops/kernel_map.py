@@ -30,8 +30,8 @@ class KernelMap:
     """Neighbour tables of one convolution with K kernel slices, N input and M output voxels.
 
     gather: (K, M) int32, input row of every output voxel and slice, -1 where there is none.
-    inverse: (K, N) int32, output row of every input voxel and slice; None for a submanifold layer, whose inverse
-        is ``gather`` with the slices in the opposite order.
+    inverse: (K, N) int32, output row of every input voxel and slice; None for a submanifold layer, whose
+        inverse is ``gather`` with the slices in the opposite order.
     """
 
     gather: Tensor
