@@ -115,7 +115,7 @@ class SparseConvolution(nn.Module):
 
 
 class Folded:
-    """Matrices and bias of a layer with its batch norm multiplied in, packed for the dispatch level in use."""
+    """Matrices and bias of a layer with its batch norm multiplied in, packed for one dispatch level."""
 
     def __init__(self, sources: list[Tensor], dtype: torch.dtype, matrices: Tensor, bias: Tensor) -> None:
         # The memory of the sources stays taken: no other tensor can appear at its address.
