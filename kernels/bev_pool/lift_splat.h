@@ -11,7 +11,7 @@ constexpr int kPoolVectors = 12;  // of 16 registers; the rest holds the weight 
 
 template <bool kBfloat16>
 inline float read_element(const void* from, int64_t at) {
-  if constexpr (kBfloat16) return from_bfloat16(static_cast<const uint16_t*>(from)[at]);
+  if constexpr (kBfloat16) return to_float(static_cast<const uint16_t*>(from)[at]);
   return static_cast<const float*>(from)[at];
 }
 

@@ -80,7 +80,16 @@ inline float to_float(uint16_t bfloat16) {
   return result;
 }
 
-// to[0..count) = from[0..count) as float; both in whole rows, so that the vectors of one row run on.
+// One value as store() rounds it.
+inline uint16_t to_bfloat16(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const uint32_t quiet = bits >> 16 | 0x40;
+  return static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
+}
+
+// to[0..count) = from[0..count) as float.
 inline void widen(const uint16_t* from, int count, float* to) {
   int i = 0;
   for (; i + kWidth <= count; i += kWidth) store(to + i, load(from + i));
