@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from kestrel.classes import IGNORE, POINT_CLASSES
-from kestrel.errors import ModelError
+from kestrel.errors import ConfigError, ModelError
 from kestrel.pipelines import PointSegmenter
+from kestrel.pipelines.segmentation import SweepViews
 from kestrel.types import PointCloud
 
 
@@ -61,3 +62,26 @@ def test_non_finite_output_is_a_model_error(cloud: PointCloud) -> None:
     next(broken.network.parameters()).fill_(torch.nan)
     with pytest.raises(ModelError, match="not finite"):
         broken.segment(cloud)
+
+
+def test_more_views_are_averaged_and_the_first_is_the_sweep_itself(cloud: PointCloud) -> None:
+    views = SweepViews(turns=2, mirror=True)
+    turned = cloud.points * np.array([-1, -1, 1, 1], np.float32)
+    mirrored = [points * np.array([1, -1, 1, 1], np.float32) for points in (cloud.points, turned)]
+    plain = PointSegmenter.untrained(seed=1)
+    batch = torch.zeros(len(cloud), dtype=torch.int64)
+    with torch.inference_mode():
+        each = [
+            plain.network(torch.from_numpy(points), batch).softmax(1)
+            for points in (cloud.points, turned, *mirrored)
+        ]
+    wanted = torch.stack(each).mean(0).max(1)
+    found = PointSegmenter.untrained(seed=1, views=views).segment(cloud)
+    assert np.allclose(found.probability, wanted.values.numpy(), atol=1e-3)
+    assert (found.probability != plain.segment(cloud).probability).any()
+
+
+def test_views_are_off_by_default_and_limited() -> None:
+    assert torch.equal(SweepViews().matrices(), torch.eye(2)[None])
+    with pytest.raises(ConfigError, match="turns"):
+        SweepViews(turns=17)

@@ -4,16 +4,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kestrel.classes import IGNORE, POINT_CLASSES
+from kestrel.errors import ConfigError, describe
 from kestrel.models.kestrel_seg import KestrelSeg
 from kestrel.pipelines.runtime import check_finite, load_network, set_threads, untrained_network
 from kestrel.types import PointCloud, PointLabels
 from kestrel.weights import Manifest
+
+
+@dataclass(frozen=True)
+class SweepViews:
+    """Views of a sweep whose class probabilities are averaged; each costs as much as the sweep itself.
+
+    turns: evenly spread turns about z, 1 for none. mirror: every turn also mirrored in y.
+    """
+
+    turns: int = 1
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.turns <= 16:
+            raise ConfigError(describe("test-time turns", expected="1 .. 16", found=self.turns))
+
+    def matrices(self) -> Tensor:
+        """Return the (V, 2, 2) maps of x, y; the first is the identity."""
+        angle = torch.arange(self.turns) * (2 * torch.pi / self.turns)
+        cosine, sine = angle.cos(), angle.sin()
+        turns = torch.stack((torch.stack((cosine, -sine), 1), torch.stack((sine, cosine), 1)), 1)
+        mirrored = turns @ torch.diag(torch.tensor([1.0, -1.0]))
+        return torch.cat((turns, mirrored)) if self.mirror else turns
 
 
 class PointSegmenter:
@@ -22,27 +48,34 @@ class PointSegmenter:
     Args:
         weights: name of shipped weights or path of a .safetensors file.
         threads: threads that torch may use in this process, None for its default.
+        views: of each sweep; by default the sweep alone.
 
     Raises:
         ModelError: the weights cannot be used.
     """
 
-    def __init__(self, weights: str | Path = "kestrel-seg", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        weights: str | Path = "kestrel-seg",
+        threads: int | None = None,
+        views: SweepViews | None = None,
+    ) -> None:
         set_threads(threads)
         network, manifest = load_network(KestrelSeg, weights, POINT_CLASSES)
-        self._start(network, manifest)
+        self._start(network, manifest, views)
 
     @classmethod
-    def untrained(cls, seed: int = 0) -> PointSegmenter:
+    def untrained(cls, seed: int = 0, views: SweepViews | None = None) -> PointSegmenter:
         """Return the same network with random weights."""
         pipeline = cls.__new__(cls)
-        pipeline._start(untrained_network(KestrelSeg, seed), None)
+        pipeline._start(untrained_network(KestrelSeg, seed), None, views)
         return pipeline
 
-    def _start(self, network: KestrelSeg, manifest: Manifest | None) -> None:
+    def _start(self, network: KestrelSeg, manifest: Manifest | None, views: SweepViews | None) -> None:
         self.network = network
         self.manifest = manifest
         self.classes = POINT_CLASSES
+        self._matrices = (views or SweepViews()).matrices()
 
     def segment(self, cloud: PointCloud) -> PointLabels:
         """Return the class and its probability for every point, in the order of the cloud.
@@ -61,8 +94,18 @@ class PointSegmenter:
         if bool(inside.any()):
             kept = points[inside]
             with torch.inference_mode():
-                logits = self.network(kept, torch.zeros(len(kept), dtype=torch.int64))
-                best = check_finite("Kestrel-Seg", logits).softmax(1).max(1)
+                best = self._probabilities(kept).max(1)
             label[inside.numpy()] = best.indices.numpy().astype(np.uint8)
             probability[inside.numpy()] = best.values.numpy()
         return PointLabels(label, probability, self.classes)
+
+    def _probabilities(self, points: Tensor) -> Tensor:
+        """Return the (P, classes) probabilities of points (P, 4), the mean over all views."""
+        batch = torch.zeros(len(points), dtype=torch.int64)
+        total = torch.zeros(())
+        for number, matrix in enumerate(self._matrices):
+            # The square of the extent is not round: a turned corner may leave it, which the network bears.
+            turned = points if number == 0 else torch.cat((points[:, :2] @ matrix.T, points[:, 2:]), 1)
+            logits = self.network(turned, batch)
+            total = total + check_finite("Kestrel-Seg", logits).softmax(1)
+        return total / len(self._matrices)

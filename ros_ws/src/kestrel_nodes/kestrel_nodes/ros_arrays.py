@@ -302,3 +302,33 @@ def cloud_message(values: Sequence[tuple[str, NDArray[Any]]], header: Header) ->
     )
     message.data = byte_array(table.view(np.uint8) if len(table) else np.empty(0, np.uint8))
     return message
+
+
+def finite_points(message: PointCloud2, *, side: ArraySide = SIDE) -> NDArray[np.bool_]:
+    """Return which points of a checked ``message`` have finite coordinates, (N,)."""
+    table = side.points(message)
+    return np.isfinite(table["x"]) & np.isfinite(table["y"]) & np.isfinite(table["z"])
+
+
+def chosen_points(message: PointCloud2, stays: NDArray[np.bool_]) -> PointCloud2:
+    """Return the points of a checked ``message`` for which ``stays`` (N,) holds, every field as it is.
+
+    The answer is one row without padding between rows; fields, byte order and point_step are kept.
+    """
+    step = message.point_step
+    width = int(stays.sum())
+    result = PointCloud2(
+        header=message.header,
+        height=1,
+        width=width,
+        fields=message.fields,
+        is_bigendian=message.is_bigendian,
+        point_step=step,
+        row_step=step * width,
+        is_dense=True,
+    )
+    if width:
+        rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.row_step)
+        points = rows[:, : message.width * step].reshape(-1, step)
+        result.data = byte_array(points[stays])
+    return result

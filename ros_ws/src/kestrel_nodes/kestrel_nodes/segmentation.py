@@ -15,13 +15,19 @@ from vision_msgs.msg import LabelInfo, VisionClass
 
 from kestrel.classes import IGNORE, POINT_COLOURS
 from kestrel.errors import ConfigError, describe
-from kestrel.pipelines.segmentation import PointSegmenter
+from kestrel.pipelines.segmentation import PointSegmenter, SweepViews
 from kestrel.types import Float32Array, PointCloud, PointLabels
 from kestrel_nodes.base import KestrelNode
 from kestrel_nodes.deskew import Deskewer
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.qos import RELIABILITY, input_qos
-from kestrel_nodes.ros_arrays import DecodedCloud, cloud_message, read_cloud
+from kestrel_nodes.ros_arrays import (
+    DecodedCloud,
+    chosen_points,
+    cloud_message,
+    finite_points,
+    read_cloud,
+)
 from kestrel_nodes.tf_buffer import TransformBuffer
 from kestrel_nodes.transforms import listen
 
@@ -55,8 +61,21 @@ class SegmentationParameters(NodeParameters):
     )
     odom_frame: str = parameter("odom", "Frame that stands still while the vehicle moves.")
     removed_classes: tuple[str, ...] = parameter(
-        (), "Points of these classes are left out of the output `points_filtered`."
+        (), "Points of these classes are left out of `points_filtered`; those without a class stay."
     )
+    kept_classes: tuple[str, ...] = parameter(
+        (), "Only points of these classes are in `points_filtered`; not together with `removed_classes`."
+    )
+    test_time_turns: int = parameter(
+        1, "Turned views of a sweep that are averaged; each costs a whole answer.", minimum=1, maximum=16
+    )
+    test_time_mirror: bool = parameter(False, "Whether every view is also mirrored, at twice the time.")
+
+    def check(self) -> None:
+        """Refuse two filters at once."""
+        if self.removed_classes and self.kept_classes:
+            expected = "empty where removed_classes is not"
+            raise ConfigError(describe("parameter kept_classes", expected=expected, found=self.kept_classes))
 
 
 class SegmentationNode(KestrelNode[SegmentationParameters]):
@@ -66,14 +85,17 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
 
     def load(self) -> PointSegmenter:
         """Return the pipeline."""
-        return PointSegmenter(self.params.weights, self.params.threads or None)
+        views = SweepViews(self.params.test_time_turns, self.params.test_time_mirror)
+        return PointSegmenter(self.params.weights, self.params.threads or None, views)
 
     def setup(self) -> None:
         """Load the network, offer the outputs, subscribe to the cloud and to the transforms."""
         self.segmenter = self.load()
         self.show_model(self.segmenter.manifest)
         self.segmenter.segment(PointCloud(np.zeros((1, 4), np.float32), 1, self.params.base_frame))
-        self.removed = class_indices(self.params.removed_classes, self.segmenter.classes)
+        classes = self.segmenter.classes
+        self.removed = class_indices("removed_classes", self.params.removed_classes, classes)
+        self.kept = class_indices("kept_classes", self.params.kept_classes, classes)
         self.palette = np.array(
             [POINT_COLOURS.get(name, NO_CLASS_COLOUR) for name in self.segmenter.classes], np.uint32
         )
@@ -105,7 +127,7 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         cloud = self.deskewer(decoded.cloud)
         self.deskewer.report(self.health["calibration"])
         labels = self.segmenter.segment(self._in_base(cloud))
-        self._publish(message.header, decoded, labels)
+        self._publish(message, decoded, labels)
 
     def _in_base(self, cloud: PointCloud) -> PointCloud:
         if self.params.base_frame in ("", cloud.frame_id):
@@ -132,23 +154,48 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         concern.check("unusable", "no usable point: all are NaN, infinite or too far" if unusable else None)
         concern.check("layout", "; ".join(decoded.notes) or None)
 
-    def _publish(self, header: Header, decoded: DecodedCloud, labels: PointLabels) -> None:
-        """Publish what is wanted; points that could not be used stay in their place as NaN without class."""
-        points = np.full((decoded.total, 3), np.nan, np.float32)
-        points[decoded.kept] = decoded.cloud.points[:, :3]
+    def _publish(self, message: PointCloud2, decoded: DecodedCloud, labels: PointLabels) -> None:
+        """Publish what is wanted; what nobody subscribes to is not made."""
+        if self.labelled.wanted or self.coloured.wanted:
+            points = np.full((decoded.total, 3), np.nan, np.float32)
+            points[decoded.kept] = decoded.cloud.points[:, :3]
+            xyz = [("x", points[:, 0]), ("y", points[:, 1]), ("z", points[:, 2])]
+            if self.labelled.wanted:
+                self.labelled.publish(self._labelled(message.header, xyz, decoded, labels))
+            if self.coloured.wanted:
+                rgb = self._rgb(labels, decoded)
+                self.coloured.publish(cloud_message([*xyz, ("rgb", rgb)], message.header))
+        if self.filtered.wanted:
+            self.filtered.publish(chosen_points(message, self._stays(message, decoded, labels)))
+
+    def _labelled(
+        self,
+        header: Header,
+        xyz: list[tuple[str, NDArray[Any]]],
+        decoded: DecodedCloud,
+        labels: PointLabels,
+    ) -> PointCloud2:
+        """Return all points with their class; unusable ones stay in their place as NaN without class."""
         classes = np.full(decoded.total, IGNORE, np.uint8)
         classes[decoded.kept] = labels.label
         probability = np.zeros(decoded.total, np.float32)
         probability[decoded.kept] = labels.probability
-        xyz = [("x", points[:, 0]), ("y", points[:, 1]), ("z", points[:, 2])]
-        answer: list[tuple[str, NDArray[Any]]] = [*xyz, ("class_id", classes), ("probability", probability)]
-        if self.labelled.wanted:
-            self.labelled.publish(cloud_message(answer, header))
-        if self.coloured.wanted:
-            self.coloured.publish(cloud_message([*xyz, ("rgb", self._rgb(labels, decoded))], header))
-        if self.filtered.wanted:
-            stays = ~np.isin(classes, self.removed) & np.isfinite(points).all(axis=1)
-            self.filtered.publish(cloud_message([(name, column[stays]) for name, column in answer], header))
+        return cloud_message([*xyz, ("class_id", classes), ("probability", probability)], header)
+
+    def _stays(self, message: PointCloud2, decoded: DecodedCloud, labels: PointLabels) -> NDArray[np.bool_]:
+        """Return which points of the message pass the filter, (N,).
+
+        A point beyond range or capacity has no class: nothing says that it may be removed. Points without
+        finite coordinates never pass.
+        """
+        classes = np.full(decoded.total, IGNORE, np.uint8)
+        classes[decoded.kept] = labels.label
+        if self.kept:
+            return np.isin(classes, self.kept)
+        stays = ~np.isin(classes, self.removed)
+        if decoded.invalid:
+            stays &= finite_points(message)
+        return stays
 
     def _rgb(self, labels: PointLabels, decoded: DecodedCloud) -> Float32Array:
         """Return colours as RViz reads them: 0x00RRGGBB in the bits of a float."""
@@ -160,11 +207,9 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         return colours.view(np.float32)
 
 
-def class_indices(names: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:
+def class_indices(parameter: str, names: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:
     """Return the indices of ``names``; raise ConfigError for one that is not a class."""
     unknown = sorted(set(names) - set(classes))
     if unknown:
-        raise ConfigError(
-            describe("parameter removed_classes", expected=f"names of {classes}", found=unknown)
-        )
+        raise ConfigError(describe(f"parameter {parameter}", expected=f"names of {classes}", found=unknown))
     return [classes.index(name) for name in names]
