@@ -6,7 +6,7 @@ TORCH ?= torch>=2.13
 BIN := .venv/bin
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv
 
-.PHONY: setup demo test lint bench train clean
+.PHONY: setup demo test lint bench peers train clean
 
 setup:
 	@$(PYTHON) tools/set_up.py --torch "$(TORCH)"
@@ -22,6 +22,9 @@ test: lint
 
 bench: setup
 	@for name in $$($(BIN)/kestrel bench --list); do $(BIN)/kestrel bench $$name; done
+
+peers:
+	@$(PYTHON) kernels/peers/set_up_spconv.py --torch "$(TORCH)"
 
 train: setup
 	@for split in train validation; do $(BIN)/kestrel train prepare --split $$split || exit 1; done

@@ -13,10 +13,13 @@ from kestrel.report import Figure
 BENCHMARKS: Final[dict[str, str]] = {
     "bev-pool": "kestrel.bench.bev:bev_pooling",
     "sim": "kestrel.bench.sim:simulated_frames",
-    "sparse-conv": "kestrel.bench.points:sparse_conv_forward",
-    "sparse-conv-backward": "kestrel.bench.points:sparse_conv_backward",
-    "spvcnn": "kestrel.bench.points:networks",
-    "voxelize": "kestrel.bench.points:voxelization",
+    "memory": "kestrel.bench.memory:peak",
+    "minkunet": "kestrel.bench.networks:minkunet",
+    "second-encoder": "kestrel.bench.networks:second_encoder",
+    "sparse-conv": "kestrel.bench.sparse_conv:forward",
+    "sparse-conv-backward": "kestrel.bench.sparse_conv:backward",
+    "spvcnn": "kestrel.bench.networks:spvcnn",
+    "voxelize": "kestrel.bench.voxelization:voxelization",
 }
 """Name of a benchmark to "module:function"."""
 

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from kestrel.bench.points import medians
+from kestrel.bench.timing import medians, timed
 from kestrel.nn.camera_geometry import CameraGeometry
 from kestrel.nn.view_transform import LSSTransform
 from kestrel.ops.bev_pool import LiftSplatIndex, bev_cells, lift_splat
@@ -103,16 +103,16 @@ def bev_pooling() -> dict[str, Figure]:
     _check(lift_splat(depth, context, index), lss_pool(depth, context, cells, num_cells))
     ms = medians(
         {
-            "fp32": lambda: lift_splat(depth, context, index),
-            "bf16": lambda: lift_splat(*half, index),
-            "index": lambda: LiftSplatIndex.build(cells, 1, shape),
+            "fp32": timed(lambda: lift_splat(depth, context, index)),
+            "bf16": timed(lambda: lift_splat(*half, index)),
+            "index": timed(lambda: LiftSplatIndex.build(cells, 1, shape)),
         }
     )
     slow = medians(
         {
-            "lss": lambda: lss_pool(depth, context, cells, num_cells),
-            "given": partial(_add_rows, *_products(depth, context, cells, num_cells), num_cells),
-            "index_add": lambda: index_add_pool(depth, context, cells, num_cells),
+            "lss": timed(lambda: lss_pool(depth, context, cells, num_cells)),
+            "given": timed(partial(_add_rows, *_products(depth, context, cells, num_cells), num_cells)),
+            "index_add": timed(lambda: index_add_pool(depth, context, cells, num_cells)),
         },
         repeats=3,
     )
@@ -146,8 +146,8 @@ def _backward(depth: Tensor, context: Tensor, cells: Tensor, index: LiftSplatInd
     as_map = upstream.T.view(ours.shape)
     ms = medians(
         {
-            "ours": lambda: torch.autograd.grad(ours, leaves, as_map, retain_graph=True),
-            "torch": lambda: torch.autograd.grad(reference, leaves, upstream, retain_graph=True),
+            "ours": timed(lambda: torch.autograd.grad(ours, leaves, as_map, retain_graph=True)),
+            "torch": timed(lambda: torch.autograd.grad(reference, leaves, upstream, retain_graph=True)),
         },
         repeats=3,
     )
