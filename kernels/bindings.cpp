@@ -13,6 +13,7 @@
 #include "common/dispatch.h"
 #include "kernel_map/kernel_map.h"
 #include "point_voxel/trilinear.h"
+#include "voxelize/voxelize.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -75,6 +76,24 @@ void weighted_scatter(Address gradient, Address rows, Address weights, Address o
                                      at<float>(out), points, neighbours, channels, threads});
 }
 
+// bounds: lower and upper corner; reduction: 0 first, 1 mean, 2 max.
+int64_t voxelize(Address points, int64_t count, int channels, const std::vector<double>& bounds,
+                 const std::vector<double>& size, const std::vector<int64_t>& shape, int reduction,
+                 int64_t max_points, int64_t max_voxels, Address features, Address indices, Address counts,
+                 Address first, Address rows, int threads) {
+  kestrel::Voxelize request{at<float>(points), count, channels, {}, {}, {}, {},
+                            static_cast<kestrel::Reduction>(reduction), max_points, max_voxels,
+                            at<float>(features), at<int32_t>(indices), at<int32_t>(counts),
+                            at<int64_t>(first), at<int32_t>(rows), threads};
+  for (int axis = 0; axis < 3; ++axis) {
+    request.lower[axis] = static_cast<float>(bounds.at(axis));
+    request.upper[axis] = static_cast<float>(bounds.at(axis + 3));
+    request.size[axis] = static_cast<float>(size.at(axis));
+    request.shape[axis] = shape.at(axis);
+  }
+  return kestrel::voxelize(request);
+}
+
 using Sizes = std::vector<int64_t>;
 
 kestrel::Frustum frustum(Address depth, Address context, const Sizes& depth_stride, const Sizes& context_stride,
@@ -130,11 +149,6 @@ int64_t unique_keys(Address keys, int64_t count, Address unique, Address inverse
   return kestrel::unique_keys(at<int64_t>(keys), count, at<int64_t>(unique), at<int64_t>(inverse));
 }
 
-int64_t group_keys(Address keys, int64_t count, Address first, Address group, Address rank) {
-  return kestrel::group_keys(at<int64_t>(keys), count, at<int64_t>(first), at<int64_t>(group),
-                             at<int64_t>(rank));
-}
-
 void submanifold_table(Address keys, int64_t count, const Offsets& offsets, Address table, int threads) {
   const std::vector<kestrel::Offset> list = triples(offsets);
   kestrel::submanifold_table(at<int64_t>(keys), count, list.data(), static_cast<int>(list.size()),
@@ -185,11 +199,11 @@ NB_MODULE(native, m) {
   m.def("weighted_scatter", &weighted_scatter, Release());
   m.def("winograd", &winograd, Release());
   m.def("unique_keys", &unique_keys, Release());
-  m.def("group_keys", &group_keys, Release());
   m.def("submanifold_table", &submanifold_table, Release());
   m.def("strided_triples", &strided_triples);
   m.def("find_keys", &find_keys, Release());
   m.def("trilinear", &trilinear, Release());
+  m.def("voxelize", &voxelize, Release());
   m.def("lift_splat", &lift_splat);
   m.def("lift_splat_backward", &lift_splat_backward);
   m.def("build_splat_index", &build_splat_index, Release());

@@ -134,29 +134,6 @@ int64_t unique_keys(const int64_t* keys, int64_t count, int64_t* unique, int64_t
   return found;
 }
 
-int64_t group_keys(const int64_t* keys, int64_t count, int64_t* first, int64_t* group, int64_t* rank) {
-  const std::vector<Item> items = sorted_items(keys, count);
-  // The sort is stable: the first of equal keys leads them, and its position stands for the group until all
-  // groups are numbered.
-  int64_t leader = 0;
-  for (int64_t i = 0, start = 0; i < count; ++i) {
-    const int64_t source = static_cast<int64_t>(items[i].value);
-    if (i == 0 || items[i].key != items[i - 1].key) leader = source, start = i;
-    group[source] = leader;
-    rank[source] = i - start;
-  }
-  int64_t found = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    if (group[i] == i) {
-      first[found] = i;
-      group[i] = found++;
-    } else {
-      group[i] = group[group[i]];
-    }
-  }
-  return found;
-}
-
 void submanifold_table(const int64_t* keys, int64_t count, const Offset* offsets, int slices, int32_t* table,
                        int threads) {
   const int middle = slices / 2;

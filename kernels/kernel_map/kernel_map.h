@@ -19,11 +19,6 @@ struct Offset {
 // are. inverse[i] is the position of keys[i] among them.
 int64_t unique_keys(const int64_t* keys, int64_t count, int64_t* unique, int64_t* inverse);
 
-// Number equal keys in the order of their first occurrence; returns how many numbers there are. first holds the
-// position of the first key of each group; group and rank give for each key its number and how many equal
-// ones came before it.
-int64_t group_keys(const int64_t* keys, int64_t count, int64_t* first, int64_t* group, int64_t* rank);
-
 // table[k][j] = row of keys[j] + offset_k, or -1. keys are sorted and unique, offsets point-symmetric around
 // the middle one.
 void submanifold_table(const int64_t* keys, int64_t count, const Offset* offsets, int slices, int32_t* table,

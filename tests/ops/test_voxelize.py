@@ -7,6 +7,7 @@ import torch
 
 from kestrel.errors import InputError
 from kestrel.ops import voxelize
+from kestrel.ops.voxelize import voxelize_reference
 
 SIZE = (0.5, 0.5, 1.0)
 RANGE = (-2.0, -2.0, -1.0, 2.0, 2.0, 1.0)
@@ -39,6 +40,40 @@ def test_limits_keep_the_first_points_and_the_first_voxels(max_points, max_voxel
     torch.testing.assert_close(found.features, means, atol=1e-5, rtol=1e-5)
     owner = {row: voxel for voxel, rows in enumerate(expected.values()) for row in rows}
     assert found.rows.tolist() == [owner.get(row, -1) for row in range(len(points))]
+
+
+@pytest.mark.parametrize("reduction", ["first", "mean", "max"])
+@pytest.mark.parametrize(("max_points", "max_voxels"), [(1 << 31, 1 << 31), (4, 60)])
+def test_the_compiled_code_equals_the_reference(reduction, max_points, max_voxels):
+    points = torch.randn(3000, 5, generator=torch.Generator().manual_seed(0))
+    points[7, 4] = float("nan")
+    arguments = (points, SIZE, RANGE, reduction, max_points, max_voxels)
+    for found, wanted in zip(
+        torch.ops.kestrel.voxelize(*arguments), voxelize_reference(*arguments), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize("reduction", ["first", "mean", "max"])
+def test_gradients_are_those_of_finite_differences(reduction):
+    points = torch.randn(40, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    points[:, 3] = torch.randperm(40)
+
+    def run(extra):
+        cloud = torch.cat((points[:, :3], extra), 1)
+        return voxelize(cloud, SIZE, RANGE, reduction=reduction, max_points=3).features[:, 3:]
+
+    assert torch.autograd.gradcheck(run, points[:, 3:].clone().requires_grad_())
+
+
+def test_the_operator_is_registered_as_torch_wants_it():
+    points = torch.randn(50, 4, requires_grad=True)
+    torch.library.opcheck(torch.ops.kestrel.voxelize, (points, SIZE, RANGE, "mean", 3, 20))
+
+
+def test_a_range_with_more_cells_than_a_key_holds_is_refused():
+    with pytest.raises(InputError, match="cells in the range"):
+        voxelize(torch.zeros(1, 3), (1e-6, 1.0, 1.0), RANGE)
 
 
 def test_first_and_maximum_reduce_the_same_groups():

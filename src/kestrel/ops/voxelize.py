@@ -4,17 +4,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call
-from kestrel.ops.coordinates import pack
+from kestrel.ops.coordinates import COORDINATE_LIMIT, pack
 
 Reduction = Literal["first", "mean", "max"]
+_REDUCTIONS: Final = get_args(Reduction)
+_NO_LIMIT: Final = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -66,30 +69,127 @@ def voxelize(
     if min(*voxel_size, *limits) <= 0:
         found = f"{voxel_size}, {max_points}, {max_voxels}"
         raise InputError(describe("voxel size and limits", expected="positive", found=found))
+    if reduction not in _REDUCTIONS:
+        raise InputError(describe("reduction", expected="first, mean or max", found=reduction))
+    shape = grid_shape(voxel_size, point_cloud_range)
+    if not all(0 < cells < COORDINATE_LIMIT for cells in shape):
+        raise InputError(
+            describe("cells in the range", expected=f"1 to {COORDINATE_LIMIT - 1} per axis", found=shape)
+        )
+    voxels = torch.ops.kestrel.voxelize(
+        points, voxel_size, point_cloud_range, reduction, max_points or _NO_LIMIT, max_voxels or _NO_LIMIT
+    )
+    return Voxels(*voxels)
+
+
+def grid_shape(voxel_size: Sequence[float], point_cloud_range: Sequence[float]) -> tuple[int, int, int]:
+    """Return the number of cells along x, y, z; sizes that do not divide the range are rounded."""
+    lower, upper = point_cloud_range[:3], point_cloud_range[3:]
+    x, y, z = (round((u - low) / s) for low, u, s in zip(lower, upper, voxel_size, strict=True))
+    return x, y, z
+
+
+@torch.library.custom_op("kestrel::voxelize", mutates_args=())
+def _voxelize(
+    points: Tensor,
+    voxel_size: Sequence[float],
+    point_cloud_range: Sequence[float],
+    reduction: str,
+    max_points: int,
+    max_voxels: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if NATIVE is None or points.device.type != "cpu" or points.dtype != torch.float32:
+        return voxelize_reference(points, voxel_size, point_cloud_range, reduction, max_points, max_voxels)
+    room = min(len(points), max_voxels)
+    features = points.new_empty(room, points.shape[1])
+    indices, counts = torch.empty(room, 3, dtype=torch.int32), torch.empty(room, dtype=torch.int32)
+    first, rows = torch.empty(room, dtype=torch.int64), torch.empty(len(points), dtype=torch.int32)
+    found = call(
+        NATIVE.voxelize,
+        *(points, *points.shape, point_cloud_range, voxel_size, grid_shape(voxel_size, point_cloud_range)),
+        *(_REDUCTIONS.index(reduction), max_points, max_voxels),
+        *(features, indices, counts, first, rows, torch.get_num_threads()),
+    )
+    return features[:found], indices[:found], counts[:found], first[:found], rows
+
+
+@_voxelize.register_fake
+def _(
+    points: Tensor,
+    voxel_size: Sequence[float],
+    point_cloud_range: Sequence[float],
+    reduction: str,
+    max_points: int,
+    max_voxels: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    found = torch.library.get_ctx().new_dynamic_size()
+    return (
+        points.new_empty(found, points.shape[1]),
+        points.new_empty(found, 3, dtype=torch.int32),
+        points.new_empty(found, dtype=torch.int32),
+        points.new_empty(found, dtype=torch.int64),
+        points.new_empty(points.shape[0], dtype=torch.int32),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    features, _, counts, first, rows = output
+    ctx.reduction = inputs[3]
+    ctx.mark_non_differentiable(*output[1:])
+    kept = (inputs[0], features) if ctx.reduction == "max" else (None, None)
+    ctx.save_for_backward(counts, first, rows, *kept)
+
+
+def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    """Mean: shared among the points. First: to that one. Max: shared among those that are the maximum."""
+    counts, first, rows, points, features = ctx.saved_tensors
+    to_points = gradient.new_zeros(len(rows), gradient.shape[1])
+    member = (rows >= 0).nonzero().squeeze(1)
+    voxel = rows[member].long()
+    if ctx.reduction == "first":
+        to_points[first] = gradient
+    elif ctx.reduction == "mean":
+        to_points[member] = (gradient / counts[:, None])[voxel]
+    else:
+        highest = (points[member] == features[voxel]).to(gradient.dtype)
+        ties = torch.zeros_like(gradient).index_add_(0, voxel, highest)
+        to_points[member] = (gradient / ties)[voxel] * highest
+    return to_points, None, None, None, None, None
+
+
+_voxelize.register_autograd(_backward, setup_context=_save)
+
+
+def voxelize_reference(
+    points: Tensor,
+    voxel_size: Sequence[float],
+    point_cloud_range: Sequence[float],
+    reduction: str,
+    max_points: int,
+    max_voxels: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Compute the fields of Voxels in torch."""
     inside, cells = _cells(points[:, :3], voxel_size, point_cloud_range)
-    keys = pack(torch.nn.functional.pad(cells, (1, 0)))
-    first, voxel, rank = _group(keys)
-    kept = torch.ones_like(voxel, dtype=torch.bool) if max_points is None else rank < max_points
-    if max_voxels is not None:
-        kept &= voxel < max_voxels
-        first = first[:max_voxels]
+    voxel, rank, first = _group(pack(torch.nn.functional.pad(cells, (1, 0))))
+    kept = (rank < max_points) & (voxel < max_voxels)
+    first = first[:max_voxels]
     rows = points.new_full((len(points),), -1, dtype=torch.int32)
     rows[inside[kept]] = voxel[kept].int()
     counts = torch.bincount(voxel[kept], minlength=len(first))
     features = _reduce(points[inside[kept]], voxel[kept], points[inside[first]], counts, reduction)
-    return Voxels(features, cells[first].int(), counts.int(), inside[first], rows)
+    return features, cells[first].int(), counts.int(), inside[first], rows
 
 
 def _cells(
-    xyz: Tensor, voxel_size: tuple[float, float, float], bounds: tuple[float, ...]
+    xyz: Tensor, voxel_size: Sequence[float], point_cloud_range: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     """Return the rows of the points in range, and their (n, 3) int64 cells."""
-    lower, upper = (torch.tensor(b, dtype=xyz.dtype, device=xyz.device) for b in (bounds[:3], bounds[3:]))
+    bounds = torch.tensor(point_cloud_range, dtype=xyz.dtype, device=xyz.device)
     size = torch.tensor(voxel_size, dtype=xyz.dtype, device=xyz.device)
-    shape = ((upper - lower) / size).round().long()
-    inside = ((xyz >= lower) & (xyz < upper)).all(1).nonzero().squeeze(1)
+    shape = torch.tensor(grid_shape(voxel_size, point_cloud_range), device=xyz.device)
+    inside = ((xyz >= bounds[:3]) & (xyz < bounds[3:])).all(1).nonzero().squeeze(1)
     # Division, not multiplication by the reciprocal: that would move points across the borders of cells.
-    cells = ((xyz[inside] - lower) / size).floor().long()
+    cells = ((xyz[inside] - bounds[:3]) / size).floor().long()
     within = (cells < shape).all(1)
     return inside[within], cells[within]
 
@@ -98,12 +198,8 @@ def _group(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Number equal keys in the order of their first occurrence.
 
     Returns:
-        First position of every group, group of every position, and how many of its group came before it.
+        Group of every position, how many of its group came before it, and the first position of every group.
     """
-    if NATIVE is not None and keys.device.type == "cpu":
-        first, group, rank = torch.empty(3, len(keys), dtype=torch.int64)
-        count = call(NATIVE.group_keys, keys, len(keys), first, group, rank)
-        return first[:count], group, rank
     ordered, order = keys.sort(stable=True)
     starts_group = torch.ones_like(ordered, dtype=torch.bool)
     starts_group[1:] = ordered[1:] != ordered[:-1]
@@ -116,15 +212,13 @@ def _group(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     group, rank = torch.empty_like(order), torch.empty_like(order)
     group[order] = number[by_key]
     rank[order] = torch.arange(len(order), device=keys.device) - starts[by_key]
-    return first_by_key[by_first], group, rank
+    return group, rank, first_by_key[by_first]
 
 
-def _reduce(points: Tensor, voxel: Tensor, first: Tensor, counts: Tensor, reduction: Reduction) -> Tensor:
+def _reduce(points: Tensor, voxel: Tensor, first: Tensor, counts: Tensor, reduction: str) -> Tensor:
     if reduction == "first":
         return first
     if reduction == "max":
         index = voxel[:, None].expand_as(points)
         return torch.full_like(first, -torch.inf).scatter_reduce_(0, index, points, "amax")
-    if reduction == "mean":
-        return torch.zeros_like(first).index_add_(0, voxel, points) / counts[:, None]
-    raise InputError(describe("reduction", expected="first, mean or max", found=reduction))
+    return torch.zeros_like(first).index_add_(0, voxel, points) / counts[:, None]
