@@ -10,7 +10,7 @@ import pytest
 from kestrel.errors import InputError
 from kestrel.sim.rig import load_rig
 from kestrel.train import cache
-from kestrel.train.prepare import training_rig
+from kestrel.train.prepare import SELECTIONS, training_rig
 from tests.train.conftest import make_cached_frame
 
 
@@ -44,7 +44,7 @@ def test_no_data_and_damaged_data_are_named(tmp_path: Path, data: Path) -> None:
 
 
 def test_training_simulates_only_what_it_uses() -> None:
-    rig = training_rig(load_rig("nuscenes"))
+    rig = training_rig(load_rig("nuscenes"), SELECTIONS["all"])
     assert {camera.name: camera.hz for camera in rig.cameras}["front"] == 10
     assert {camera.hz for camera in rig.cameras if camera.name != "front"} == {2}
     assert all(0 <= camera.phase_s < 0.05 for camera in rig.cameras)

@@ -36,9 +36,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the plan's.")] = None,
     seed: Annotated[int, typer.Option(help="Of the initial weights and the order of samples.")] = 0,
-    split: Annotated[str, typer.Option(help="prepare, score: train, validation or test.")] = "train",
+    split: Annotated[str, typer.Option(help="prepare, score: one of kestrel.sim.drives.yaml.")] = "train",
     drives: Annotated[int, typer.Option(min=1, help="prepare: how many drives of the split.")] = 64,
-    video_only: Annotated[bool, typer.Option(help="prepare: only the front camera.")] = False,
     weights: Annotated[
         str, typer.Option(help="score: name or path of the weights, or baseline.")
     ] = "kestrel-seg",
@@ -54,7 +53,7 @@ def train(
         from kestrel.train.prepare import prepare
 
         wanted = scored_drives() if split == "test" else numbered(split, drives)
-        prepare(wanted, data / split, workers, video_only=video_only)
+        prepare(wanted, data / split, workers)
         return
     if what is What.score:
         from kestrel.train.score import score

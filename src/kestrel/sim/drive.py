@@ -49,6 +49,7 @@ def simulate(
     image_size: tuple[int, int] | None = None,
     lidar_hz: float | None = None,
     cameras: tuple[str, ...] | None = None,
+    every_sweep: int = 1,
     seed: int = 0,
     threads: int | None = None,
 ) -> Iterator[Sample]:
@@ -61,6 +62,7 @@ def simulate(
         image_size: (width, height) of the pictures, or None for what the rig delivers.
         lidar_hz: Another rate of the LiDAR, or None for that of the rig.
         cameras: Only these cameras (an empty tuple: none), or None for all.
+        every_sweep: Make only every so many-th turn of the LiDAR, which turns as fast as ever.
         seed: Of all sensor noise.
         threads: Samples made at the same time, or None for one per core. The samples do not depend on it.
 
@@ -71,7 +73,10 @@ def simulate(
         raise ConfigError(describe("seconds", expected="more than 0", found=seconds))
     if image_size is not None and min(image_size) < 1:
         raise ConfigError(describe("image size", expected="positive", found=image_size))
-    return _run(_Drive(world, rig.select(cameras, lidar_hz), seconds, image_size), seed, threads)
+    if every_sweep < 1:
+        raise ConfigError(describe("every_sweep", expected="1 or more", found=every_sweep))
+    drive = _Drive(world, rig.select(cameras, lidar_hz), seconds, image_size, every_sweep)
+    return _run(drive, seed, threads)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -104,7 +109,10 @@ def _run(drive: _Drive, seed: int, threads: int | None) -> Iterator[Sample]:
 class _Drive:
     """The sensors of one drive, and the list of what they measure when."""
 
-    def __init__(self, world: World, rig: Rig, seconds: float, image_size: tuple[int, int] | None) -> None:
+    def __init__(
+        self, world: World, rig: Rig, seconds: float, image_size: tuple[int, int] | None, every_sweep: int
+    ) -> None:
+        self._every_sweep = every_sweep
         self._world = world
         self._rig = rig
         self._seconds = seconds
@@ -120,7 +128,8 @@ class _Drive:
         turn = 1.0 / rig.lidar.hz
         tasks = self._schedule(0, rig.odometry_hz, 0.0, self._seconds, self._odometry)
         tasks += self._schedule(1, rig.imu_hz, 0.0, self._seconds, self._imu)
-        tasks += self._schedule(2, rig.lidar.hz, rig.lidar.phase_s, self._seconds - turn, self._sweep)
+        sweeps = self._schedule(2, rig.lidar.hz, rig.lidar.phase_s, self._seconds - turn, self._sweep)
+        tasks += sweeps[:: self._every_sweep]
         for number, camera in enumerate(self._cameras):
             spec = camera.spec
             tasks += self._schedule(3 + number, spec.hz, spec.phase_s, self._seconds, self._picture(camera))

@@ -15,7 +15,10 @@ from kestrel.errors import ConfigError, describe
 
 @dataclass(frozen=True)
 class DriveSpec:
-    """One drive: arguments of `kestrel sim`, and a name. weather None: drawn by the seed."""
+    """One drive: arguments of `kestrel sim`, and a name. weather None: drawn by the seed.
+
+    sensors: what of it becomes training data: "all", "lidar" or "video".
+    """
 
     name: str
     rig: str
@@ -24,6 +27,7 @@ class DriveSpec:
     seed: int
     seconds: float
     weather: str | None
+    sensors: str = "all"
 
 
 def scored_drives() -> list[DriveSpec]:
@@ -32,14 +36,15 @@ def scored_drives() -> list[DriveSpec]:
 
 
 def drives(split: str, count: int) -> list[DriveSpec]:
-    """Return the first ``count`` drives of ``train`` or ``validation``; there is no end to them.
+    """Return the first ``count`` drives of a split other than ``test``; there is no end to them.
 
     Raises:
         ConfigError: There is no such split.
     """
     known = _file()
     if split not in known or split == "test":
-        raise ConfigError(describe("split", expected=["train", "validation"], found=split))
+        expected = sorted(set(known) - {"test"})
+        raise ConfigError(describe("split", expected=expected, found=split))
     entry = known[split]
     return [_numbered(entry, split, number) for number in range(count)]
 
@@ -54,6 +59,7 @@ def _numbered(entry: dict[str, Any], split: str, number: int) -> DriveSpec:
         seed=entry["first_seed"] + number,
         seconds=float(entry["seconds"]),
         weather=None,
+        sensors=entry["sensors"],
     )
 
 

@@ -9,7 +9,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -28,28 +28,47 @@ from kestrel.train import cache
 from kestrel.types import Float32Array, Float64Array
 
 SWEEP_HZ: Final = 10.0
-FRAME_EVERY: Final = 5
-"""Every fifth sweep is a key frame: two a second."""
-
-SWEEPS: Final = 2
-"""Earlier sweeps kept with a key frame."""
 
 PICTURE_SIZE: Final = (352, 128)
 """(width, height) of the cached pictures, what the networks see."""
 
 VIDEO_HZ: Final = 10.0
-VIDEO_SWEEP_HZ: Final = 0.5
-"""Of the LiDAR where only the video counts; every rig has one."""
 
 
-def prepare(drives: list[DriveSpec], out: Path, workers: int, *, video_only: bool = False) -> None:
+@dataclass(frozen=True)
+class Selection:
+    """What of a drive is simulated and kept.
+
+    cameras: their names, None for all. every_sweep: every so many-th sweep is made.
+    frame_every: every so many-th made sweep is a key frame, 0 for none. sweeps: earlier ones kept with it.
+    """
+
+    cameras: tuple[str, ...] | None
+    every_sweep: int
+    frame_every: int
+    sweeps: int
+
+    @property
+    def frame_hz(self) -> float:
+        """Key frames per second."""
+        return SWEEP_HZ / self.every_sweep / max(1, self.frame_every)
+
+
+SELECTIONS: Final = {
+    "all": Selection(cameras=None, every_sweep=1, frame_every=5, sweeps=2),
+    "lidar": Selection(cameras=(), every_sweep=10, frame_every=1, sweeps=0),
+    "video": Selection(cameras=("front",), every_sweep=50, frame_every=0, sweeps=0),
+}
+"""By the ``sensors`` of a DriveSpec. A drive of the LiDAR or the video alone is several times cheaper."""
+
+
+def prepare(drives: list[DriveSpec], out: Path, workers: int) -> None:
     """Simulate ``drives`` into ``out``, one folder each; drives that are complete are left alone.
 
     Args:
         drives: what to simulate.
         out: folder of the split.
         workers: drives at a time.
-        video_only: only the front camera, which is all that Kestrel-Video needs and five times cheaper.
     """
     waiting = [drive for drive in drives if not (out / drive.name / cache.DONE).exists()]
     columns = (
@@ -63,41 +82,46 @@ def prepare(drives: list[DriveSpec], out: Path, workers: int, *, video_only: boo
         Progress(*columns) as progress,
     ):
         task = progress.add_task("drives", total=len(drives), completed=len(drives) - len(waiting))
-        for future in as_completed([pool.submit(prepare_drive, drive, out, video_only) for drive in waiting]):
+        for future in as_completed([pool.submit(prepare_drive, drive, out) for drive in waiting]):
             future.result()
             progress.advance(task)
 
 
-def prepare_drive(drive: DriveSpec, out: Path, video_only: bool = False) -> None:
+def prepare_drive(drive: DriveSpec, out: Path) -> None:
     """Simulate one drive into its folder; what an interrupted run left there is replaced."""
     os.environ["OMP_NUM_THREADS"] = "1"
     folder = out / drive.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     world = build_world(drive.scene, drive.town, drive.seed, drive.seconds, drive.weather)
-    rig = training_rig(load_rig(drive.rig))
+    selection = SELECTIONS[drive.sensors]
     samples = simulate(
         world,
-        rig.select(("front",), VIDEO_SWEEP_HZ) if video_only else rig,
+        training_rig(load_rig(drive.rig), selection),
         seconds=drive.seconds,
         image_size=PICTURE_SIZE,
+        every_sweep=selection.every_sweep,
         seed=drive.seed,
         threads=1,
     )
     frames, video = 0, _Video()
-    for frame in _frames(samples, video, pack=not video_only):
+    for frame in _frames(samples, video, selection):
         cache.write(folder / f"frame_{frames:04d}.npz", frame)
         frames += 1
-    cache.write(folder / "video.npz", video.cached())
+    if drive.sensors != "lidar":
+        cache.write(folder / "video.npz", video.cached())
     cache.finish(folder, {**asdict(drive), "weather": world.weather.name, "frames": frames})
 
 
-def training_rig(rig: Rig) -> Rig:
+def training_rig(rig: Rig, selection: Selection) -> Rig:
     """Return ``rig`` with rates at which nothing is simulated that training does not use."""
-    frame_hz = SWEEP_HZ / FRAME_EVERY
     cameras = tuple(
-        replace(camera, hz=VIDEO_HZ if camera.name == "front" else frame_hz, phase_s=camera.phase_s % 0.05)
-        for camera in rig.cameras
+        replace(
+            camera,
+            hz=VIDEO_HZ if camera.name == "front" else selection.frame_hz,
+            phase_s=camera.phase_s % 0.05,
+        )
+        for camera in rig.select(selection.cameras).cameras
     )
     return replace(
         rig, cameras=cameras, lidar=replace(rig.lidar, hz=SWEEP_HZ, phase_s=0.0), odometry_hz=1, imu_hz=1
@@ -123,9 +147,9 @@ class _Video:
         )
 
 
-def _frames(samples: Iterator[Sample], video: _Video, *, pack: bool) -> Iterator[cache.CachedFrame]:
+def _frames(samples: Iterator[Sample], video: _Video, selection: Selection) -> Iterator[cache.CachedFrame]:
     """Yield the key frames of a stream of samples: sweeps with the pictures taken right after their stamp."""
-    sweeps: deque[LidarSample] = deque(maxlen=SWEEPS + 1)
+    sweeps: deque[LidarSample] = deque(maxlen=selection.sweeps + 1)
     waiting: tuple[LidarSample, ...] = ()
     pictures: dict[str, CameraSample] = {}
     count = 0
@@ -139,7 +163,7 @@ def _frames(samples: Iterator[Sample], video: _Video, *, pack: bool) -> Iterator
                 yield _frame(waiting, list(pictures.values()))
                 waiting = ()
             sweeps.append(sample)
-            if pack and count % FRAME_EVERY == 0 and count > 0:
+            if selection.frame_every and count % selection.frame_every == 0 and len(sweeps) == sweeps.maxlen:
                 waiting = tuple(reversed(sweeps))
             pictures.clear()
             count += 1
