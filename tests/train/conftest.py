@@ -72,7 +72,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(2):
             cache.write(drive / f"frame_{index:04d}.npz", make_cached_frame(10 * number + index))
         cache.write(drive / "video.npz", make_cached_video(number))
-        cache.finish(drive, {"weather": "day"})
+        cache.finish(
+            drive,
+            {"weather": "day", "town": "alder", "rig": "kitti", "seed": number, "seconds": 4.5, "frames": 2},
+        )
     unfinished = root / "train" / "d1"
     unfinished.mkdir()
     (unfinished / "frame_0000.npz").write_bytes(b"cut off")

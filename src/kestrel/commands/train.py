@@ -36,6 +36,12 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the plan's.")] = None,
     seed: Annotated[int, typer.Option(help="Of the initial weights and the order of samples.")] = 0,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="seg, video, augment: name or path of weights to start from instead of random ones."
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="prepare, score: one of kestrel.sim.drives.yaml.")] = "train",
     drives: Annotated[int, typer.Option(min=1, help="prepare: how many drives of the split.")] = 64,
     weights: Annotated[
@@ -74,5 +80,5 @@ def train(
         )
     else:
         module = {What.seg: seg, What.video: video, What.augment: augment}[what]
-        exported = module.train(data, out, scaled(module.PLAN, steps, seed), resume=resume)
+        exported = module.train(data, out, scaled(module.PLAN, steps, seed), resume=resume, start=start)
     print(f"weights: {exported}")

@@ -154,8 +154,12 @@ class AugmentTask(Task[KestrelAugment]):
         return {"likeness": 1 - error, "l1": error}
 
 
-def train(data: Path, out: Path, plan: Plan, *, resume: bool) -> Path:
+def train(data: Path, out: Path, plan: Plan, *, resume: bool, start: str | None = None) -> Path:
     """Train Kestrel-Augment on the drives below ``data``; return the exported weights."""
     config = AugmentConfig()
     sources = [PictureSource(data / split, config) for split in ("train", "validation")]
-    return fit(AugmentTask(plan, config), sources[0], sources[1], collate, out / "augment", resume=resume)
+    task = AugmentTask(plan, config)
+    task.data = cache.summary([data / "train"])
+    if start is not None:
+        task.start_from(start)
+    return fit(task, sources[0], sources[1], collate, out / "augment", resume=resume)

@@ -161,6 +161,34 @@ def finished_drives(folder: Path) -> list[Path]:
     return drives
 
 
-def frame_files(folder: Path) -> list[Path]:
-    """Return the key frames of all complete drives below ``folder``."""
-    return [path for drive in finished_drives(folder) for path in sorted(drive.glob("frame_*.npz"))]
+def frame_files(*folders: Path) -> list[Path]:
+    """Return the key frames of all complete drives below ``folders``."""
+    drives = [drive for folder in folders for drive in finished_drives(folder)]
+    return [path for drive in drives for path in sorted(drive.glob("frame_*.npz"))]
+
+
+def split_folders(data: Path, split: str, sensors: str) -> list[Path]:
+    """Return the folders of a split with ``sensors`` ("lidar" or "video"): with all, and with these alone.
+
+    Raises:
+        InputError: there is neither.
+    """
+    wanted = [data / split, data / f"{split}_{sensors}"]
+    found = [folder for folder in wanted if folder.exists()]
+    if not found:
+        expected = f"{split} or {split}_{sensors}, made by `kestrel train prepare`"
+        raise InputError(describe(str(data), expected=expected, found="neither"))
+    return found
+
+
+def summary(folders: list[Path]) -> dict[str, Any]:
+    """Return what a manifest says of the drives below ``folders``: how many, their towns, rigs and seeds."""
+    drives = [json.loads((drive / DONE).read_text()) for each in folders for drive in finished_drives(each)]
+    return {
+        "source": "kestrel.sim, simulated drives only",
+        "splits": [folder.name for folder in folders],
+        "drives": len(drives),
+        "seconds": sum(drive["seconds"] for drive in drives),
+        "key_frames": sum(drive["frames"] for drive in drives),
+        **{f"{key}s": sorted({drive[key] for drive in drives}) for key in ("town", "rig", "seed")},
+    }

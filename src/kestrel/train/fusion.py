@@ -19,7 +19,6 @@ from kestrel.train.detection_score import DetectionScore
 from kestrel.train.fusion_data import FrameSource, FusionBatch, collate
 from kestrel.train.fusion_loss import fusion_loss
 from kestrel.train.loop import Plan, Task, fit, mean_loss
-from kestrel.weights import assign, load
 
 LIDAR_PLAN = Plan(steps=600, batch_size=2, lr=2e-3, validate_every=200, validation_batches=36)
 PLAN = Plan(steps=1800, batch_size=2, lr=1.5e-3, validate_every=600, validation_batches=36)
@@ -86,15 +85,13 @@ def train(data: Path, out: Path, lidar_plan: Plan, plan: Plan, *, resume: bool) 
     if not (resume and _started(second)):
         _stage(FusionTask(lidar_plan), data, first, resume=resume and _started(first), with_cameras=False)
     task = FusionTask(plan)
-    weights = first / f"{task.name}.safetensors"
-    state, _ = load(weights)
-    assign(task.network, state, weights)
-    assign(task.averaged, state, weights)
+    task.start_from(first / f"{task.name}.safetensors")
     return _stage(task, data, second, resume=resume and _started(second), with_cameras=True)
 
 
 def _stage(task: FusionTask, data: Path, out: Path, *, resume: bool, with_cameras: bool) -> Path:
     config = task.network.config
+    task.data = cache.summary([data / "train"])
     train_source, validation = (
         FrameSource(cache.frame_files(data / split), config, with_cameras=with_cameras)
         for split in ("train", "validation")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from kestrel.errors import InputError, describe
-from kestrel.weights import Manifest, save
+from kestrel.weights import Manifest, assign, load, save
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -62,7 +62,8 @@ def one_cycle(progress: float) -> float:
 class Task(lightning.LightningModule, Generic[NetworkT]):
     """One training: subclasses say what the loss is and how good the averaged network is.
 
-    Subclasses set ``name``, ``classes`` and implement training_step, validation_step and scores().
+    Subclasses set ``name``, ``classes`` and implement training_step, validation_step and scores(). ``data`` says in
+    the manifest what the weights were trained on.
     """
 
     name: str
@@ -78,6 +79,19 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
         self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
         self.plan = plan
         self.best: dict[str, float] = {}
+        self.data: dict[str, Any] = {}
+        self.started_from: dict[str, str] = {}
+
+    def start_from(self, weights: str | Path) -> None:
+        """Take up weights of the same network, by name or path; the manifest of the result names them.
+
+        Raises:
+            ModelError: they are not there, damaged, or of another network.
+        """
+        state, manifest = load(weights)
+        assign(self.network, state, weights)
+        assign(self.averaged, state, weights)
+        self.started_from = {"name": manifest.name, "sha256": manifest.sha256}
 
     def scores(self) -> dict[str, float]:
         """Return what the validation since the last call found; the first entry decides which is best."""
@@ -132,7 +146,12 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
             config=asdict(self.network.config),  # type: ignore[call-overload]
             classes=self.classes,
             rigs=("nuscenes", "kitti"),
-            training={"command": f"kestrel train {self.name.removeprefix('kestrel-')}", **asdict(self.plan)},
+            training={
+                "command": f"kestrel train {self.name.removeprefix('kestrel-')}",
+                **asdict(self.plan),
+                "data": self.data,
+                **({"started_from": self.started_from} if self.started_from else {}),
+            },
             metrics={f"val/{key}": round(value, 4) for key, value in self.best.items()},
         )
         save(

@@ -17,6 +17,7 @@ from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
 from kestrel.train import cache
 from kestrel.train.loop import Plan, Task, fit
 from kestrel.train.lovasz import lovasz_softmax
+from kestrel.train.scan_mixing import LabelledSweep, laser_mix, paste_things, polar_mix
 from kestrel.types import Float64Array, Int64Array
 
 PLAN = Plan(steps=2000, batch_size=2, lr=4e-3, validate_every=250, validation_batches=50)
@@ -26,6 +27,15 @@ MOST_POINTS = 50_000
 
 LEAST_POINTS = 20
 """A sweep has a class from so many points on."""
+
+MIXED = 0.5
+"""Share of the training sweeps that are mixed from two."""
+
+RARE = tuple(
+    POINT_CLASSES.index(name)
+    for name in ("bicycle", "bus", "construction_vehicle", "motorcycle", "trailer", "truck", "traffic_cone")
+)
+"""Classes whose things are copied into other sweeps."""
 
 CLASS_WEIGHT = (2.5, 5.0, 3.5, 1.5, 5.0, 5.0, 3.0, 4.0, 4.0, 2.5, 0.5, 1.5, 0.8, 0.7, 0.6, 0.7)
 """Of POINT_CLASSES in the cross-entropy: the rarer a class in simulated drives, the more a point counts."""
@@ -50,16 +60,27 @@ class SweepSource:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> LabelledSweep:
         """Return points (P, 4) and labels (P,) int64 as they are."""
         frame = cache.read(cache.CachedFrame, self.files[index])
         points = torch.from_numpy(frame.cloud(0)[:, :4])
         return points, torch.from_numpy(frame.label).long()
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return a random sweep, augmented."""
-        index = int(torch.multinomial(self._chance, 1, generator=generator))
-        points, label = self[index]
+    def draw(self, generator: torch.Generator) -> LabelledSweep:
+        """Return a random sweep, augmented; some are mixed from two."""
+        sweep = self._draw_one(generator)
+        kind = uniform(0, 1, generator) / MIXED
+        if kind >= 1:
+            return sweep
+        other = self._draw_one(generator)
+        if kind < 1 / 3:
+            return polar_mix(sweep, other, generator)
+        if kind < 2 / 3:
+            return laser_mix(sweep, other, generator)
+        return paste_things(sweep, other, RARE)
+
+    def _draw_one(self, generator: torch.Generator) -> LabelledSweep:
+        points, label = self[int(torch.multinomial(self._chance, 1, generator=generator))]
         return augment(points, label, generator)
 
 
@@ -84,7 +105,7 @@ def uniform(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
-def augment(points: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def augment(points: Tensor, label: Tensor, generator: torch.Generator) -> LabelledSweep:
     """Turn, mirror and scale a sweep, and disturb what differs between LiDARs: density and intensity."""
     share = uniform(0.6, 1.0, generator) * min(1.0, MOST_POINTS / max(len(points), 1))
     kept = torch.rand(len(points), generator=generator) < share
@@ -103,7 +124,7 @@ def augment(points: Tensor, label: Tensor, generator: torch.Generator) -> tuple[
     return points, label
 
 
-def collate(samples: list[tuple[Tensor, Tensor]]) -> Sweeps:
+def collate(samples: list[LabelledSweep]) -> Sweeps:
     """Put sweeps into one batch."""
     batch = torch.repeat_interleave(
         torch.arange(len(samples)), torch.tensor([len(points) for points, _ in samples])
@@ -157,9 +178,21 @@ class SegTask(Task[KestrelSeg]):
         return {"point_miou": float(iou[there].mean()) if there.any() else 0.0, **names}
 
 
-def train(data: Path, out: Path, plan: Plan, *, resume: bool) -> Path:
-    """Train Kestrel-Seg on the drives below ``data``; return the exported weights."""
-    train_source, validation = (
-        SweepSource(cache.frame_files(data / split)) for split in ("train", "validation")
-    )
-    return fit(SegTask(plan), train_source, validation, collate, out / "seg", resume=resume)
+def train(data: Path, out: Path, plan: Plan, *, resume: bool, start: str | None = None) -> Path:
+    """Train Kestrel-Seg on the sweeps of the splits train and train_lidar; return the exported weights.
+
+    Args:
+        data: folder of the splits; of train and validation either kind suffices.
+        out: folder of the runs.
+        plan: how long and how.
+        resume: go on from the last checkpoint.
+        start: weights to start from, or None for random ones.
+    """
+    splits = cache.split_folders(data, "train", "lidar")
+    train_source = SweepSource(cache.frame_files(*splits))
+    validation = SweepSource(cache.frame_files(*cache.split_folders(data, "validation", "lidar")))
+    task = SegTask(plan)
+    task.data = cache.summary(splits)
+    if start is not None:
+        task.start_from(start)
+    return fit(task, train_source, validation, collate, out / "seg", resume=resume)

@@ -150,11 +150,15 @@ class VideoTask(Task[KestrelVideo]):
         return {"accuracy": accuracy, "majority": majority, "lead": accuracy - majority, **recall}
 
 
-def train(data: Path, out: Path, plan: Plan, *, resume: bool) -> Path:
-    """Train Kestrel-Video on the drives below ``data``; return the exported weights."""
+def train(data: Path, out: Path, plan: Plan, *, resume: bool, start: str | None = None) -> Path:
+    """Train Kestrel-Video on the videos of the splits train and train_video; return the exported weights."""
     config = VideoConfig()
-    sources = [
-        ClipSource([drive / "video.npz" for drive in cache.finished_drives(data / split)], config)
-        for split in ("train", "validation")
-    ]
-    return fit(VideoTask(plan, config), sources[0], sources[1], collate, out / "video", resume=resume)
+    train_source, validation = (
+        ClipSource([drive / "video.npz" for each in splits for drive in cache.finished_drives(each)], config)
+        for splits in (cache.split_folders(data, name, "video") for name in ("train", "validation"))
+    )
+    task = VideoTask(plan, config)
+    task.data = cache.summary(cache.split_folders(data, "train", "video"))
+    if start is not None:
+        task.start_from(start)
+    return fit(task, train_source, validation, collate, out / "video", resume=resume)
