@@ -84,3 +84,25 @@ def test_clips_are_one_hop_apart(data: Path) -> None:
     assert np.diff(indices).tolist() == [2] * (video.CLIP - 1)
     assert indices[-1] == 40
     assert source._indices(source.videos[0], 3, 1.0)[0] == 0
+
+
+def test_training_starts_from_weights_and_names_them_and_its_data(data: Path, tmp_path: Path) -> None:
+    from kestrel.weights import load
+
+    plan = replace(PLAN, steps=1, lr=0.0, weight_decay=0.0)
+    weights = seg.train(data, tmp_path, plan, resume=False, start="kestrel-seg")
+    (given, shipped), (found, manifest) = load("kestrel-seg"), load(weights)
+    assert manifest.training["started_from"] == {"name": "kestrel-seg", "sha256": shipped.sha256}
+    assert manifest.training["data"]["drives"] == 1
+    key = "network.classifier.0.weight"
+    torch.testing.assert_close(found[key], given[key], atol=1e-3, rtol=1e-3)
+
+
+def test_a_split_may_hold_one_sensor_alone(data: Path, tmp_path: Path) -> None:
+    from kestrel.train import cache
+
+    (tmp_path / "train_lidar").mkdir()
+    assert cache.split_folders(tmp_path, "train", "lidar") == [tmp_path / "train_lidar"]
+    assert cache.split_folders(data, "train", "video") == [data / "train"]
+    with pytest.raises(InputError, match="train or train_video"):
+        cache.split_folders(tmp_path, "train", "video")

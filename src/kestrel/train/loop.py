@@ -62,8 +62,8 @@ def one_cycle(progress: float) -> float:
 class Task(lightning.LightningModule, Generic[NetworkT]):
     """One training: subclasses say what the loss is and how good the averaged network is.
 
-    Subclasses set ``name``, ``classes`` and implement training_step, validation_step and scores(). ``data`` says in
-    the manifest what the weights were trained on.
+    Subclasses set ``name``, ``classes`` and implement training_step, validation_step and scores().
+    ``data`` says in the manifest what the weights were trained on.
     """
 
     name: str
