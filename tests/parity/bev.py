@@ -71,7 +71,7 @@ def view_transform(fixture: Any) -> Iterator[tuple[str, Any]]:
     yield "geometry.value", picked
     yield "geometry.cell", ((picked - (network.bx - network.dx / 2)) / network.dx).int()
     index = network.index(cameras)
-    yield "cells_in_range", len(index.point)
+    yield "cells_in_range", int(index.runs[:, 2].sum())
     clouds = None
     if isinstance(network, DepthLSSTransform):
         clouds = [inputs["points"]] * config["batch"]
