@@ -98,6 +98,16 @@ def test_everything_published_arrives_at_rate_one_and_is_recorded(tmp_path, ros_
     assert topics["/tf_static"].latched
 
 
+def test_excluded_output_is_not_subscribed_to(tmp_path, ros_domain):
+    bag = drive(tmp_path / "bag", sweeps=3, points=100)
+    echo = start_echo(0.0)
+    done = replay(bag, "--record", tmp_path / "out.mcap", "--wait-for", "echo", "--exclude", "output/ec")
+    received, _ = map(int, finish(echo).split())
+    assert done.returncode == 0, done.stderr
+    assert received == 3
+    assert "/echo/output/echo" not in BagReader(tmp_path / "out.mcap").topics
+
+
 def test_recording_holds_the_bytes_of_the_bag_in_the_time_of_the_replay(tmp_path, ros_domain):
     bag = drive(tmp_path / "bag", sweeps=5, points=100)
     before = time.time_ns()
@@ -213,6 +223,7 @@ def test_damaged_bag_is_replayed_up_to_the_damage_and_fails(tmp_path, ros_domain
         (["--rate", "fast"], "--rate"),
         (["--record", "out.bag"], ".mcap"),
         (["--wait-for", "nobody", "--wait-timeout", "0.3"], "nobody"),
+        (["--exclude", "("], "--exclude"),
     ],
 )
 def test_wrong_use_is_said_in_one_line(tmp_path, ros_domain, arguments, text):

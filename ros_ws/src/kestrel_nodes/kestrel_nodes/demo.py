@@ -20,6 +20,8 @@ from kestrel.errors import KestrelError
 
 NODES = ("video", "segmentation", "fusion", "augment")
 """Nodes that must be active before the replay begins."""
+DRAWN = "/debug/overlay/|_image$|points_filtered$"
+"""Outputs that the recording does without: pictures of what is in it anyway, half a gigabyte of them."""
 STOP_TIMEOUT_S = 20.0
 FREE_DOMAINS = range(60, 100)
 """ROS domains to choose from, so that the demo hears no other graph on this machine."""
@@ -54,7 +56,7 @@ class Demo:
         with running_nodes(self.out / "nodes.log"):
             waits = [option for node in NODES for option in ("--wait-for", node)]
             kestrel("replay", str(drive), "--rate", self.rate, "--record", str(recording),
-                    "--labels", "front", *waits)  # fmt: skip
+                    "--labels", "front", "--exclude", DRAWN, *waits)  # fmt: skip
         kestrel("eval", str(recording))
         kestrel("show", str(recording), "--out", str(pictures))
         self.say_where(recording, pictures, time.monotonic() - started)

@@ -38,7 +38,7 @@ from kestrel_nodes.tf_buffer import TransformBuffer
 from kestrel_nodes.transforms import listen
 
 POLL_S = 0.02
-"""How often the timeouts of the collector are looked at."""
+"""How often the timeouts of the collector are looked at while a frame waits for images."""
 
 
 class FusionNode(KestrelNode[FusionParameters]):
@@ -94,7 +94,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         self._create_inputs()
         self.fusion_health = FusionHealth(self.health, self.sources, params.max_missing_cameras)
         self.answered_ns = dict.fromkeys(self.sources, 0)
-        self.add_timer(POLL_S, lambda: self._dispatch(self.collector.poll()))
+        self.poll_timer = self.add_timer(POLL_S, lambda: self._dispatch(self.collector.poll()))
 
     def _create_outputs(self) -> None:
         self.detections = self.add_output("detections", Detection3DArray)
@@ -173,6 +173,14 @@ class FusionNode(KestrelNode[FusionParameters]):
                 stamp_ns=collected.stamp_ns,
                 superseded=leading.superseded,
             )
+        self._poll_while_frames_wait()
+
+    def _poll_while_frames_wait(self) -> None:
+        # Each turn of the executor costs a millisecond or two, 50 times a second.
+        if self.collector.pending and self.poll_timer.is_canceled():
+            self.poll_timer.reset()
+        elif not self.collector.pending and not self.poll_timer.is_canceled():
+            self.poll_timer.cancel()
 
     def check_health(self) -> None:
         """Add what the collector counted."""

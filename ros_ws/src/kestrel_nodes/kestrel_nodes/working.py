@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.service import Service
 from rclpy.timer import Timer
 
@@ -58,17 +59,23 @@ class WorkingNode(ManagedNode[P]):
 
     def add_output(self, topic: str, kind: type, *, latched: bool = False) -> Output:
         """Return the output ``~/output/<topic>``; a latched one is kept for late subscribers."""
-        publisher = self.create_lifecycle_publisher(kind, f"~/output/{topic}", LATCHED if latched else OUTPUT)
-        self.outputs[topic] = Output(topic, publisher, latched=latched)
+        self.outputs[topic] = self._output(f"~/output/{topic}", kind, topic, latched=latched)
         return self.outputs[topic]
 
     def add_debug(self, topic: str, kind: type) -> Output:
         """Return the output ``~/debug/<topic>``; it does not make the node compute anything."""
-        output = Output(
-            topic, self.create_lifecycle_publisher(kind, f"~/debug/{topic}", OUTPUT), latched=False
-        )
+        output = self._output(f"~/debug/{topic}", kind, topic, latched=False)
         self._debug_outputs.append(output)
         return output
+
+    def _output(self, name: str, kind: type, topic: str, *, latched: bool) -> Output:
+        # The two event handlers that a publisher has by default cost as much as two more subscriptions at
+        # each turn of the executor; a subscriber of another QoS or type is told by its own.
+        silent = PublisherEventCallbacks(use_default_callbacks=False)
+        publisher = self.create_lifecycle_publisher(
+            kind, name, LATCHED if latched else OUTPUT, event_callbacks=silent
+        )
+        return Output(topic, publisher, latched=latched)
 
     def add_timer(self, period_s: float, callback: Callable[[], None], *, steady: bool = True) -> Timer:
         """Call ``callback`` every ``period_s`` (guarded), by default on the steady clock, until cleanup."""

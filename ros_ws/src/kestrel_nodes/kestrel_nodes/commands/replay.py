@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,9 @@ def replay(
     wait_for: Annotated[
         list[str] | None, typer.Option(help="Begin when this node (or topic) takes an input (repeat).")
     ] = None,
+    exclude: Annotated[
+        str, typer.Option(help="Regular expression: outputs not to subscribe to, nor to record.")
+    ] = "",
     wait_timeout: Annotated[float, typer.Option(help="How long to wait for them, seconds.")] = 60.0,
 ) -> None:
     """Publish a bag with /clock; with --record, write inputs, outputs and truth into one file."""
@@ -58,6 +62,7 @@ def replay(
         selection=Selection(frozenset(topics) if topics else None, start, duration, publish_truth, labels),
         wait_for=tuple(wait_for or ()),
         wait_timeout_s=wait_timeout,
+        exclude=_pattern(exclude),
     )
     outcome = _with_progress(options, Console(stderr=True))
     _print(outcome, record)
@@ -65,6 +70,16 @@ def replay(
         from kestrel.errors import InputError, describe
 
         raise InputError(describe(f"bag {bag}", expected="a complete bag", found=outcome.damage))
+
+
+def _pattern(text: str) -> re.Pattern[str] | None:
+    from kestrel.errors import ConfigError, describe
+
+    try:
+        return re.compile(text) if text else None
+    except re.error as error:
+        expected = f"a regular expression ({error})"
+        raise ConfigError(describe("--exclude", expected=expected, found=text)) from None
 
 
 def _positive(text: str) -> float:

@@ -41,12 +41,20 @@ class Listener:
         node: to subscribe with; spun by the caller.
         answers: told of every output.
         record: called with (topic, msgtype, raw) of every message.
+        exclude: topics that it matches are left alone; what nobody else wants is then not computed.
     """
 
-    def __init__(self, node: Node, answers: Answers, record: Callable[[str, str, bytes], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        answers: Answers,
+        record: Callable[[str, str, bytes], None],
+        exclude: re.Pattern[str] | None = None,
+    ) -> None:
         self._node = node
         self._answers = answers
         self._record = record
+        self._exclude = exclude
         self._subscriptions: dict[str, Any] = {}
         self._lock = threading.Lock()
         typestore()  # is made once, which takes a moment: not while messages arrive
@@ -62,6 +70,8 @@ class Listener:
                     continue
                 if found is not None:
                     nodes.add(found["node"])
+                if self._exclude is not None and self._exclude.search(topic):
+                    continue
                 if topic not in self._subscriptions and self._node.count_publishers(topic):
                     self._subscribe(topic, types[0])
             for node in nodes:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -35,6 +36,7 @@ class Options:
 
     rate: seconds of the bag per second. lockstep: never outrun the nodes; ``rate`` is then the most.
     wait_for: names of nodes that must take an input, or topics that must have a subscriber, before it begins.
+    exclude: outputs of the nodes that are neither subscribed to nor recorded.
     """
 
     bag: Path
@@ -45,6 +47,7 @@ class Options:
     selection: Selection = field(default_factory=Selection)
     wait_for: tuple[str, ...] = ()
     wait_timeout_s: float = 60.0
+    exclude: re.Pattern[str] | None = None
 
 
 @dataclass
@@ -137,7 +140,7 @@ class _Session:
             if recorder is not None:
                 recorder.write(topic, msgtype, clock.now_ns(), raw)
 
-        self.listener = Listener(node, self.answers, record)
+        self.listener = Listener(node, self.answers, record, options.exclude)
         self.player = Player(node, reader, options.selection, self.answers, record, stop)
 
     def run(self, progress: Progress) -> Outcome:
