@@ -20,6 +20,8 @@ from kestrel.types import UInt8Array
 CODEC: Final = "libx264"
 QUALITY: Final = 7
 """Of imageio, 0..10: small enough to send, sharp enough for box labels."""
+PRESET: Final = "veryfast"
+"""Of x264: files of the same size as with its default, for less work."""
 
 
 def write_png(picture: UInt8Array, path: Path) -> None:
@@ -49,7 +51,12 @@ def write_video(scene: Scene, path: Path, title: str, progress: Callable[[int], 
     """Write every frame at the rate of the sensor; ``progress`` is called with the number of frames done."""
     size: tuple[int, ...] | None = None
     writer: Any = imageio.get_writer(
-        path, fps=max(scene.rate_hz, 1.0), codec=CODEC, quality=QUALITY, macro_block_size=2
+        path,
+        fps=max(scene.rate_hz, 1.0),
+        codec=CODEC,
+        quality=QUALITY,
+        macro_block_size=2,
+        output_params=["-preset", PRESET],
     )
     with writer:
         for done, frame in enumerate(scene.frames(), start=1):
