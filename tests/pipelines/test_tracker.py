@@ -42,7 +42,7 @@ def test_ids_follow_objects_whatever_their_order_in_the_frame() -> None:
 
 
 def test_track_moves_on_through_a_short_miss_and_learns_its_velocity() -> None:
-    tracker = Tracker(memory_s=0.6, distance_m=2.0)
+    tracker = Tracker(memory_s=0.6)
     for step in range(10):
         assert ids(tracker, boxes(step * 0.1, (step * 1.5, 0))) == [0]
     assert ids(tracker, boxes(1.0)) == []
@@ -50,9 +50,38 @@ def test_track_moves_on_through_a_short_miss_and_learns_its_velocity() -> None:
 
 
 def test_velocity_of_the_network_is_used_from_the_first_frame_on() -> None:
-    tracker = Tracker(distance_m=1.0)
-    assert ids(tracker, boxes(0.0, (0, 0), velocity=(30, 0))) == [0]
-    assert ids(tracker, boxes(0.1, (3, 0))) == [0]
+    tracker = Tracker(position_std_m=0.1)
+    assert ids(tracker, boxes(0.0, (0, 0), velocity=(50, 0))) == [0]
+    assert ids(tracker, boxes(0.1, (5, 0))) == [0]
+    unaware = Tracker(position_std_m=0.1)
+    assert ids(unaware, boxes(0.0, (0, 0))) == [0]
+    assert ids(unaware, boxes(0.1, (5, 0))) == [1]
+
+
+def test_velocity_and_heading_come_from_the_motion_while_the_vehicle_turns_and_drives() -> None:
+    tracker, random = Tracker(position_std_m=0.2), np.random.default_rng(0)
+    for step in range(20):
+        angle, moved = 0.05 * step, 2.0 * step
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        fixed_from_base = np.eye(4)
+        fixed_from_base[:2, :2], fixed_from_base[0, 3] = turn, moved
+        in_fixed = np.array([5.0 + 0.8 * step, 3.0 + 0.6 * step]) + random.normal(0, 0.2, 2)
+        x, y = turn.T @ (in_fixed - [moved, 0])
+        found = boxes(step * 0.1, (x, y))
+        found.yaw[:] = 2.5
+        tracked = tracker.step(found, fixed_from_base)
+    np.testing.assert_allclose(turn @ tracked.velocity[0], (8, 6), atol=1.0)
+    course = np.arctan2(6, 8) - angle
+    assert abs(tracked.yaw[0] - course) < 0.15
+
+
+def test_heading_near_the_course_and_of_what_stands_is_the_networks() -> None:
+    tracker = Tracker()
+    for step in range(10):
+        found = boxes(step * 0.1, (step * 1.5, 0), (0, 20))
+        found.yaw[:] = (0.3, 2.0)
+        tracked = tracker.step(found, np.eye(4))
+    np.testing.assert_allclose(tracked.yaw, (0.3, 2.0))
 
 
 def test_track_ends_after_its_memory_and_its_id_is_not_used_again() -> None:
@@ -65,20 +94,20 @@ def test_track_ends_after_its_memory_and_its_id_is_not_used_again() -> None:
 
 
 def test_class_and_distance_decide_what_can_belong_together() -> None:
-    tracker = Tracker(distance_m=2.0)
+    tracker = Tracker()
     assert ids(tracker, boxes(0.0, (0, 0), (10, 0), names="cp")) == [0, 1]
     assert ids(tracker, boxes(0.1, (0, 0), (13, 0), names="pp")) == [2, 3]
 
 
 def test_assignment_is_the_best_of_all_and_not_the_nearest_first() -> None:
-    tracker = Tracker(distance_m=2.0)
+    tracker = Tracker()
     assert ids(tracker, boxes(0.0, (0, 0), (1.5, 0))) == [0, 1]
     # The nearest pair first (1.4 to track 1) would leave 3.0 to nobody.
     assert ids(tracker, boxes(0.1, (1.4, 0), (3.0, 0))) == [0, 1]
 
 
 def test_motion_of_the_vehicle_is_not_motion_of_the_objects() -> None:
-    tracker = Tracker(distance_m=0.5)
+    tracker = Tracker(position_std_m=0.1)
     for step in range(5):
         fixed_from_base = np.eye(4)
         fixed_from_base[0, 3] = 3.0 * step

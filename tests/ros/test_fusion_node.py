@@ -406,7 +406,7 @@ def test_earlier_sweeps_are_moved_to_where_the_vehicle_is_now(graph: Graph) -> N
 
 
 def test_objects_keep_their_ids_from_frame_to_frame_while_the_vehicle_moves(graph: Graph) -> None:
-    rig = Rig(graph, cameras=[""], track_distance_m=1.0).ready()
+    rig = Rig(graph, cameras=[""], track_position_std_m=0.3).ready()
     markers = graph.collect(MarkerArray, "/fusion/output/markers")
     for at_ms, x in ((100, 0.0), (200, -0.5), (300, -1.0), (500, 40.0)):
         # The box stands still in base_link and so moves with the vehicle: by its own 5 m/s, until it jumps.

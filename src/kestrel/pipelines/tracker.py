@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Ids that follow objects from frame to frame: constant velocity, one-to-one assignment by distance.
+"""Objects over time: ids that last, velocity and heading from how they moved.
 
-After Weng et al., A Baseline for 3D Multi-Object Tracking (IROS 2020), with the centre distance of
-CenterPoint (Yin et al., CVPR 2021) in place of the overlap. An alpha-beta filter keeps each track.
+After Weng et al., A Baseline for 3D Multi-Object Tracking (IROS 2020): a Kalman filter of constant velocity
+for each track, one-to-one assignment. Distances are of centres, as in CenterPoint (Yin et al., CVPR 2021), in
+units of their uncertainty.
 """
 
 from __future__ import annotations
@@ -14,36 +15,82 @@ from typing import Final
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from kestrel.types import Boxes3D, Float64Array
+from kestrel.types import Boxes3D, Float32Array, Float64Array
 
-POSITION_GAIN: Final = 0.7
-VELOCITY_GAIN: Final = 0.3
-"""How much of the distance between where a track was expected and its box goes into place and velocity."""
+GATE: Final = 3.4
+"""A box further from where a track is expected, in standard deviations, is another object's (1 in 300)."""
+MOVING: Final = 2.0
+"""A track that is faster than so many standard deviations of its velocity has a course."""
+TURNED: Final = np.pi / 6
+"""A box that heads further off its course than this heads along it."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How objects of a class move.
+
+    speed: standard deviation of the velocity of one that was seen once, m/s.
+    acceleration: standard deviation of what no constant velocity explains, m/s².
+    """
+
+    speed: float
+    acceleration: float
+
+
+MOTIONS: Final = {
+    "pedestrian": Motion(2.0, 1.0),
+    "bicycle": Motion(6.0, 2.0),
+    "traffic_cone": Motion(0.5, 0.1),
+    "barrier": Motion(0.5, 0.1),
+}
+VEHICLE: Final = Motion(12.0, 3.0)
+"""Of every other class."""
 
 
 @dataclass
 class _Track:
+    """covariance: (2, 2) of place and velocity, the same along x and y."""
+
     number: int
     class_name: str
+    motion: Motion
     place: Float64Array
     velocity: Float64Array
+    covariance: Float64Array
     seen_ns: int
 
-    def expected(self, stamp_ns: int) -> Float64Array:
-        return self.place + self.velocity * ((stamp_ns - self.seen_ns) / 1e9)
+    def predicted(self, stamp_ns: int) -> tuple[Float64Array, Float64Array]:
+        """Return the place and the covariance expected at ``stamp_ns``."""
+        elapsed = (stamp_ns - self.seen_ns) / 1e9
+        step = np.array([[1.0, elapsed], [0.0, 1.0]])
+        push = self.motion.acceleration * np.array([elapsed**2 / 2, elapsed])
+        return self.place + elapsed * self.velocity, step @ self.covariance @ step.T + np.outer(push, push)
+
+    def update(self, place: Float64Array, stamp_ns: int, variance: float) -> None:
+        """Take a box of this track."""
+        expected, covariance = self.predicted(stamp_ns)
+        gain = covariance[:, 0] / (covariance[0, 0] + variance)
+        self.place = expected + gain[0] * (place - expected)
+        self.velocity = self.velocity + gain[1] * (place - expected)
+        self.covariance = covariance - np.outer(gain, covariance[0])
+        self.seen_ns = stamp_ns
+
+    @property
+    def has_course(self) -> bool:
+        return float(np.hypot(*self.velocity)) > MOVING * float(np.sqrt(self.covariance[1, 1]))
 
 
 class Tracker:
-    """Gives boxes of consecutive frames the ids of their tracks.
+    """Gives boxes of consecutive frames the ids of their tracks, and what the tracks know of their motion.
 
     Args:
         memory_s: how long a track lives without a box.
-        distance_m: largest distance of a box from where its track is expected.
+        position_std_m: standard deviation of the centre of a box, along each axis.
     """
 
-    def __init__(self, *, memory_s: float = 0.6, distance_m: float = 2.0) -> None:
+    def __init__(self, *, memory_s: float = 0.6, position_std_m: float = 0.5) -> None:
         self._memory_ns = int(memory_s * 1e9)
-        self._distance_m = distance_m
+        self._variance = position_std_m**2
         self._tracks: list[_Track] = []
         self._next = 0
 
@@ -59,6 +106,9 @@ class Tracker:
     def step(self, boxes: Boxes3D, fixed_from_boxes: Float64Array) -> Boxes3D:
         """Return ``boxes`` with track ids; each box continues a track or begins one.
 
+        From the second box of a track on, the velocity is the track's, and a box that heads off the course of
+        its track by more than 30 degrees is turned along it (so is one that reverses).
+
         Args:
             boxes: of one frame, not older than that of the last call.
             fixed_from_boxes: (4, 4) into a frame that stands still, at the stamp of the boxes.
@@ -66,38 +116,57 @@ class Tracker:
         stamp = boxes.stamp_ns
         self._tracks = [track for track in self._tracks if 0 <= stamp - track.seen_ns <= self._memory_ns]
         places = (boxes.center @ fixed_from_boxes[:3, :3].T + fixed_from_boxes[:3, 3])[:, :2]
-        velocities = boxes.velocity @ fixed_from_boxes[:2, :2].T
         names = [boxes.class_names[label] for label in boxes.label]
-        ids = np.full(len(boxes), -1, np.int64)
+        tracks: list[_Track | None] = [None] * len(boxes)
         for box, track in self._matches(places, names, stamp):
-            _update(track, places[box], stamp)
-            ids[box] = track.number
-        for box in np.flatnonzero(ids < 0).tolist():
-            velocity = np.nan_to_num(velocities[box], nan=0.0, posinf=0.0, neginf=0.0)
-            self._tracks.append(_Track(self._next, names[box], places[box], velocity, stamp))
-            ids[box] = self._next
-            self._next += 1
-        return replace(boxes, track_id=ids)
+            track.update(places[box], stamp, self._variance)
+            tracks[box] = track
+        velocity, yaw = _motion(boxes, tracks, fixed_from_boxes)
+        for box in (box for box, track in enumerate(tracks) if track is None):
+            seen = boxes.velocity[box] @ fixed_from_boxes[:2, :2].T
+            tracks[box] = self._begin(names[box], places[box], seen, stamp)
+        ids = np.array([track.number for track in tracks if track is not None], np.int64)
+        return replace(boxes, track_id=ids, velocity=velocity, yaw=yaw)
+
+    def _begin(self, name: str, place: Float64Array, velocity: Float64Array, stamp: int) -> _Track:
+        motion = MOTIONS.get(name, VEHICLE)
+        covariance = np.diag([self._variance, motion.speed**2])
+        known = np.nan_to_num(velocity, nan=0.0, posinf=0.0, neginf=0.0)
+        self._tracks.append(_Track(self._next, name, motion, place, known, covariance, stamp))
+        self._next += 1
+        return self._tracks[-1]
 
     def _matches(self, places: Float64Array, names: list[str], stamp: int) -> list[tuple[int, _Track]]:
-        """Return (box, track) of equal class with the least sum of distances, none beyond the limit."""
+        """Return (box, track) of equal class with the greatest likelihood, none outside the gate."""
         if not self._tracks or not names:
             return []
-        expected = np.stack([track.expected(stamp) for track in self._tracks])
-        distance = np.linalg.norm(places[:, None] - expected[None], axis=-1)
+        predicted = [track.predicted(stamp) for track in self._tracks]
+        variance = np.array([covariance[0, 0] for _, covariance in predicted]) + self._variance
+        expected = np.stack([place for place, _ in predicted])
+        squared = ((places[:, None] - expected[None]) ** 2).sum(-1) / variance
         same = np.array(names)[:, None] == np.array([track.class_name for track in self._tracks])[None]
-        allowed = same & (distance <= self._distance_m)
-        # Beyond the limit all pairs cost the same, more than any sum of allowed ones.
-        cost = np.where(allowed, distance, self._distance_m * (len(names) + 1))
+        allowed = same & (squared <= GATE**2)
+        cost = squared + 2 * np.log(variance / self._variance)
+        # Outside the gate all pairs cost the same, more than any sum of allowed ones.
+        dearest = float(cost.max(initial=0.0, where=allowed)) + 1
+        cost = np.where(allowed, cost, dearest * (len(names) + 1))
         pairs = zip(*linear_sum_assignment(cost), strict=True)
         return [(int(box), self._tracks[track]) for box, track in pairs if allowed[box, track]]
 
 
-def _update(track: _Track, place: Float64Array, stamp: int) -> None:
-    elapsed = (stamp - track.seen_ns) / 1e9
-    expected = track.expected(stamp)
-    residual = place - expected
-    track.place = expected + POSITION_GAIN * residual
-    if elapsed > 0:
-        track.velocity = track.velocity + VELOCITY_GAIN * residual / elapsed
-    track.seen_ns = stamp
+def _motion(
+    boxes: Boxes3D, tracks: list[_Track | None], fixed_from_boxes: Float64Array
+) -> tuple[Float32Array, Float32Array]:
+    """Return velocity (N, 2) and yaw (N,) in the frame of the boxes; those of the boxes without a track."""
+    velocity, yaw = boxes.velocity.copy(), boxes.yaw.copy()
+    for box, track in enumerate(tracks):
+        if track is None:
+            continue
+        velocity[box] = track.velocity @ fixed_from_boxes[:2, :2]
+        if not track.has_course:
+            continue
+        course = np.arctan2(velocity[box, 1], velocity[box, 0])
+        off = np.arctan2(np.sin(yaw[box] - course), np.cos(yaw[box] - course))
+        if abs(off) > TURNED:
+            yaw[box] = course
+    return velocity, yaw

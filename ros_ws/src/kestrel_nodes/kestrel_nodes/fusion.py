@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -66,7 +67,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         self.show_model(self.detector.manifest)
         self.selection = params.box_selection()
         self.selection.check_classes(self.detector.classes)
-        self.tracker = Tracker(memory_s=params.track_memory_s, distance_m=params.track_distance_m)
+        self.tracker = Tracker(memory_s=params.track_memory_s, position_std_m=params.track_position_std_m)
         self.tracks_in = ""
         self.detector.detect(warm_up_frame(params.cameras, use_lidar=params.use_lidar))
         self.transforms = TransformBuffer(
@@ -210,7 +211,11 @@ class FusionNode(KestrelNode[FusionParameters]):
         self._count_answers(collected, frame)
 
     def _tracked(self, boxes: Boxes3D) -> Boxes3D:
-        """Return ``boxes`` with ids, matched in the frame that stands still if odometry tells where it is."""
+        """Return ``boxes`` with ids and motion, seen in the frame that stands still.
+
+        Without odometry they are matched in the frame of the vehicle, whose motion is not theirs: they get
+        ids alone.
+        """
         if not self.params.track:
             return boxes
         fixed = self.params.odom_frame
@@ -223,7 +228,7 @@ class FusionNode(KestrelNode[FusionParameters]):
             self.tracks_in = fixed
         tracked = self.tracker.step(boxes, fixed_from_base)
         self.health["output"].set("tracks", f"{self.tracker.alive} in {fixed}")
-        return tracked
+        return tracked if fixed == self.params.odom_frame else replace(boxes, track_id=tracked.track_id)
 
     def _output_from_base(self, stamp: int) -> Float64Array:
         output_frame, base_frame = self.params.output_frame, self.params.base_frame

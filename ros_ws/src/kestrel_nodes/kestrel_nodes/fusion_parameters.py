@@ -31,10 +31,10 @@ class FusionParameters(NodeParameters):
     class_remap: tuple[str, ...] = parameter(
         (), "Other names for classes, CLASS=NAME; CLASS= leaves the class out."
     )
-    track: bool = parameter(True, "Whether boxes get ids that last from frame to frame.")
+    track: bool = parameter(True, "Whether boxes get lasting ids, and velocity and course from their motion.")
     track_memory_s: float = parameter(0.6, "How long a track lives without a box.", minimum=0.0, maximum=10.0)
-    track_distance_m: float = parameter(
-        2.0, "Largest distance of a box from where its track is expected.", minimum=0.1, maximum=20.0
+    track_position_std_m: float = parameter(
+        0.5, "Standard deviation of the centres of boxes along x and y.", minimum=0.01, maximum=10.0
     )
     cameras: tuple[str, ...] = parameter(
         ("front", "front_right", "back_right", "back", "back_left", "front_left"),
