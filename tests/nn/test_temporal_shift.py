@@ -87,4 +87,4 @@ def test_layer_shifts_in_front_of_its_convolution() -> None:
 
 def test_operator_is_registered_completely() -> None:
     x = torch.randn(6, 8, 2, 2, requires_grad=True)
-    torch.library.opcheck(torch.ops.kestrel.temporal_shift.default, (x, 3, 2, True))
+    torch.library.opcheck(torch.ops.kestrel.temporal_shift.default, (x, 3, 2, 1, -1))

@@ -3,11 +3,13 @@
 """Which implementation of the operators runs: compiled kernels where they are installed, torch otherwise.
 
 The compiled kernels come from the distribution ``kestrel-kernels``. Without it every operator runs its
-pure-torch reference, which gives the same results more slowly; one log line says so.
+pure-torch reference, which gives the same results more slowly; one log line says so. On a GPU the same holds
+for Triton.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -16,6 +18,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from kestrel.errors import ConfigError, SetupError, describe
 
@@ -30,6 +33,7 @@ INTERFACE_VERSION: Final = 4
 """The interface of the compiled kernels that these operators call; others are not used."""
 
 _NATIVE_DTYPES: Final = (torch.float32, torch.bfloat16)
+_TRITON_DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _load_native() -> ModuleType | None:
@@ -73,15 +77,34 @@ def call(function: Callable[..., Any], *arguments: object) -> Any:
 
     The tensors stay referenced until the function returns. Outputs must be contiguous already.
     """
-    kept = [each.contiguous() if isinstance(each, torch.Tensor) else each for each in arguments]
-    plain = (each.data_ptr() if isinstance(each, torch.Tensor) else each for each in kept)
+    kept = [each.contiguous() if isinstance(each, Tensor) else each for each in arguments]
+    plain = (each.data_ptr() if isinstance(each, Tensor) else each for each in kept)
     return function(*(0 if each is None else each for each in plain))
 
 
-def native_for(*tensors: torch.Tensor | None) -> ModuleType | None:
+def native_for(*tensors: Tensor | None) -> ModuleType | None:
     """Return the compiled module if it can take these floating-point tensors (None entries are skipped)."""
     given = [tensor for tensor in tensors if tensor is not None]
     if NATIVE is None or any(tensor.device.type != "cpu" for tensor in given):
         return None
     dtype = given[0].dtype
     return NATIVE if dtype in _NATIVE_DTYPES and all(tensor.dtype == dtype for tensor in given) else None
+
+
+@functools.cache
+def triton_installed() -> bool:
+    """Return whether the operators run in Triton on a GPU; without it one log line says what runs instead."""
+    if os.environ.get(DISPATCH_VARIABLE) == TORCH_LEVEL:
+        return False
+    try:
+        importlib.import_module("triton")
+    except ImportError as error:
+        _LOG.warning("Triton is not installed, operators on a GPU run in torch: %s", error)
+        return False
+    return True
+
+
+def triton_for(*tensors: Tensor | None) -> bool:
+    """Return whether Triton can take these floating-point tensors (None entries are skipped)."""
+    dtypes = {tensor.dtype for tensor in tensors if tensor is not None}
+    return len(dtypes) == 1 and dtypes <= set(_TRITON_DTYPES) and triton_installed()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
+from kestrel.ops.backend import triton_for
 
 
 def temporal_shift(x: Tensor, n_segment: int, fold_div: int = 8, *, bidirectional: bool = True) -> Tensor:
@@ -33,53 +34,59 @@ def temporal_shift(x: Tensor, n_segment: int, fold_div: int = 8, *, bidirectiona
         raise InputError(
             describe("frames of a temporal shift", expected=f"a multiple of {n_segment}", found=x.shape[0])
         )
-    shifted: Tensor = torch.ops.kestrel.temporal_shift(x, n_segment, x.shape[1] // fold_div, bidirectional)
+    first, second = (1, -1) if bidirectional else (-1, 0)
+    shifted: Tensor = _temporal_shift(x, n_segment, x.shape[1] // fold_div, first, second)
     return shifted
 
 
 @torch.library.custom_op("kestrel::temporal_shift", mutates_args=())
-def _temporal_shift(x: Tensor, n_segment: int, fold: int, bidirectional: bool) -> Tensor:
-    clips = x.reshape(-1, n_segment, *x.shape[1:])
-    shifted = clips.clone()
-    backward, forward = _moving_channels(fold, bidirectional)
-    shifted[:, :-1, backward] = clips[:, 1:, backward]
-    shifted[:, -1:, backward] = 0
-    shifted[:, 1:, forward] = clips[:, :-1, forward]
-    shifted[:, :1, forward] = 0
-    return shifted.flatten(0, 1)
+def _temporal_shift(x: Tensor, n_segment: int, fold: int, first: int, second: int) -> Tensor:
+    """Take channels [0, fold) from frame t + first, [fold, 2 fold) from t + second; steps of -1, 0 and 1."""
+    return temporal_shift_reference(x, n_segment, fold, first, second)
+
+
+@_temporal_shift.register_kernel("cuda")
+def temporal_shift_cuda(x: Tensor, n_segment: int, fold: int, first: int, second: int) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_for(x):
+        return temporal_shift_reference(x, n_segment, fold, first, second)
+    from kestrel.ops.gpu import temporal_shift as gpu
+
+    return gpu.temporal_shift(x, n_segment, fold, first, second)
 
 
 @_temporal_shift.register_fake
-def _(x: Tensor, n_segment: int, fold: int, bidirectional: bool) -> Tensor:
+def _(x: Tensor, n_segment: int, fold: int, first: int, second: int) -> Tensor:
     return torch.empty_like(x)
 
 
 def _setup_context(
-    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, int, int, bool], output: Tensor
+    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, int, int, int, int], output: Tensor
 ) -> None:
-    _, ctx.n_segment, ctx.fold, ctx.bidirectional = inputs  # type: ignore[attr-defined]
+    ctx.arguments = inputs[1:]  # type: ignore[attr-defined]
 
 
-def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The shift is a partial permutation: its gradient flows back along the same paths."""
-    clips = grad.reshape(-1, ctx.n_segment, *grad.shape[1:])  # type: ignore[attr-defined]
-    out = clips.clone()
-    backward, forward = _moving_channels(ctx.fold, ctx.bidirectional)  # type: ignore[attr-defined]
-    out[:, 1:, backward] = clips[:, :-1, backward]
-    out[:, :1, backward] = 0
-    out[:, :-1, forward] = clips[:, 1:, forward]
-    out[:, -1:, forward] = 0
-    return out.flatten(0, 1), None, None, None
+    n_segment, fold, first, second = ctx.arguments  # type: ignore[attr-defined]
+    return _temporal_shift(grad, n_segment, fold, -first, -second), None, None, None, None
 
 
 _temporal_shift.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _moving_channels(fold: int, bidirectional: bool) -> tuple[slice, slice]:
-    """Return the channels that move against time and those that move with it."""
-    if bidirectional:
-        return slice(0, fold), slice(fold, 2 * fold)
-    return slice(0, 0), slice(0, fold)
+def temporal_shift_reference(x: Tensor, n_segment: int, fold: int, first: int, second: int) -> Tensor:
+    """Compute the operator in torch."""
+    clips = x.reshape(-1, n_segment, *x.shape[1:])
+    shifted = clips.clone()
+    for channels, step in ((slice(0, fold), first), (slice(fold, 2 * fold), second)):
+        if step > 0:
+            shifted[:, :-1, channels] = clips[:, 1:, channels]
+            shifted[:, -1:, channels] = 0
+        elif step < 0:
+            shifted[:, 1:, channels] = clips[:, :-1, channels]
+            shifted[:, :1, channels] = 0
+    return shifted.flatten(0, 1)
 
 
 def temporal_shift_step(x: Tensor, state: Tensor | None, fold_div: int = 8) -> tuple[Tensor, Tensor]:

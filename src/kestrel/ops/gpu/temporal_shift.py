@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Temporal shift: every output is read once, from its own frame or a neighbour of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kestrel.ops.gpu.launch import blocks, launch
+
+_BLOCK = 1024
+
+
+@triton.jit
+def _shift(
+    x: Any,
+    out: Any,
+    count: Any,
+    n_segment: Any,
+    frame: Any,
+    area: Any,
+    fold: Any,
+    first_step: Any,
+    second_step: Any,
+    block: tl.constexpr,
+) -> None:
+    at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = at < count
+    time = at // frame % n_segment
+    channel = at % frame // area
+    # The frame that each element comes from, counted from its own.
+    step = tl.where(channel < fold, first_step, tl.where(channel < 2 * fold, second_step, 0))
+    exists = (time + step >= 0) & (time + step < n_segment)
+    value = tl.load(x + at + step * frame, mask=inside & exists, other=0)
+    tl.store(out + at, value, mask=inside)
+
+
+def temporal_shift(x: Tensor, n_segment: int, fold: int, first: int, second: int) -> Tensor:
+    """Compute kestrel::temporal_shift."""
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    area = x[0, 0].numel() if x.numel() else 1
+    sizes = (x.numel(), n_segment, x.shape[1] * area, area, fold, first, second)
+    launch(_shift, (blocks(x.numel(), _BLOCK),), x, out, *sizes, block=_BLOCK)
+    return out

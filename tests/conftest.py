@@ -1,0 +1,11 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+
+import torch
+
+# Triton reads this when it is first imported, by whichever test that happens in.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
