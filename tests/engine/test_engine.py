@@ -123,3 +123,15 @@ def test_auto_takes_the_fastest(decoder: nn.Module, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(engines, "best_seconds", lambda run: next(seconds))
     monkeypatch.setattr(engines, "make_engine", lambda module, examples, name, **options: made[name])
     assert engines._fastest(decoder, maps(), bfloat16=False, dynamic_batch=False) is made["openvino"]
+
+
+def test_instance_normalisation_keeps_channels_last_and_its_answer() -> None:
+    torch.manual_seed(3)
+    module = nn.Sequential(nn.Conv2d(4, 16, 3, padding=1), nn.InstanceNorm2d(16, affine=True)).eval()
+    nn.init.normal_(module[1].weight)  # type: ignore[arg-type]
+    nn.init.normal_(module[1].bias)  # type: ignore[arg-type]
+    x = (3 + 2 * torch.randn(2, 4, 9, 7)).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        (found,) = make_engine(module, (x,), "folded")(x)
+        torch.testing.assert_close(found, module(x), rtol=1e-4, atol=1e-4)
+    assert found.is_contiguous(memory_format=torch.channels_last)

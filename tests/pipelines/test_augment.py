@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kestrel.errors import InputError, ModelError
+from kestrel.models.kestrel_augment import KestrelAugment
 from kestrel.pipelines import Augmenter
 from kestrel.sim.semantics import Semantic
 
@@ -60,8 +61,10 @@ def test_an_unknown_weather_is_refused(augmenter: Augmenter) -> None:
         augmenter.render(augmenter.scene_labels(0), 0, weather="hail")
 
 
-def test_non_finite_output_is_a_model_error() -> None:
+def test_non_finite_output_is_a_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = KestrelAugment().eval().requires_grad_(False)
+    network.leave.bias.fill_(torch.nan)  # type: ignore[union-attr]
+    monkeypatch.setattr("kestrel.pipelines.augment.untrained_network", lambda *_: network)
     broken = Augmenter.untrained()
-    broken.network.leave.bias.fill_(torch.nan)  # type: ignore[union-attr]
     with pytest.raises(ModelError, match="not finite"):
         broken.render(broken.scene_labels(0), 0)

@@ -46,6 +46,25 @@ class WinogradConv2d(nn.Module):
         return winograd_conv(x, self.weight, self.bias, relu=self.relu)
 
 
+class InstanceNorm(nn.Module):
+    """nn.InstanceNorm2d that leaves channels last, which torch's does not."""
+
+    def __init__(self, norm: nn.InstanceNorm2d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    @staticmethod
+    def fits(norm: nn.Module) -> bool:
+        """Whether ``norm`` is an instance normalisation that can run like this."""
+        return isinstance(norm, nn.InstanceNorm2d) and norm.affine and not norm.track_running_stats
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape, each channel of each sample normalised by itself."""
+        variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+        scale = self.weight[:, None, None] * torch.rsqrt(variance + self.eps)
+        return torch.addcmul(self.bias[:, None, None] - mean * scale, x, scale)
+
+
 class FoldedEngine:
     """Runs a folded copy of a module in torch.
 
@@ -82,6 +101,9 @@ def fold(module: nn.Module, *, winograd: bool) -> nn.Module:
     copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for part in list(copied.modules()):
         _fold_children(part)
+        for name, norm in part.named_children():
+            if InstanceNorm.fits(norm):
+                setattr(part, name, InstanceNorm(cast(nn.InstanceNorm2d, norm)))
         if winograd:
             _replace_convolutions(part)
     return copied

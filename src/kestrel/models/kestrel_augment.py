@@ -94,10 +94,11 @@ class KestrelAugment(nn.Module):
 
     def planes(self, labels: Tensor, weather: Tensor) -> Tensor:
         """Return one plane per label value and per weather, (B, planes, H, W)."""
-        known = labels.clamp(max=self.config.num_labels - 1)
-        one_hot = F.one_hot(known, self.config.num_labels).permute(0, 3, 1, 2).float()
-        sky = F.one_hot(weather, len(self.config.weathers)).float()[:, :, None, None]
-        return torch.cat((one_hot, sky.expand(-1, -1, *labels.shape[1:])), 1)
+        num_labels, num_weathers = self.config.num_labels, len(self.config.weathers)
+        planes = torch.zeros(*labels.shape, num_labels + num_weathers, device=labels.device)
+        planes.scatter_(3, labels.clamp(max=num_labels - 1)[..., None], 1.0)
+        planes[..., num_labels:] = F.one_hot(weather, num_weathers)[:, None, None]
+        return planes.permute(0, 3, 1, 2)
 
 
 class PatchCritic(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kestrel.engine.folded import FoldedEngine
 from kestrel.errors import InputError, describe
 from kestrel.models.kestrel_augment import AugmentConfig, KestrelAugment
 from kestrel.pipelines.runtime import (
@@ -51,6 +52,7 @@ class Augmenter:
 
     def _start(self, network: KestrelAugment, manifest: Manifest | None) -> None:
         self.network = network
+        self._run = FoldedEngine(network)
         self.manifest = manifest
         self.classes = CLASSES
         self.image_size = network.config.image_size
@@ -75,7 +77,7 @@ class Augmenter:
         height, width = labels.shape
         noise = torch.randn(1, config.noise_channels, height // 8, width // 8, generator=generator)
         with torch.inference_mode(), fast_arithmetic():
-            picture = self.network(
+            (picture,) = self._run(
                 torch.from_numpy(labels.astype(np.int64))[None], torch.tensor([code]), noise
             )
         values = check_finite("Kestrel-Augment", picture[0]).mul(255).round().to(torch.uint8)
