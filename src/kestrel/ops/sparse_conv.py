@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import call, dispatch_level, native_for
+from kestrel.ops.backend import call, dispatch_level, native_for, triton_for
 from kestrel.ops.kernel_map import KernelMap
 
 
@@ -213,6 +213,24 @@ def _sparse_conv(
     return _run_native(native, features, packed, weight, bias, residual, gather, relu)
 
 
+@_sparse_conv.register_kernel("cuda")
+def sparse_conv_cuda(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    gather: Tensor,
+    inverse: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_for(features, weight, bias, residual):
+        return convolve_reference(features, weight, bias, residual, gather, relu)
+    from kestrel.ops.gpu import sparse_conv as gpu
+
+    return gpu.sparse_conv(features, weight, bias, residual, gather, relu)
+
+
 @_sparse_conv.register_fake
 def _(
     features: Tensor,
@@ -236,6 +254,16 @@ def _weight_gradient(features: Tensor, gradient: Tensor, gather: Tensor) -> Tens
     threads = torch.get_num_threads()
     call(native.weight_gradient, left, right, gather, out, len(right), *out.shape, threads)
     return out.to(features.dtype)
+
+
+@_weight_gradient.register_kernel("cuda")
+def weight_gradient_cuda(features: Tensor, gradient: Tensor, gather: Tensor) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_for(features, gradient):
+        return weight_gradient_reference(features, gradient, gather)
+    from kestrel.ops.gpu import sparse_conv as gpu
+
+    return gpu.weight_gradient(features, gradient, gather)
 
 
 @_weight_gradient.register_fake

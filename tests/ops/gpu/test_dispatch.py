@@ -14,7 +14,7 @@ import torch
 from kestrel.ops import backend
 from kestrel.ops.temporal_shift import temporal_shift_cuda, temporal_shift_reference
 
-OPERATORS = ("temporal_shift",)
+OPERATORS = ("temporal_shift", "sparse_conv", "sparse_conv_weight_gradient")
 
 
 @pytest.fixture
