@@ -37,6 +37,9 @@ def run(make_node: Callable[[], ManagedNode[Any]], arguments: list[str] | None =
     stop = _Stop()
     # Left-overs of crashes are the business of whoever starts nodes: one of these may be starting right now.
     os.environ.update(transport.environment())
+    # Threads that wait for the others of their process sleep: spinning, they would take the cores from other
+    # nodes. It is read when torch is loaded, which the node does.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
