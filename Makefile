@@ -6,7 +6,7 @@ TORCH ?= torch>=2.13
 BIN := .venv/bin
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv
 
-.PHONY: setup demo test lint bench peers train clean
+.PHONY: setup demo test lint bench bench-fusion peers train clean
 
 setup:
 	@$(PYTHON) tools/set_up.py --torch "$(TORCH)"
@@ -19,6 +19,9 @@ lint: setup
 
 test: lint
 	@$(BIN)/pytest
+
+bench-fusion: setup
+	@$(BIN)/kestrel bench fusion
 
 bench: setup
 	@for name in $$($(BIN)/kestrel bench --list); do $(BIN)/kestrel bench $$name; done

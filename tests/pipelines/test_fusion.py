@@ -131,7 +131,7 @@ def test_circle_nms_keeps_the_best_of_a_class() -> None:
 def test_engines_change_neither_boxes_nor_map(detector: FusionDetector) -> None:
     frame = make_frame()
     with torch.inference_mode():
-        inputs = detector._inputs(frame)
+        inputs = detector.inputs(frame)
         wanted, found = detector.network(inputs), detector.engine(inputs)
         torch.testing.assert_close(found.heatmap, wanted.heatmap, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(found.map_logits, wanted.map_logits, rtol=1e-3, atol=1e-3)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from typing import Final, cast
 
@@ -12,6 +13,7 @@ from kestrel.report import Figure
 
 BENCHMARKS: Final[dict[str, str]] = {
     "bev-pool": "kestrel.bench.bev:bev_pooling",
+    "fusion": "kestrel.bench.fusion:fusion",
     "sim": "kestrel.bench.sim:simulated_frames",
     "memory": "kestrel.bench.memory:peak",
     "minkunet": "kestrel.bench.networks:minkunet",
@@ -23,8 +25,13 @@ BENCHMARKS: Final[dict[str, str]] = {
 }
 """Name of a benchmark to "module:function"."""
 
+NODE_BENCHMARKS: Final = ("fusion",)
+"""Those of what a node does; their threads wait like those of a node."""
+
 
 def run(name: str) -> Mapping[str, Figure]:
     """Run one benchmark of BENCHMARKS and return its figures by name."""
+    if name in NODE_BENCHMARKS:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     module, function = BENCHMARKS[name].split(":")
     return cast(Mapping[str, Figure], getattr(importlib.import_module(module), function)())

@@ -77,8 +77,8 @@ class FoldedEngine:
     def __init__(self, module: nn.Module, *, bfloat16: bool = False, compiled: bool = False) -> None:
         self.name = "compiled" if compiled else "folded"
         self.bfloat16 = bfloat16
-        folded = fold(module, winograd=NATIVE is not None and not bfloat16)
-        self._run = torch.compile(folded) if compiled else folded
+        self.module = fold(module, winograd=NATIVE is not None and not bfloat16)
+        self._run = torch.compile(self.module) if compiled else self.module
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the module's outputs."""

@@ -91,7 +91,7 @@ class FusionDetector:
             ModelError: the network's answer is not finite.
         """
         with torch.inference_mode():
-            output = self.engine(stage("inputs", lambda: self._inputs(frame)), stage)
+            output = self.engine(stage("inputs", lambda: self.inputs(frame)), stage)
             return stage("post-processing", lambda: self._answer(output, frame))
 
     def _answer(self, output: FusionOutput, frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
@@ -126,7 +126,8 @@ class FusionDetector:
             stamp_ns=frame.stamp_ns,
         )
 
-    def _inputs(self, frame: SensorFrame) -> FusionInput:
+    def inputs(self, frame: SensorFrame) -> FusionInput:
+        """Return what the network sees of a frame."""
         config = self.network.config
         points = torch.from_numpy(stack_sweeps(frame, config.sweeps))
         pictures, rays, origins = [], [], []

@@ -62,6 +62,7 @@ class FusionEngine:
                 index,
                 lambda *points: stage("pillars", lambda: self._pillars(*points)),
                 lambda *images: stage("camera", lambda: self._run_camera(*images)),
+                lambda *features: stage("view transform", lambda: self.network.view(*features)),
                 lambda *maps: stage("bird's-eye view", lambda: self._run_bird(*maps)),
             )
 
@@ -90,7 +91,7 @@ class FusionEngine:
         return index
 
     @property
-    def engines(self) -> dict[str, str]:
-        """Which engine runs which part, as far as that is decided."""
+    def parts(self) -> dict[str, Engine]:
+        """The engine of each part, as far as that is decided."""
         made = {"camera": self._camera, "bird's-eye view": self._bird}
-        return {part: engine.name for part, engine in made.items() if engine is not None}
+        return {part: engine for part, engine in made.items() if engine is not None}

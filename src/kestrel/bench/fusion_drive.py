@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the fusion benchmarks look at: serialized messages of a simulated drive of the nuScenes rig."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from kestrel.data.bag import BagReader, deserialize
+from kestrel.data.messages import stamp_of, transform_from_message
+from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
+from kestrel.pipelines.fusion_engine import Stage
+from kestrel.sim.drive import simulate
+from kestrel.sim.record import write_drive
+from kestrel.sim.rig import load_rig
+from kestrel.sim.world import build_world
+from kestrel.types import Calibration, Float64Array, Image, PointCloud, SensorFrame
+
+IMAGE: Final = "sensor_msgs/msg/CompressedImage"
+CLOUD: Final = "sensor_msgs/msg/PointCloud2"
+BASE: Final = "base_link"
+
+
+@dataclass(frozen=True)
+class FrameMessages:
+    """The CDR bytes of a sweep and of the picture of every camera that is nearest to it."""
+
+    stamp_ns: int
+    cloud: bytes
+    images: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class RecordedDrive:
+    """Messages in the order of the sweeps, and what does not change from frame to frame.
+
+    calibrations: by camera. base_from_lidar: (4, 4). odom_from_base: by stamp, (4, 4).
+    """
+
+    frames: tuple[FrameMessages, ...]
+    calibrations: Mapping[str, Calibration]
+    base_from_lidar: Float64Array
+    odom_from_base: Mapping[int, Float64Array]
+
+
+def recorded_drive(
+    sweeps: int, image_size: tuple[int, int] | None = (704, 256), lidar_hz: float = 20.0
+) -> RecordedDrive:
+    """Simulate and record so many sweeps, each with six pictures.
+
+    Args:
+        sweeps: how many.
+        image_size: (width, height) of the pictures, None for those of the sensors.
+        lidar_hz: turns per second.
+    """
+    rig = load_rig("nuscenes").select(lidar_hz=lidar_hz)
+    rig = replace(rig, odometry_hz=lidar_hz)
+    seconds = (sweeps + 0.5) / lidar_hz
+    world = build_world("urban", "elm", 7, seconds + 1, "day")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "drive"
+        write_drive(simulate(world, rig, seconds=seconds, image_size=image_size), path, rig=rig)
+        return _read(path, sweeps)
+
+
+def _read(path: Path, sweeps: int) -> RecordedDrive:
+    mounts: dict[str, Float64Array] = {}
+    odometry: dict[int, Float64Array] = {}
+    infos: dict[str, Any] = {}
+    clouds: dict[int, bytes] = {}
+    images: dict[str, dict[int, bytes]] = defaultdict(dict)
+    for message in BagReader(path).messages():
+        if message.topic in ("/tf", "/tf_static"):
+            for transform in message.decode().transforms:
+                matrix = transform_from_message(transform.transform)
+                if transform.child_frame_id == BASE:
+                    odometry[stamp_of(transform)] = matrix
+                else:
+                    mounts[transform.child_frame_id] = matrix
+        elif message.topic == "/lidar/points":
+            clouds[stamp_of(message.decode())] = message.raw
+        elif message.topic.startswith("/camera/"):
+            camera = message.topic.split("/")[2]
+            if message.msgtype == IMAGE:
+                images[camera][stamp_of(message.decode())] = message.raw
+            else:
+                infos[camera] = message.decode()
+    frames = [
+        FrameMessages(
+            stamp,
+            cloud,
+            {name: taken[min(taken, key=lambda at: abs(at - stamp))] for name, taken in images.items()},
+        )
+        for stamp, cloud in sorted(clouds.items())[:sweeps]
+    ]
+    calibrations = {
+        name: calibration_from_message(info, mounts[f"camera_{name}_optical"]) for name, info in infos.items()
+    }
+    return RecordedDrive(tuple(frames), calibrations, mounts["lidar"], odometry)
+
+
+class FrameReader:
+    """Makes a SensorFrame of every message set, as the fusion node does; a sweep is decoded once.
+
+    Args:
+        drive: whose frames are read, in their order; after the last comes the first again.
+        sweeps: earlier ones in a frame.
+    """
+
+    def __init__(self, drive: RecordedDrive, sweeps: int) -> None:
+        self.drive = drive
+        self.sweeps = sweeps
+        self._decoded: dict[int, PointCloud] = {}
+
+    def read(self, number: int, stage: Stage) -> SensorFrame:
+        """Return frame ``number``, which has at least ``sweeps`` before it."""
+        messages = self.drive.frames[number]
+        images = stage("decode pictures", lambda: self._pictures(messages))
+        cloud, *earlier = stage("decode and move sweeps", lambda: self._sweeps(number))
+        return SensorFrame(messages.stamp_ns, BASE, cloud, images, self.drive.calibrations, tuple(earlier))
+
+    def _pictures(self, messages: FrameMessages) -> dict[str, Image]:
+        return {name: image_from_message(deserialize(raw, IMAGE)) for name, raw in messages.images.items()}
+
+    def _sweeps(self, number: int) -> list[PointCloud]:
+        now = self.drive.frames[number]
+        known = {frame.stamp_ns: frame for frame in self.drive.frames[number - self.sweeps : number + 1]}
+        self._decoded = {stamp: cloud for stamp, cloud in self._decoded.items() if stamp in known}
+        self._decoded.pop(now.stamp_ns, None)  # the newest sweep is always new, also in the second round
+        base_from_odom = np.linalg.inv(self.drive.odom_from_base[now.stamp_ns])
+        moved = []
+        for stamp in sorted(known, reverse=True):
+            if stamp not in self._decoded:
+                self._decoded[stamp] = cloud_from_message(deserialize(known[stamp].cloud, CLOUD))
+            motion = base_from_odom @ self.drive.odom_from_base[stamp] @ self.drive.base_from_lidar
+            moved.append(_moved(self._decoded[stamp], motion))
+        return moved
+
+
+def _moved(cloud: PointCloud, base_from_lidar: Float64Array) -> PointCloud:
+    turn = base_from_lidar.astype(np.float32)
+    points = cloud.points.copy()
+    points[:, :3] = points[:, :3] @ turn[:3, :3].T + turn[:3, 3]
+    return replace(cloud, points=points, frame_id=BASE)
