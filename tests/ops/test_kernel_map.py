@@ -101,3 +101,10 @@ def test_no_voxels_give_empty_maps():
     coarse, found = voxels.downsample(HALF, (2, 2, 2))
     assert len(coarse) == 0
     assert found.scatter.shape == (8, 0)
+
+
+def test_the_operators_are_registered_as_torch_wants_them():
+    keys = random_voxels(30).keys
+    torch.library.opcheck(torch.ops.kestrel.find_keys, (keys, keys + 1))
+    offsets = [axis for offset in torchsparse_offsets(3) for axis in offset]
+    torch.library.opcheck(torch.ops.kestrel.submanifold_table, (keys, offsets))

@@ -119,6 +119,8 @@ def test_nothing_in_gives_nothing_out():
 def test_the_operators_are_registered_as_torch_wants_them():
     voxels = random_voxels(40)
     rows, weights = trilinear_neighbours(random_points(20), voxels)
+    arguments = (random_points(20), voxels.keys, voxels.stride, None)
+    torch.library.opcheck(torch.ops.kestrel.trilinear_neighbours, arguments)
     features = torch.randn(len(voxels), 4, requires_grad=True)
     torch.library.opcheck(torch.ops.kestrel.devoxelize, (features, rows, weights))
     owner = point_rows(random_points(20), voxels)

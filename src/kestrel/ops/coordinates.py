@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import NATIVE, call
+from kestrel.ops.backend import NATIVE, call, triton_installed
 
 AXIS_BITS: Final = 17
 _AXIS_BIAS: Final = 1 << (AXIS_BITS - 1)
@@ -79,12 +79,38 @@ def sort_unique(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def find(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     """Return, for every wanted key, its row in ``sorted_keys`` as int32, or -1 where it is not there."""
+    rows: Tensor = _find_keys(sorted_keys, wanted)
+    return rows
+
+
+@torch.library.custom_op("kestrel::find_keys", mutates_args=())
+def _find_keys(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
+    if NATIVE is None or wanted.device.type != "cpu":
+        return find_reference(sorted_keys, wanted)
+    found = torch.empty(wanted.shape, dtype=torch.int32)
+    threads = torch.get_num_threads()
+    call(NATIVE.find_keys, sorted_keys, len(sorted_keys), wanted, wanted.numel(), found, threads)
+    return found
+
+
+@_find_keys.register_kernel("cuda")
+def find_keys_cuda(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_installed():
+        return find_reference(sorted_keys, wanted)
+    from kestrel.ops.gpu import coordinates as gpu
+
+    return gpu.find(sorted_keys, wanted)
+
+
+@_find_keys.register_fake
+def _(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
+    return wanted.new_empty(wanted.shape, dtype=torch.int32)
+
+
+def find_reference(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
+    """Compute the operator in torch."""
     if not len(sorted_keys):
         return torch.full(wanted.shape, -1, dtype=torch.int32, device=wanted.device)
-    if NATIVE is not None and wanted.device.type == "cpu":
-        found = torch.empty(wanted.shape, dtype=torch.int32)
-        threads = torch.get_num_threads()
-        call(NATIVE.find_keys, sorted_keys, len(sorted_keys), wanted, wanted.numel(), found, threads)
-        return found
     rows = torch.searchsorted(sorted_keys, wanted).clamp_(max=len(sorted_keys) - 1)
     return torch.where(sorted_keys[rows] == wanted, rows, -1).int()

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from kestrel.ops.backend import NATIVE, call
+from kestrel.ops.backend import NATIVE, call, triton_installed
 from kestrel.ops.coordinates import find, offset_key, pack, pack_unchecked, sort_unique, unpack
 
 Triple: TypeAlias = tuple[int, int, int]
@@ -101,7 +101,8 @@ class CoordinateSet:
         """
         wanted = tuple(offsets)
         if wanted not in self._submanifold:
-            self._submanifold[wanted] = KernelMap(_submanifold_table(self.keys, wanted), None)
+            table = _submanifold_table(self.keys, list(itertools.chain(*wanted)))
+            self._submanifold[wanted] = KernelMap(table, None)
         return self._submanifold[wanted]
 
     def known_map(self, offsets: Sequence[Triple]) -> KernelMap | None:
@@ -136,22 +137,48 @@ def coordinate_set(indices: Tensor, *, spatial_shape: Triple | None = None) -> t
     return CoordinateSet(keys, spatial_shape=spatial_shape), inverse
 
 
-def _submanifold_table(keys: Tensor, offsets: tuple[Triple, ...]) -> Tensor:
-    count, middle = len(offsets), len(offsets) // 2
-    if NATIVE is not None and keys.device.type == "cpu":
-        table = torch.empty((count, len(keys)), dtype=torch.int32)
-        threads = torch.get_num_threads()
-        call(NATIVE.submanifold_table, keys, len(keys), offsets, table, threads)
-        return table
+@torch.library.custom_op("kestrel::submanifold_table", mutates_args=())
+def _submanifold_table(keys: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Return the (K, N) table of K offsets (3 K numbers), which are symmetric around the middle one."""
+    if NATIVE is None or keys.device.type != "cpu":
+        return submanifold_reference(keys, offsets)
+    table = torch.empty((len(offsets) // 3, len(keys)), dtype=torch.int32)
+    threads = torch.get_num_threads()
+    call(NATIVE.submanifold_table, keys, len(keys), _triples(offsets), table, threads)
+    return table
+
+
+@_submanifold_table.register_kernel("cuda")
+def submanifold_table_cuda(keys: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_installed():
+        return submanifold_reference(keys, offsets)
+    from kestrel.ops.gpu import kernel_map as gpu
+
+    return gpu.submanifold_table(keys, [offset_key(offset) for offset in _triples(offsets)])
+
+
+@_submanifold_table.register_fake
+def _(keys: Tensor, offsets: Sequence[int]) -> Tensor:
+    return keys.new_empty(len(offsets) // 3, keys.shape[0], dtype=torch.int32)
+
+
+def submanifold_reference(keys: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Compute the operator in torch."""
+    count, middle = len(offsets) // 3, len(offsets) // 6
     table = torch.full((count, len(keys)), -1, dtype=torch.int32, device=keys.device)
-    for k in range(middle):
+    for k, offset in enumerate(_triples(offsets)[:middle]):
         # A pair (j, i) at one offset is the pair (i, j) at the opposite one: half of the searches suffice.
-        found = find(keys, keys + offset_key(offsets[k]))
+        found = find(keys, keys + offset_key(offset))
         table[k] = found
         outputs = (found >= 0).nonzero().squeeze(1)
         table[count - 1 - k, found[outputs].long()] = outputs.int()
     table[middle] = torch.arange(len(keys), dtype=torch.int32, device=keys.device)
     return table
+
+
+def _triples(numbers: Sequence[int]) -> list[Triple]:
+    return list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
 
 
 def _strided_map(

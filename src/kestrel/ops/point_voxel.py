@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kestrel.ops.backend import NATIVE, call, native_for
+from kestrel.ops.backend import NATIVE, call, native_for, triton_for, triton_installed
 from kestrel.ops.coordinates import COORDINATE_LIMIT, find, offset_key, pack
 from kestrel.ops.kernel_map import CoordinateSet, torchsparse_offsets
 
@@ -23,7 +24,7 @@ def point_rows(points: Tensor, voxels: CoordinateSet) -> Tensor:
         points: (P, 4) floating point, columns batch, x, y, z in voxels of the finest set.
         voxels: occupied voxels at their stride.
     """
-    return find(voxels.keys, pack(_cells(points, voxels)[0]))
+    return find(voxels.keys, pack(_cells(points, voxels.stride)[0]))
 
 
 def trilinear_neighbours(points: Tensor, voxels: CoordinateSet) -> tuple[Tensor, Tensor]:
@@ -39,33 +40,59 @@ def trilinear_neighbours(points: Tensor, voxels: CoordinateSet) -> tuple[Tensor,
     Returns:
         (P, 8) int32 rows and (P, 8) weights in the dtype of the points.
     """
-    if NATIVE is not None and points.device.type == "cpu" and points.dtype == torch.float32:
-        return _trilinear_native(NATIVE, points, voxels)
-    cells, fraction = _cells(points, voxels)
+    known = voxels.known_map(torchsparse_offsets(3))
+    table = None if known is None else known.gather
+    rows, weights = _trilinear_neighbours(points, voxels.keys, voxels.stride, table)
+    return rows, weights
+
+
+@torch.library.custom_op("kestrel::trilinear_neighbours", mutates_args=())
+def _trilinear_neighbours(
+    points: Tensor, keys: Tensor, stride: Sequence[int], table: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Search for the neighbours; ``table``, that of torchsparse_offsets(3), saves searches if it is known."""
+    if NATIVE is None or points.device.type != "cpu" or points.dtype != torch.float32:
+        return trilinear_reference(points, keys, stride)
+    rows = torch.empty(len(points), 8, dtype=torch.int32)
+    weights = torch.empty(len(points), 8)
+    threads = torch.get_num_threads()
+    call(NATIVE.trilinear, points, len(points), stride, keys, len(keys), table, rows, weights, threads)
+    return rows, weights
+
+
+@_trilinear_neighbours.register_kernel("cuda")
+def trilinear_neighbours_cuda(
+    points: Tensor, keys: Tensor, stride: Sequence[int], table: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if points.dtype != torch.float32 or not triton_installed():
+        return trilinear_reference(points, keys, stride)
+    from kestrel.ops.gpu import point_voxel as gpu
+
+    return gpu.trilinear_neighbours(points, keys, stride)
+
+
+@_trilinear_neighbours.register_fake
+def _(points: Tensor, keys: Tensor, stride: Sequence[int], table: Tensor | None) -> tuple[Tensor, Tensor]:
+    shape = points.shape[0], 8
+    return points.new_empty(shape, dtype=torch.int32), points.new_empty(shape)
+
+
+def trilinear_reference(points: Tensor, keys: Tensor, stride: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Compute the operator in torch."""
+    cells, fraction = _cells(points, stride)
     origin = pack(cells)
     corners = tuple(itertools.product((0, 1), (0, 1), (0, 1)))
-    rows = torch.stack([find(voxels.keys, origin + offset_key(corner)) for corner in corners], dim=1)
+    rows = torch.stack([find(keys, origin + offset_key(corner)) for corner in corners], dim=1)
     high = torch.tensor(corners, dtype=torch.bool, device=points.device)
     weights = torch.where(high, fraction[:, None], 1 - fraction[:, None]).prod(2)
     weights = weights * (rows >= 0)
     return rows, weights / (weights.sum(1, keepdim=True) + 1e-8)
 
 
-def _trilinear_native(native: ModuleType, points: Tensor, voxels: CoordinateSet) -> tuple[Tensor, Tensor]:
-    rows = torch.empty(len(points), 8, dtype=torch.int32)
-    weights = torch.empty(len(points), 8)
-    known = voxels.known_map(torchsparse_offsets(3))
-    call(
-        native.trilinear,
-        *(points, len(points), voxels.stride, voxels.keys, len(voxels)),
-        *(None if known is None else known.gather, rows, weights, torch.get_num_threads()),
-    )
-    return rows, weights
-
-
-def _cells(points: Tensor, voxels: CoordinateSet) -> tuple[Tensor, Tensor]:
+def _cells(points: Tensor, stride: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return the (P, 4) int64 voxel indices of points and their (P, 3) position inside of the voxel, 0..1."""
-    scaled = points[:, 1:] / torch.tensor(voxels.stride, dtype=points.dtype, device=points.device)
+    scaled = points[:, 1:] / torch.tensor(stride, dtype=points.dtype, device=points.device)
     lower = scaled.floor()
     inside = lower.clamp(-COORDINATE_LIMIT, COORDINATE_LIMIT - 1).long()
     return torch.cat((points[:, :1].long(), inside), dim=1), scaled - lower
@@ -115,14 +142,22 @@ def _scatter(
 
 @torch.library.custom_op("kestrel::scatter_mean", mutates_args=())
 def _scatter_mean(features: Tensor, rows: Tensor, voxel_count: int) -> tuple[Tensor, Tensor]:
-    counts = torch.bincount(rows.long() + 1, minlength=voxel_count + 1)[1:].to(features.dtype)
     native = native_for(features)
-    if native is not None:
-        sums = _scatter(native, features, rows[:, None], None, voxel_count)
-        return sums / counts.clamp(min=1)[:, None], counts
-    # Row 0 collects the points without a voxel.
-    sums = features.new_zeros(voxel_count + 1, features.shape[1]).index_add_(0, rows.long() + 1, features)
-    return sums[1:] / counts.clamp(min=1)[:, None], counts
+    if native is None:
+        return scatter_mean_reference(features, rows, voxel_count)
+    counts = _counts(rows, voxel_count).to(features.dtype)
+    sums = _scatter(native, features, rows[:, None], None, voxel_count)
+    return sums / counts.clamp(min=1)[:, None], counts
+
+
+@_scatter_mean.register_kernel("cuda")
+def scatter_mean_cuda(features: Tensor, rows: Tensor, voxel_count: int) -> tuple[Tensor, Tensor]:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_for(features):
+        return scatter_mean_reference(features, rows, voxel_count)
+    from kestrel.ops.gpu import point_voxel as gpu
+
+    return gpu.scatter_mean(features, rows, voxel_count)
 
 
 @_scatter_mean.register_fake
@@ -144,20 +179,38 @@ def _mean_backward(ctx: Any, gradient: Tensor, _counts: Tensor) -> tuple[Tensor,
 _scatter_mean.register_autograd(_mean_backward, setup_context=_save_mean)
 
 
+def scatter_mean_reference(features: Tensor, rows: Tensor, voxel_count: int) -> tuple[Tensor, Tensor]:
+    """Compute the operator in torch: means and the number of points of each voxel."""
+    counts = _counts(rows, voxel_count).to(features.dtype)
+    # Row 0 collects the points without a voxel.
+    sums = features.new_zeros(voxel_count + 1, features.shape[1]).index_add_(0, rows.long() + 1, features)
+    return sums[1:] / counts.clamp(min=1)[:, None], counts
+
+
+def _counts(rows: Tensor, voxel_count: int) -> Tensor:
+    return torch.bincount(rows.long() + 1, minlength=voxel_count + 1)[1:]
+
+
 @torch.library.custom_op("kestrel::devoxelize", mutates_args=())
 def _devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     native = native_for(features)
-    if native is not None:
-        source = features.float()
-        out = source.new_empty(len(rows), source.shape[1])
-        sizes = (*rows.shape, source.shape[1], torch.get_num_threads())
-        call(native.weighted_gather, source, rows, weights.float(), out, *sizes)
-        return out.to(features.dtype)
-    result = features.new_zeros(len(rows), features.shape[1])
-    if len(features):
-        for row, weight in zip(rows.clamp(min=0).unbind(1), weights.unbind(1), strict=True):
-            result.addcmul_(features.index_select(0, row), weight[:, None])
-    return result
+    if native is None:
+        return devoxelize_reference(features, rows, weights)
+    source = features.float()
+    out = source.new_empty(len(rows), source.shape[1])
+    sizes = (*rows.shape, source.shape[1], torch.get_num_threads())
+    call(native.weighted_gather, source, rows, weights.float(), out, *sizes)
+    return out.to(features.dtype)
+
+
+@_devoxelize.register_kernel("cuda")
+def devoxelize_cuda(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_for(features):
+        return devoxelize_reference(features, rows, weights)
+    from kestrel.ops.gpu import point_voxel as gpu
+
+    return gpu.devoxelize(features, rows, weights)
 
 
 @_devoxelize.register_fake
@@ -168,13 +221,19 @@ def _(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 @torch.library.custom_op("kestrel::devoxelize_gradient", mutates_args=())
 def _devoxelize_gradient(gradient: Tensor, rows: Tensor, weights: Tensor, voxel_count: int) -> Tensor:
     native = native_for(gradient)
-    if native is not None:
-        return _scatter(native, gradient, rows, weights, voxel_count)
-    result = gradient.new_zeros(voxel_count, gradient.shape[1])
-    if voxel_count:
-        for row, weight in zip(rows.clamp(min=0).unbind(1), weights.unbind(1), strict=True):
-            result.index_add_(0, row, gradient * weight[:, None])
-    return result
+    if native is None:
+        return devoxelize_gradient_reference(gradient, rows, weights, voxel_count)
+    return _scatter(native, gradient, rows, weights, voxel_count)
+
+
+@_devoxelize_gradient.register_kernel("cuda")
+def devoxelize_gradient_cuda(gradient: Tensor, rows: Tensor, weights: Tensor, voxel_count: int) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_for(gradient):
+        return devoxelize_gradient_reference(gradient, rows, weights, voxel_count)
+    from kestrel.ops.gpu import point_voxel as gpu
+
+    return gpu.devoxelize_gradient(gradient, rows, weights, voxel_count)
 
 
 @_devoxelize_gradient.register_fake
@@ -194,3 +253,23 @@ def _devoxelize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None
 
 
 _devoxelize.register_autograd(_devoxelize_backward, setup_context=_save_devoxelize)
+
+
+def devoxelize_reference(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Compute the operator in torch; missing neighbours have weight zero."""
+    result = features.new_zeros(len(rows), features.shape[1])
+    if len(features):
+        for row, weight in zip(rows.clamp(min=0).unbind(1), weights.unbind(1), strict=True):
+            result.addcmul_(features.index_select(0, row), weight[:, None])
+    return result
+
+
+def devoxelize_gradient_reference(
+    gradient: Tensor, rows: Tensor, weights: Tensor, voxel_count: int
+) -> Tensor:
+    """Compute the gradient of the voxel features in torch."""
+    result = gradient.new_zeros(voxel_count, gradient.shape[1])
+    if voxel_count:
+        for row, weight in zip(rows.clamp(min=0).unbind(1), weights.unbind(1), strict=True):
+            result.index_add_(0, row, gradient * weight[:, None])
+    return result

@@ -14,7 +14,11 @@ import torch
 from kestrel.ops import backend
 from kestrel.ops.temporal_shift import temporal_shift_cuda, temporal_shift_reference
 
-OPERATORS = ("temporal_shift", "sparse_conv", "sparse_conv_weight_gradient")
+OPERATORS = (
+    *("find_keys", "submanifold_table", "trilinear_neighbours", "scatter_mean"),
+    *("devoxelize", "devoxelize_gradient", "sparse_conv", "sparse_conv_weight_gradient"),
+    "temporal_shift",
+)
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ fixed order, where atomic additions would come in any.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -28,16 +26,16 @@ _PART = 4096
 
 @triton.jit
 def _forward(
-    features: Any,
-    weight: Any,
-    bias: Any,
-    residual: Any,
-    gather: Any,
-    out: Any,
-    outputs: Any,
-    slices: Any,
-    cin: Any,
-    cout: Any,
+    features: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    residual: tl.tensor,
+    gather: tl.tensor,
+    out: tl.tensor,
+    outputs: tl.tensor,
+    slices: tl.tensor,
+    cin: tl.tensor,
+    cout: tl.tensor,
     has_bias: tl.constexpr,
     has_residual: tl.constexpr,
     relu: tl.constexpr,
@@ -83,14 +81,14 @@ def _forward(
 
 @triton.jit
 def _weight_gradient(
-    features: Any,
-    gradient: Any,
-    gather: Any,
-    parts: Any,
-    outputs: Any,
-    slices: Any,
-    cin: Any,
-    cout: Any,
+    features: tl.tensor,
+    gradient: tl.tensor,
+    gather: tl.tensor,
+    parts: tl.tensor,
+    outputs: tl.tensor,
+    slices: tl.tensor,
+    cin: tl.tensor,
+    cout: tl.tensor,
     precision: tl.constexpr,
     part_rows: tl.constexpr,
     block_rows: tl.constexpr,

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -18,15 +16,15 @@ _BLOCK = 1024
 
 @triton.jit
 def _shift(
-    x: Any,
-    out: Any,
-    count: Any,
-    n_segment: Any,
-    frame: Any,
-    area: Any,
-    fold: Any,
-    first_step: Any,
-    second_step: Any,
+    x: tl.tensor,
+    out: tl.tensor,
+    count: tl.tensor,
+    n_segment: tl.tensor,
+    frame: tl.tensor,
+    area: tl.tensor,
+    fold: tl.tensor,
+    first_step: tl.tensor,
+    second_step: tl.tensor,
     block: tl.constexpr,
 ) -> None:
     at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
