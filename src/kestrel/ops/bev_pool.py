@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import NATIVE, call, native_for
+from kestrel.ops.backend import NATIVE, call, native_for, triton_for
 
 GridShape: TypeAlias = tuple[int, int, int]
 _Tables: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -81,9 +81,17 @@ def _as_map(pooled: Tensor, batch: int, shape: GridShape) -> Tensor:
 
 @torch.library.custom_op("kestrel::bev_pool", mutates_args=())
 def _bev_pool(features: Tensor, cells: Tensor, num_cells: int) -> Tensor:
-    kept = cells >= 0
-    pooled = features.new_zeros(num_cells, features.shape[1])
-    return pooled.index_add_(0, cells[kept], features[kept])
+    return bev_pool_reference(features, cells, num_cells)
+
+
+@_bev_pool.register_kernel("cuda")
+def bev_pool_cuda(features: Tensor, cells: Tensor, num_cells: int) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_for(features):
+        return bev_pool_reference(features, cells, num_cells)
+    from kestrel.ops.gpu import bev_pool as gpu
+
+    return gpu.bev_pool(features, cells, num_cells)
 
 
 @_bev_pool.register_fake
@@ -103,6 +111,13 @@ def _pool_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tu
 
 
 _bev_pool.register_autograd(_pool_backward, setup_context=_pool_context)
+
+
+def bev_pool_reference(features: Tensor, cells: Tensor, num_cells: int) -> Tensor:
+    """Compute the operator in torch."""
+    kept = cells >= 0
+    pooled = features.new_zeros(num_cells, features.shape[1])
+    return pooled.index_add_(0, cells[kept], features[kept])
 
 
 @dataclass(frozen=True)
@@ -250,9 +265,26 @@ def _lift_splat(
         arguments = _frustum(depth, context, (row_start, runs, by_column, column_start))
         native.lift_splat(*arguments, grid, out.data_ptr(), torch.get_num_threads())
         return out
-    # Sparse products know no half precision.
-    pixels, weights, rows, pixel, _ = _expand(depth, context, row_start, runs)
-    return torch.mm(_sparse(weights, rows, pixel, len(pixels)), pixels).to(context.dtype)
+    return lift_splat_reference(depth, context, row_start, runs)
+
+
+@_lift_splat.register_kernel("cuda")
+def lift_splat_cuda(
+    depth: Tensor,
+    context: Tensor,
+    row_start: Tensor,
+    runs: Tensor,
+    by_column: Tensor,
+    column_start: Tensor,
+    nx: int,
+    ny: int,
+) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_for(depth, context):
+        return lift_splat_reference(depth, context, row_start, runs)
+    from kestrel.ops.gpu import bev_pool as gpu
+
+    return gpu.lift_splat(depth, context, row_start, runs)
 
 
 @_lift_splat.register_fake
@@ -279,7 +311,6 @@ def _lift_splat_backward(
     by_column: Tensor,
     column_start: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """With M = A @ P: dP = A' @ dM, and dA = dM @ P' is needed only where A has entries."""
     native = native_for(depth, context, grad)
     if native is not None:
         to_depth, to_context = depth.new_zeros(depth.shape), context.new_empty(context.shape)
@@ -287,14 +318,25 @@ def _lift_splat_backward(
         addresses = (each.data_ptr() for each in (grad, to_depth, to_context))
         native.lift_splat_backward(*arguments, *addresses, torch.get_num_threads())
         return to_depth, to_context
-    pixels, weights, rows, pixel, point = _expand(depth, context, row_start, runs)
-    grad = grad.to(pixels.dtype)
-    matrix = _sparse(weights, rows, pixel, len(pixels))
-    grad_weights = torch.sparse.sampled_addmm(matrix, grad, pixels.t(), beta=0.0).values()
-    to_depth = weights.new_zeros(depth.numel()).index_copy_(0, point, grad_weights)
-    images, channels, height, width = context.shape
-    to_context = torch.mm(matrix.t(), grad).view(images, height, width, channels).permute(0, 3, 1, 2)
-    return to_depth.view(depth.shape).to(depth.dtype), to_context.to(context.dtype).contiguous()
+    return lift_splat_backward_reference(grad, depth, context, row_start, runs)
+
+
+@_lift_splat_backward.register_kernel("cuda")
+def lift_splat_backward_cuda(
+    grad: Tensor,
+    depth: Tensor,
+    context: Tensor,
+    row_start: Tensor,
+    runs: Tensor,
+    by_column: Tensor,
+    column_start: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_for(grad, depth, context):
+        return lift_splat_backward_reference(grad, depth, context, row_start, runs)
+    from kestrel.ops.gpu import bev_pool as gpu
+
+    return gpu.lift_splat_backward(grad, depth, context, runs, by_column, column_start)
 
 
 @_lift_splat_backward.register_fake
@@ -320,6 +362,27 @@ def _splat_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _lift_splat.register_autograd(_splat_backward, setup_context=_splat_context)
+
+
+def lift_splat_reference(depth: Tensor, context: Tensor, row_start: Tensor, runs: Tensor) -> Tensor:
+    """Compute the operator in torch."""
+    # Sparse products know no half precision.
+    pixels, weights, rows, pixel, _ = _expand(depth, context, row_start, runs)
+    return torch.mm(_sparse(weights, rows, pixel, len(pixels)), pixels).to(context.dtype)
+
+
+def lift_splat_backward_reference(
+    grad: Tensor, depth: Tensor, context: Tensor, row_start: Tensor, runs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """With M = A @ P: dP = A' @ dM, and dA = dM @ P' is needed only where A has entries."""
+    pixels, weights, rows, pixel, point = _expand(depth, context, row_start, runs)
+    grad = grad.to(pixels.dtype)
+    matrix = _sparse(weights, rows, pixel, len(pixels))
+    grad_weights = torch.sparse.sampled_addmm(matrix, grad, pixels.t(), beta=0.0).values()
+    to_depth = weights.new_zeros(depth.numel()).index_copy_(0, point, grad_weights)
+    images, channels, height, width = context.shape
+    to_context = torch.mm(matrix.t(), grad).view(images, height, width, channels).permute(0, 3, 1, 2)
+    return to_depth.view(depth.shape).to(depth.dtype), to_context.to(context.dtype).contiguous()
 
 
 def _expand(depth: Tensor, context: Tensor, row_start: Tensor, runs: Tensor) -> tuple[Tensor, ...]:

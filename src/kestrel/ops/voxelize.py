@@ -4,15 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import NATIVE, call
+from kestrel.ops.backend import NATIVE, call, triton_installed
 from kestrel.ops.coordinates import COORDINATE_LIMIT, pack
 
 Reduction = Literal["first", "mean", "max"]
@@ -113,6 +114,25 @@ def _voxelize(
     return features[:found], indices[:found], counts[:found], first[:found], rows
 
 
+@_voxelize.register_kernel("cuda")
+def voxelize_cuda(
+    points: Tensor,
+    voxel_size: Sequence[float],
+    point_cloud_range: Sequence[float],
+    reduction: str,
+    max_points: int,
+    max_voxels: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if points.dtype != torch.float32 or not triton_installed():
+        return voxelize_reference(points, voxel_size, point_cloud_range, reduction, max_points, max_voxels)
+    from kestrel.ops.gpu import voxelize as gpu
+
+    shape = grid_shape(voxel_size, point_cloud_range)
+    placed = gpu.cells_of(points, voxel_size, point_cloud_range, shape)
+    return _voxels(points, *placed, (max_points, max_voxels), partial(gpu.reduce_voxels, reduction))
+
+
 @_voxelize.register_fake
 def _(
     points: Tensor,
@@ -169,14 +189,26 @@ def voxelize_reference(
     max_voxels: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute the fields of Voxels in torch."""
-    inside, cells = _cells(points[:, :3], voxel_size, point_cloud_range)
+    placed = _cells(points[:, :3], voxel_size, point_cloud_range)
+    return _voxels(points, *placed, (max_points, max_voxels), partial(_reduce, reduction))
+
+
+def _voxels(
+    points: Tensor,
+    inside: Tensor,
+    cells: Tensor,
+    limits: tuple[int, int],
+    reduce: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the fields of Voxels of the points ``inside``, given the cell of each."""
+    max_points, max_voxels = limits
     voxel, rank, first = _group(pack(torch.nn.functional.pad(cells, (1, 0))))
     kept = (rank < max_points) & (voxel < max_voxels)
     first = first[:max_voxels]
     rows = points.new_full((len(points),), -1, dtype=torch.int32)
     rows[inside[kept]] = voxel[kept].int()
     counts = torch.bincount(voxel[kept], minlength=len(first))
-    features = _reduce(points[inside[kept]], voxel[kept], points[inside[first]], counts, reduction)
+    features = reduce(points[inside[kept]], voxel[kept], points[inside[first]], counts)
     return features, cells[first].int(), counts.int(), inside[first], rows
 
 
@@ -215,7 +247,7 @@ def _group(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return group, rank, first_by_key[by_first]
 
 
-def _reduce(points: Tensor, voxel: Tensor, first: Tensor, counts: Tensor, reduction: str) -> Tensor:
+def _reduce(reduction: str, points: Tensor, voxel: Tensor, first: Tensor, counts: Tensor) -> Tensor:
     if reduction == "first":
         return first
     if reduction == "max":

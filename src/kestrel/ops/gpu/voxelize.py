@@ -57,7 +57,7 @@ def cells_of(
     return inside, cells[inside].long()
 
 
-def reduce_voxels(points: Tensor, voxel: Tensor, first: Tensor, counts: Tensor, reduction: str) -> Tensor:
+def reduce_voxels(reduction: str, points: Tensor, voxel: Tensor, first: Tensor, counts: Tensor) -> Tensor:
     """Return the row that stands for each voxel: its first point, their mean or their maximum."""
     if reduction == "first":
         return first
