@@ -35,8 +35,8 @@ def test_keys_and_shapes_are_those_of_the_released_checkpoint(task: Any, sensors
     assert found == json.loads(path.read_text())["keys"]
 
 
-def small(task: Any, sensors: Any) -> BEVFusion:
-    """A network of the released kind on a grid of 16 x 16 cells and pictures of 64 x 96."""
+def small_config(task: Any, sensors: Any) -> dict[str, Any]:
+    """A configuration of the released kind on a grid of 16 x 16 cells and pictures of 64 x 96."""
     config = released_config(task, sensors)
     half = 6.4
     if "camera" in config["encoders"]:
@@ -56,8 +56,13 @@ def small(task: Any, sensors: Any) -> BEVFusion:
         config["heads"]["map"]["grid_transform"] = scope
     else:
         config["heads"]["object"]["bbox_coder"] |= {"pc_range": [-half, -half], "voxel_size": [0.1, 0.1]}
+    return config
+
+
+def small(task: Any, sensors: Any) -> BEVFusion:
+    """The network of small_config with random weights."""
     torch.manual_seed(0)
-    return build_bevfusion(config).eval()
+    return build_bevfusion(small_config(task, sensors)).eval()
 
 
 def frame(batch: int = 1) -> dict[str, Any]:

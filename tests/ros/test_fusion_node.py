@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -26,6 +27,7 @@ from kestrel.types import BevMap, Boxes3D, SensorFrame
 from kestrel_nodes.fusion import FusionNode
 from kestrel_nodes.stamps import stamp_message, stamp_ns
 from kestrel_nodes.transforms import DYNAMIC_QOS, STATIC_QOS
+from tests.pipelines.test_bevfusion import write_weights
 from tests.ros.graph import Graph
 from tests.ros.messages import MILLISECOND, START_NS, cloud, fill, header, jpeg, timed_cloud
 
@@ -39,6 +41,7 @@ class FixedDetector:
     """Answers every frame with one moving car, or with nothing, and keeps the frames."""
 
     sweeps = 2
+    remove_close_m = 0.0
     classes, layers = DETECTION_CLASSES, MAP_LAYERS
     manifest = None
 
@@ -405,6 +408,26 @@ def test_earlier_sweeps_are_moved_to_where_the_vehicle_is_now(graph: Graph) -> N
     assert rig.frames[0].sweeps == ()
 
 
+def test_points_of_the_vehicle_itself_do_not_trail_behind_it(graph: Graph) -> None:
+    """Where the network was trained without them, points close to their sensor are not taken along."""
+
+    class Particular(FixedDetector):
+        remove_close_m = 1.0
+
+    class ParticularFusion(FusionNode):
+        def load(self) -> Any:
+            return Particular()
+
+    rig = Rig(graph, ParticularFusion).ready()
+    rig.say_odometry(0)
+    rig.say_odometry(200)
+    rig.deliver(rig.lidar, cloud([[0.5, -0.5, -1.0, 0.2], [0.5, 1.5, 0.0, 0.2]], at_ms=100), "points")
+    rig.sense(200)
+    rig.answer(200)
+    (earlier,) = rig.frames[-1].sweeps
+    np.testing.assert_allclose(earlier.points[:, :2], [[0.5, 1.5]], atol=1e-6)
+
+
 def test_objects_keep_their_ids_from_frame_to_frame_while_the_vehicle_moves(graph: Graph) -> None:
     rig = Rig(graph, cameras=[""], track_position_std_m=0.3).ready()
     markers = graph.collect(MarkerArray, "/fusion/output/markers")
@@ -625,3 +648,21 @@ def test_real_network_answers_on_every_output(graph: Graph) -> None:
     for grid in (grids[layer][0] for layer in grids):
         assert grid.header.stamp == stamp_message(START_NS + 100 * MILLISECOND)
         assert 0 <= min(grid.data) <= max(grid.data) <= 100
+
+
+@pytest.mark.parametrize(("task", "sensors"), [("det", "camera+lidar"), ("seg", "lidar")])
+def test_the_weights_parameter_brings_up_a_converted_bevfusion(
+    graph: Graph, tmp_path: Path, task: str, sensors: str
+) -> None:
+    path = tmp_path / f"{task}.safetensors"
+    write_weights(path, task, sensors)
+    rig = Rig(graph, FusionNode, weights=str(path), score_threshold=0.0, engine="folded").ready()
+    drivable = graph.collect(OccupancyGrid, "/fusion/output/map/drivable_area") if task == "seg" else []
+    pictures = graph.collect(Image, "/fusion/output/bev_image")
+    rig.sense(100)
+    answer = rig.answer(100)
+    assert answer.header == header(100, "base_link")
+    assert bool(answer.objects) == (task == "det")
+    graph.until(lambda: bool(pictures and (drivable or task == "det")), "picture and map")
+    if drivable:
+        assert max(drivable[0].data) <= 100

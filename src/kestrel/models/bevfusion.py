@@ -75,8 +75,8 @@ class LidarEncoder(nn.Module):
         self.voxelization = voxelization
         self.backbone = backbone
 
-    def forward(self, clouds: Sequence[Tensor]) -> Tensor:
-        """Per sample (P, 5) x, y, z, intensity 0..255, age in seconds to (B, C, X, Y)."""
+    def voxels(self, clouds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the features (M, 5) and the cells (M, 4) batch, x, y, z of all occupied voxels."""
         how = self.voxelization
         features, indices = [], []
         for sample, cloud in enumerate(clouds):
@@ -89,7 +89,11 @@ class LidarEncoder(nn.Module):
             )
             features.append(voxels.features)
             indices.append(nn.functional.pad(voxels.indices, (1, 0), value=sample))
-        bev: Tensor = self.backbone(torch.cat(features), torch.cat(indices), len(clouds))
+        return torch.cat(features), torch.cat(indices)
+
+    def forward(self, clouds: Sequence[Tensor]) -> Tensor:
+        """Per sample (P, 5) x, y, z, intensity 0..255, age in seconds to (B, C, X, Y)."""
+        bev: Tensor = self.backbone(*self.voxels(clouds), len(clouds))
         return bev
 
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from torch import nn
 
 from kestrel.errors import ConfigError, describe
 from kestrel.models.bevfusion import BEVDecoder, BEVFusion, CameraEncoder, LidarEncoder, Voxelization
+from kestrel.models.bevfusion_released import released_config
 from kestrel.models.resnet import ResNetFeatures
 from kestrel.models.sparse_encoder import SparseEncoder
 from kestrel.models.swin import SwinTransformer
@@ -46,6 +47,18 @@ def build_bevfusion(config: Config) -> BEVFusion:
         BEVDecoder(_decoder_backbone(decoder["backbone"]), _decoder_neck(decoder["neck"])),
         {name: _head(head) for name, head in config["heads"].items() if head is not None},
     )
+
+
+def config_of(manifest: Config) -> Config:
+    """Return the configuration of weights from the ``config`` of their manifest.
+
+    Args:
+        manifest: ``task`` and ``modality`` of a released network; where the sizes are others, ``network``
+            with all of the configuration.
+    """
+    if "network" in manifest:
+        return cast(Config, manifest["network"])
+    return released_config(manifest["task"], manifest["modality"])
 
 
 def _choose(part: str, config: Config, builders: Mapping[str, Callable[[Config], Any]]) -> Any:

@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, SEMANTIC_KITTI_CLASSES
 from kestrel.errors import ModelError, describe
 from kestrel.models.anycost import BASE_CHANNELS, AnyCostGenerator
-from kestrel.models.bevfusion_config import build_bevfusion
-from kestrel.models.bevfusion_released import CENTER_TASKS, Modality, Task, released_config
+from kestrel.models.bevfusion_config import build_bevfusion, config_of
+from kestrel.models.bevfusion_released import CENTER_TASKS
 from kestrel.models.gan_compression import ResnetGenerator
 from kestrel.models.minkunet import MinkUNet
 from kestrel.models.mobilenetv2 import OnlineTSMMobileNetV2
@@ -39,6 +39,10 @@ from kestrel.models.tsm import TSM
 
 State: TypeAlias = dict[str, Tensor]
 Config: TypeAlias = dict[str, Any]
+
+STANDARD_BOXES = "length, width, height; standard yaw"
+RELEASED_BOXES = "width, length, height; yaw = -yaw_standard - pi / 2"
+"""What the boxes of a BEVFusion mean: the entry ``boxes`` in the notes of a conversion."""
 
 CONTAINERS = ("state_dict", "model", "g_ema")
 """Entries under which training code stores the weights."""
@@ -104,7 +108,7 @@ def convert(
     notes = {}
     if any(key.startswith("pts_middle_encoder.") for key in state):
         state = {_from_mmdet3d(key): value for key, value in state.items()}
-        notes["boxes"] = "length, width, height; standard yaw"
+        notes["boxes"] = STANDARD_BOXES
     if any(marker in state for marker in MMDET3D_MARKERS):
         state = from_mmdet3d(state)
         notes["source"] = "mmdetection3d"
@@ -120,7 +124,7 @@ def convert(
     state = {key: _layout(value, wanted.get(key)) for key, value in state.items()}
     _refuse_misfits(state, wanted, f"{source} as {recipe.network}")
     if recipe.network == "BEVFusion":
-        notes.setdefault("boxes", "width, length, height; yaw = -yaw_standard - pi / 2")
+        notes.setdefault("boxes", RELEASED_BOXES)
     tensors = {key: value.contiguous() for key, value in state.items()}
     return Conversion(recipe.network, config, tensors, recipe.classes(config), notes)
 
@@ -211,7 +215,7 @@ def _configure_bevfusion(state: State) -> Config:
 
 
 def _build_bevfusion(config: Config) -> nn.Module:
-    return build_bevfusion(released_config(cast(Task, config["task"]), cast(Modality, config["modality"])))
+    return build_bevfusion(config_of(config))
 
 
 def _bevfusion_classes(config: Config) -> tuple[str, ...]:

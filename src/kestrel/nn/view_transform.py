@@ -109,7 +109,25 @@ class LSSTransform(nn.Module):
         Returns:
             (B * N, D, H, W) probabilities over the depths and (B * N, out_channels, H, W) context.
         """
-        return self._split(self.depthnet(features.flatten(0, 1)))
+        return self.predict(features.flatten(0, 1), self.depth_images(features, cameras, clouds))
+
+    def depth_images(
+        self, features: Tensor, cameras: CameraGeometry, clouds: Sequence[Tensor] | None
+    ) -> Tensor | None:
+        """Return the (B * N, 1, H, W) depth pictures that predict wants, or None if it wants none."""
+        return None
+
+    def predict(self, features: Tensor, depth: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Do the dense part of lift.
+
+        Args:
+            features: (B * N, C, H, W).
+            depth: what depth_images returned.
+
+        Returns:
+            What lift returns.
+        """
+        return self._split(self.depthnet(features))
 
     def _split(self, prediction: Tensor) -> tuple[Tensor, Tensor]:
         depth, context = torch.split(prediction, [self.num_depths, self.out_channels], dim=1)
@@ -177,15 +195,17 @@ class DepthLSSTransform(LSSTransform):
             nn.Conv2d(channels, self.num_depths + self.out_channels, 1),
         )
 
-    def lift(
-        self, features: Tensor, cameras: CameraGeometry, clouds: Sequence[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """See LSSTransform.lift; without clouds the depth pictures are empty."""
+    def depth_images(
+        self, features: Tensor, cameras: CameraGeometry, clouds: Sequence[Tensor] | None
+    ) -> Tensor:
+        """See LSSTransform.depth_images; without clouds the depth pictures are empty."""
         empty = features.new_zeros(0, 3)
         clouds = [empty] * len(features) if clouds is None else clouds
-        depth = depth_images(clouds, cameras, self.image_size).to(features.dtype)
-        hints = self.dtransform(depth.flatten(0, 1))
-        return self._split(self.depthnet(torch.cat((hints, features.flatten(0, 1)), dim=1)))
+        return depth_images(clouds, cameras, self.image_size).to(features.dtype).flatten(0, 1)
+
+    def predict(self, features: Tensor, depth: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See LSSTransform.predict."""
+        return self._split(self.depthnet(torch.cat((self.dtransform(depth), features), dim=1)))
 
 
 def _frustum(image_size: tuple[int, int], feature_size: tuple[int, int], dbound: Bound) -> Tensor:

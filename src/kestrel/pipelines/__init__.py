@@ -3,8 +3,18 @@
 """One object per task with one obvious method, the same on-line and off-line."""
 
 from kestrel.pipelines.augment import Augmenter
+from kestrel.pipelines.bevfusion import BEVFusionDetector
+from kestrel.pipelines.detector import Detector, load_detector
 from kestrel.pipelines.fusion import FusionDetector
 from kestrel.pipelines.segmentation import PointSegmenter
 from kestrel.pipelines.video import VideoUnderstanding
 
-__all__ = ["Augmenter", "FusionDetector", "PointSegmenter", "VideoUnderstanding"]
+__all__ = [
+    "Augmenter",
+    "BEVFusionDetector",
+    "Detector",
+    "FusionDetector",
+    "PointSegmenter",
+    "VideoUnderstanding",
+    "load_detector",
+]

@@ -75,6 +75,9 @@ class FusionDetector:
         self.layers = MAP_LAYERS
         self._rays: dict[bytes, tuple[Tensor, Tensor]] = {}
 
+    remove_close_m = 0.0
+    """Earlier sweeps are taken as they are."""
+
     @property
     def sweeps(self) -> int:
         """How many earlier sweeps the network makes use of; fewer are fine."""

@@ -85,6 +85,19 @@ def resolve(name_or_path: str | Path) -> Path:
     return path
 
 
+def read_manifest(name_or_path: str | Path) -> Manifest:
+    """Return what weights are, without reading them.
+
+    Raises:
+        ModelError: a file is missing, or the manifest is malformed.
+    """
+    path = resolve(name_or_path)
+    manifest_path = path.with_suffix(".json")
+    if not manifest_path.exists():
+        raise ModelError(describe(str(path), expected=f"a manifest {manifest_path.name}", found="none"))
+    return Manifest.from_json(manifest_path.read_text(encoding="utf-8"), manifest_path)
+
+
 def load(name_or_path: str | Path) -> tuple[dict[str, Tensor], Manifest]:
     """Read weights and their manifest; floating-point tensors come back as float32.
 
@@ -94,11 +107,7 @@ def load(name_or_path: str | Path) -> tuple[dict[str, Tensor], Manifest]:
     Raises:
         ModelError: a file is missing or malformed, or the hash is not the one of the manifest.
     """
-    path = resolve(name_or_path)
-    manifest_path = path.with_suffix(".json")
-    if not manifest_path.exists():
-        raise ModelError(describe(str(path), expected=f"a manifest {manifest_path.name}", found="none"))
-    manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"), manifest_path)
+    path, manifest = resolve(name_or_path), read_manifest(name_or_path)
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != manifest.sha256:

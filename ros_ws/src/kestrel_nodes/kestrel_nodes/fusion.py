@@ -19,7 +19,7 @@ from visualization_msgs.msg import MarkerArray
 
 from kestrel.engine import EngineName
 from kestrel.errors import CalibrationError, KestrelError
-from kestrel.pipelines.fusion import FusionDetector
+from kestrel.pipelines import Detector, load_detector
 from kestrel.pipelines.tracker import Tracker
 from kestrel.types import BevMap, Boxes3D, Float64Array, SensorFrame
 from kestrel_nodes.base import KestrelNode
@@ -53,12 +53,12 @@ class FusionNode(KestrelNode[FusionParameters]):
         self.overlays: dict[str, Output] = {}
         self.collector = Collector(FusionParameters().collector_settings())
 
-    def load(self) -> FusionDetector:
+    def load(self) -> Detector:
         """Return the pipeline."""
         params = self.params
         lowest = params.box_selection().lowest
         engine = cast(EngineName, params.engine)
-        return FusionDetector(params.weights, lowest, params.threads or None, engine)
+        return load_detector(params.weights, lowest, params.threads or None, engine)
 
     def setup(self) -> None:
         """Load the network and warm it up, create inputs and outputs."""
@@ -80,6 +80,7 @@ class FusionNode(KestrelNode[FusionParameters]):
             odom_frame=params.odom_frame,
             sweeps=sweeps,
             sweep_max_age_s=params.sweep_max_age_s,
+            remove_close_m=self.detector.remove_close_m,
             rectified=params.rectified,
             capacity=params.capacity,
             intensity_max=params.intensity_max,

@@ -51,6 +51,7 @@ class FrameBuilder:
         odom_frame: frame that stands still while the vehicle moves.
         sweeps: how many earlier sweeps a frame holds.
         sweep_max_age_s: older ones are left out.
+        remove_close_m: points of earlier sweeps this close to their sensor, along both axes, are left out.
         rectified: the pictures are rectified already.
         capacity, intensity_max: as in `read_cloud`.
         deskew: undo the vehicle's motion within each sweep.
@@ -65,6 +66,7 @@ class FrameBuilder:
         odom_frame: str = "odom",
         sweeps: int = 0,
         sweep_max_age_s: float = 1.0,
+        remove_close_m: float = 0.0,
         rectified: bool = False,
         capacity: int | None = None,
         intensity_max: float = 0.0,
@@ -77,6 +79,7 @@ class FrameBuilder:
         self.base_frame, self.odom_frame = base_frame, odom_frame
         self.sweeps = sweeps
         self.sweep_max_age_ns = int(sweep_max_age_s * NANOSECONDS)
+        self.remove_close_m = remove_close_m
         self.rectified = rectified
         self.capacity, self.intensity_max = capacity, intensity_max
         self.camera_infos: dict[str, CameraInfo] = {}
@@ -154,7 +157,7 @@ class FrameBuilder:
                 continue  # it was rejected, and said so, when it was the newest
             odom_from_base = self.transforms.lookup(self.odom_frame, self.base_frame, sweep.stamp_ns)
             motion = base_from_odom @ odom_from_base @ self._base_from_lidar(sweep)
-            moved.append(self._moved(sweep, motion))
+            moved.append(self._moved(self._without_close(sweep), motion))
         return tuple(moved)
 
     def _decoded(self, message: Any, built: BuiltFrame) -> PointCloud:
@@ -175,6 +178,12 @@ class FrameBuilder:
         if not sweep.frame_id:
             raise CalibrationError(describe("frame_id of points", expected="a frame", found="an empty name"))
         return self.transforms.lookup(self.base_frame, sweep.frame_id, sweep.stamp_ns)
+
+    def _without_close(self, sweep: PointCloud) -> PointCloud:
+        if self.remove_close_m == 0:
+            return sweep
+        far = (np.abs(sweep.points[:, :2]) >= self.remove_close_m).any(axis=1)
+        return PointCloud(sweep.points[far], sweep.stamp_ns, sweep.frame_id)
 
     def _moved(self, sweep: PointCloud, base_from_lidar: Float64Array) -> PointCloud:
         points = sweep.points.copy()

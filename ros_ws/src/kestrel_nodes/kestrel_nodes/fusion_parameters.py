@@ -17,7 +17,10 @@ from kestrel_nodes.qos import RELIABILITY
 class FusionParameters(NodeParameters):
     """Parameters of the fusion node."""
 
-    weights: str = parameter("kestrel-fusion", "Name of shipped weights, or the path of a .safetensors file.")
+    weights: str = parameter(
+        "kestrel-fusion",
+        "Name of shipped weights, or the path of a .safetensors file; a converted BEVFusion runs as well.",
+    )
     engine: str = parameter(
         "auto",
         "What runs the dense parts of the network; auto measures at the start.",

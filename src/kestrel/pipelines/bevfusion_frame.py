@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a BEVFusion network sees of a frame: nuScenes as the released checkpoints were trained with it.
+
+Their frame is that of the nuScenes LiDAR: x to the right, y ahead, the origin on the roof. Here it sits where
+that LiDAR sits, however the vehicle's own is mounted, so that heights above the ground are those of the
+training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kestrel.nn.camera_geometry import CameraGeometry
+from kestrel.nn.image_augmentation import ImageAugmentation
+from kestrel.types import Calibration, Float32Array, Float64Array, PointCloud, SensorFrame
+
+BASE_FROM_NETWORK: Final = np.array(
+    [[0.0, 1.0, 0.0, 0.944], [-1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.840], [0.0, 0.0, 0.0, 1.0]]
+)
+"""(4, 4) the nuScenes LiDAR on its vehicle, without the half degree by which it leans."""
+
+SWEEPS: Final = 9
+"""Earlier sweeps that the released networks were trained with."""
+
+CLOSE_M: Final = 1.0
+"""Points of earlier sweeps within this distance of their sensor, along both axes, are of the vehicle."""
+
+INTENSITY: Final = 255.0
+WIDENED: Final = 12 / 11
+"""Width of the resized picture over that of the network: 1600 pixels become 768, of which 704 stay."""
+
+_MEAN: Final = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+_DEVIATION: Final = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+@dataclass(frozen=True)
+class BEVFusionInput:
+    """One frame; arguments of kestrel.models.bevfusion.BEVFusion.forward.
+
+    images, cameras: None where no camera took part. clouds: None where no LiDAR did.
+    """
+
+    images: Tensor | None
+    cameras: CameraGeometry | None
+    clouds: list[Tensor] | None
+
+
+def read_frame(frame: SensorFrame, config: Mapping[str, Any]) -> BEVFusionInput:
+    """Return the input of the network of a configuration (kestrel.models.bevfusion_config)."""
+    encoders = config["encoders"]
+    images = cameras = clouds = None
+    if "camera" in encoders and frame.images:
+        size: tuple[int, int] = tuple(encoders["camera"]["vtransform"]["image_size"])
+        images, cameras = _cameras(frame, size)
+    if frame.cloud is not None and "lidar" in encoders:
+        clouds = [_points(frame, encoders["lidar"]["voxelize"]["point_cloud_range"])]
+    return BEVFusionInput(images, cameras, clouds)
+
+
+def picture_augmentation(image_size: tuple[int, int], size: tuple[int, int]) -> ImageAugmentation:
+    """Return how a camera's picture comes to the size of the network.
+
+    As in the training the sky is cut off and a little of both sides. A picture that has the network's size
+    already, as that of a driver which does the same, stays as it is.
+
+    Args:
+        image_size: (H, W) of the camera.
+        size: (H, W) of the network.
+    """
+    if image_size == size:
+        return ImageAugmentation(1.0, (0, 0), size)
+    resize = max(WIDENED * size[1] / image_size[1], size[0] / image_size[0])
+    return ImageAugmentation.evaluation(image_size, size, resize)
+
+
+def _cameras(frame: SensorFrame, size: tuple[int, int]) -> tuple[Tensor, CameraGeometry]:
+    network_from_base = np.linalg.inv(BASE_FROM_NETWORK)
+    pictures, poses, matrices, augmentations = [], [], [], []
+    for name, image in frame.images.items():
+        augmentation = picture_augmentation(image.data.shape[:2], size)
+        calibration: Calibration = frame.calibrations[name]
+        pictures.append(torch.from_numpy(augmentation.apply(image.data).copy()))
+        poses.append(network_from_base @ calibration.reference_from_camera)
+        matrix = np.eye(4)
+        matrix[:3, :3] = calibration.camera_matrix
+        matrices.append(matrix)
+        augmentations.append(augmentation.matrix())
+    images = torch.stack(pictures).permute(0, 3, 1, 2).float() / 255
+    geometry = CameraGeometry.from_calibration(_batch(poses), _batch(matrices), _batch(augmentations))
+    return ((images - _MEAN) / _DEVIATION)[None], geometry
+
+
+def _batch(matrices: list[Any]) -> Tensor:
+    return torch.from_numpy(np.stack(matrices).astype(np.float32))[None]
+
+
+def _points(frame: SensorFrame, point_cloud_range: list[float]) -> Tensor:
+    """Return all points in range, (P, 5), the newest sweep first.
+
+    Where there is no earlier sweep the newest one takes their places, as the released code has it.
+    """
+    assert frame.cloud is not None
+    network_from_base = np.linalg.inv(BASE_FROM_NETWORK)
+    parts = [_sweep(frame.cloud, frame.stamp_ns, network_from_base)]
+    if frame.sweeps:
+        parts += [_sweep(sweep, frame.stamp_ns, network_from_base) for sweep in frame.sweeps[:SWEEPS]]
+    else:
+        near = (np.abs(parts[0][:, :2]) < CLOSE_M).all(1)
+        parts += SWEEPS * [parts[0][~near]]
+    points = np.concatenate(parts)
+    low, high = np.array(point_cloud_range[:3]), np.array(point_cloud_range[3:])
+    inside = ((points[:, :3] > low) & (points[:, :3] < high)).all(1)
+    return torch.from_numpy(points[inside])
+
+
+def _sweep(cloud: PointCloud, stamp_ns: int, network_from_base: Float64Array) -> Float32Array:
+    turn, shift = network_from_base[:3, :3].astype(np.float32), network_from_base[:3, 3].astype(np.float32)
+    points = np.empty((len(cloud), 5), np.float32)
+    points[:, :3] = cloud.points[:, :3] @ turn.T + shift
+    points[:, 3] = cloud.points[:, 3] * INTENSITY
+    points[:, 4] = (stamp_ns - cloud.stamp_ns) * 1e-9
+    return points

@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Detectors of boxes and map layers by what a weights file says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from kestrel.engine import EngineName
+from kestrel.models.bevfusion import BEVFusion
+from kestrel.pipelines.bevfusion import BEVFusionDetector
+from kestrel.pipelines.fusion import FusionDetector
+from kestrel.types import BevMap, Boxes3D, SensorFrame
+from kestrel.weights import Manifest, read_manifest
+
+
+class Detector(Protocol):
+    """What boxes and maps come from, whatever the network.
+
+    manifest: of the weights, None for random ones. sweeps: earlier sweeps that it makes use of.
+    remove_close_m: points of earlier sweeps this close to their sensor, along both axes, are to be left out.
+    classes, layers: what it answers; empty where it knows only the other.
+    """
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """See above."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """See above."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """See above."""
+
+    @property
+    def sweeps(self) -> int:
+        """See above."""
+
+    @property
+    def remove_close_m(self) -> float:
+        """See above."""
+
+    def detect(self, frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
+        """Return what is around the vehicle, in ``frame.frame_id`` at ``frame.stamp_ns``."""
+
+
+def load_detector(
+    weights: str | Path,
+    score_threshold: float = 0.1,
+    threads: int | None = None,
+    engine: EngineName = "auto",
+) -> Detector:
+    """Return Kestrel-Fusion or a converted BEVFusion; arguments as for FusionDetector.
+
+    Raises:
+        ModelError: the weights cannot be used.
+    """
+    released = read_manifest(weights).network == BEVFusion.__name__
+    kind = BEVFusionDetector if released else FusionDetector
+    return kind(weights, score_threshold, threads, engine)

@@ -1,0 +1,219 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Converted BEVFusion checkpoints as detectors: all tasks and sensors, frames, conventions, files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.errors import InputError, ModelError
+from kestrel.models.bevfusion_released import CENTER_TASKS
+from kestrel.models.checkpoints import STANDARD_BOXES
+from kestrel.nn.boxes import DecodedBoxes
+from kestrel.pipelines import BEVFusionDetector, FusionDetector, load_detector
+from kestrel.pipelines.bevfusion_frame import BASE_FROM_NETWORK, picture_augmentation, read_frame
+from kestrel.types import Calibration, Image, PointCloud, SensorFrame
+from kestrel.weights import Manifest, save
+from tests.models.test_bevfusion import small_config
+from tests.pipelines.conftest import make_cloud, make_frame
+
+VARIANTS = [(task, sensors) for task in ("det", "seg") for sensors in ("camera+lidar", "camera", "lidar")]
+GROUPED = tuple(name for task in CENTER_TASKS for name in task)
+
+
+def classes_of(task: str, sensors: str) -> tuple[str, ...]:
+    if task == "seg":
+        return MAP_LAYERS
+    return GROUPED if sensors == "camera" else DETECTION_CLASSES
+
+
+def detector(task: Any, sensors: Any, **options: Any) -> BEVFusionDetector:
+    options = {"seed": 1, "score_threshold": 0.0} | options
+    return BEVFusionDetector.untrained(small_config(task, sensors), classes_of(task, sensors), **options)
+
+
+@pytest.fixture(scope="module")
+def both() -> BEVFusionDetector:
+    return detector("det", "camera+lidar")
+
+
+@pytest.mark.parametrize(("task", "sensors"), VARIANTS)
+def test_every_released_network_answers_in_its_engine_as_in_eager_torch(task: str, sensors: str) -> None:
+    engines, plain = detector(task, sensors), detector(task, sensors, engine="eager")
+    frame = make_frame()
+    boxes, layers = engines.detect(frame)
+    assert layers.layer_names == (MAP_LAYERS if task == "seg" else ())
+    assert boxes.class_names == (() if task == "seg" else DETECTION_CLASSES)
+    assert (len(boxes) > 0) == (task == "det")
+    with torch.inference_mode():
+        found, wanted = (dense(each.engine(each.inputs(frame))) for each in (engines, plain))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def dense(answers: dict[str, Any]) -> torch.Tensor:
+    """Return the answer of all cells: which proposals follow from it hangs on ties with random weights."""
+    if "map" in answers:
+        return answers["map"]
+    boxes = answers["object"]
+    return boxes[0]["heatmap"] if isinstance(boxes, list) else boxes["dense_heatmap"]
+
+
+@pytest.mark.parametrize("frame", [make_frame(cameras=0), make_frame(lidar=False), make_frame(cameras=1)])
+def test_a_missing_sensor_changes_the_answer_and_does_not_end_it(
+    both: BEVFusionDetector, frame: SensorFrame
+) -> None:
+    boxes, _ = both.detect(frame)
+    whole, _ = both.detect(make_frame())
+    assert len(boxes) > 0
+    assert boxes.score.tolist() != whole.score.tolist()
+
+
+def test_a_frame_without_a_sensor_of_the_network_is_refused() -> None:
+    with pytest.raises(InputError, match=r"expected lidar.*found camera"):
+        detector("seg", "lidar").detect(make_frame(lidar=False))
+
+
+def test_earlier_sweeps_have_a_say_and_an_age() -> None:
+    config = small_config("det", "lidar")
+    frame = replace(make_frame(cameras=0), sweeps=(make_cloud(seed=1, stamp_ns=100_000_000),))
+    clouds = read_frame(frame, config).clouds
+    assert clouds is not None
+    assert clouds[0][:, 4].unique().tolist() == [0, pytest.approx(0.1)]
+
+
+def test_points_stand_where_the_lidar_of_the_training_would_see_them() -> None:
+    ahead, left = [5.0, 0.0, 1.84, 0.5], [0.944, 3.0, 0.84, 1.0]
+    cloud = PointCloud(np.array([ahead, left], np.float32), 200_000_000, "base_link")
+    frame = replace(make_frame(cameras=0), cloud=cloud, sweeps=())
+    clouds = read_frame(frame, small_config("det", "lidar")).clouds
+    assert clouds is not None
+    found = clouds[0][:2].numpy()
+    np.testing.assert_allclose(found[0], [0, 4.056, 0, 127.5, 0], atol=1e-4)
+    np.testing.assert_allclose(found[1], [-3, 0, -1, 255, 0], atol=1e-4)
+    # Without earlier sweeps the newest takes the places of all nine, but for what is within a metre.
+    assert len(clouds[0]) == 2 * 10
+
+
+def test_pictures_of_nuscenes_are_cut_as_in_the_training() -> None:
+    augmentation = picture_augmentation((900, 1600), (256, 704))
+    assert augmentation.resize == pytest.approx(0.48)
+    assert augmentation.crop == (32, 176)
+    small = picture_augmentation((256, 704), (256, 704))
+    assert (small.resize, small.crop) == (1.0, (0, 0))
+    wide = picture_augmentation((256, 1600), (256, 704))
+    assert wide.resize == 1.0, "a picture that is not high enough is not filled with black"
+
+
+def test_a_pixel_of_the_network_is_where_the_camera_sees_it() -> None:
+    """A point ahead of the vehicle, through the augmented projection, is where its pixel went."""
+    matrix = np.array([[1260.0, 0, 800], [0, 1260, 450], [0, 0, 1]])
+    frame = make_frame(lidar=False, cameras=1)
+    pose = frame.calibrations["camera0"].reference_from_camera
+    picture = np.zeros((900, 1600, 3), np.uint8)
+    base = np.array([12.0, 1.0, 1.2, 1.0])
+    optical = np.linalg.inv(pose) @ base
+    column, row = (matrix @ optical[:3] / optical[2])[:2].round().astype(int)
+    picture[row - 4 : row + 5, column - 4 : column + 5] = 255
+    frame = replace(
+        frame,
+        images={"camera0": Image(picture, frame.stamp_ns, "camera0")},
+        calibrations={"camera0": Calibration(matrix, 1600, 900, pose)},
+    )
+    config = small_config("det", "camera")
+    config["encoders"]["camera"]["vtransform"]["image_size"] = (256, 704)
+    inputs = read_frame(frame, config)
+    assert inputs.images is not None
+    assert inputs.cameras is not None
+    network = torch.from_numpy(np.linalg.inv(BASE_FROM_NETWORK) @ base).float()
+    projected = inputs.cameras.image_from_reference[0, 0] @ network
+    homogeneous = torch.tensor([projected[0] / projected[2], projected[1] / projected[2], 1.0, 1.0])
+    pixel = inputs.cameras.image_augmentation[0, 0] @ homogeneous
+    bright = (inputs.images[0, 0, 0] > 1).nonzero().float().mean(0)
+    torch.testing.assert_close(pixel[:2].flip(0), bright, atol=1.0, rtol=0)
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_boxes_turn_with_the_frame(
+    both: BEVFusionDetector, released: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A car 10 m ahead that drives ahead and to the left, as the network says it."""
+    heading = np.pi / 2 + 0.3  # in the axes of the network: x right, y ahead
+    size = (1.9, 4.5) if released else (4.5, 1.9)
+    yaw = -heading - np.pi / 2 if released else heading
+    raw = torch.tensor([[0.0, 10.0, -1.84, *size, 1.6, yaw, -3.0, 8.0]])
+    answer = [DecodedBoxes(raw, torch.tensor([0.9]), torch.tensor([0]))]
+    monkeypatch.setattr(both.network, "decode", lambda _: answer)
+    monkeypatch.setattr(both, "_released_boxes", released)
+    boxes = both.detect(make_frame())[0]
+    np.testing.assert_allclose(boxes.center[0], [10.944, 0, 0.8], atol=1e-4)
+    np.testing.assert_allclose(boxes.size[0], [4.5, 1.9, 1.6], atol=1e-5)
+    assert boxes.yaw[0] == pytest.approx(0.3, abs=1e-5)
+    np.testing.assert_allclose(boxes.velocity[0], [8, 3], atol=1e-5)
+
+
+def test_the_map_turns_with_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell ahead on the left is where a point ahead on the left would be."""
+    network = detector("seg", "lidar")
+    logits = torch.full((1, 6, 24, 24), -9.0)
+    x, y = -4.2, 2.3  # of the network: left, ahead
+    logits[0, 0, int((x + 6) / 0.5), int((y + 6) / 0.5)] = 9.0
+    monkeypatch.setattr(type(network.engine), "__call__", lambda *_: {"map": logits})
+    bev = network.detect(make_frame(cameras=0))[1]
+    base = BASE_FROM_NETWORK @ (x, y, 0, 1)
+    cell = np.floor((base[:2] - bev.lower) / bev.resolution).astype(int)
+    assert np.argwhere(bev.probability[0] > 0.5).tolist() == [cell.tolist()]
+
+
+def test_the_frame_is_that_of_the_nuscenes_lidar() -> None:
+    # The calibration of one vehicle: a quarter turn about z and half a degree of lean.
+    turn = Rotation.from_matrix(BASE_FROM_NETWORK[:3, :3])
+    vehicle = Rotation.from_quat([-0.006492, 0.010646, -0.706307, 0.707796])
+    assert np.degrees((turn.inv() * vehicle).magnitude()) < 1.5
+
+
+def test_classes_of_the_camera_detector_are_put_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    cameras = detector("det", "camera")
+    raw = torch.ones(1, 9)
+    label = torch.tensor([GROUPED.index("bus")])
+    monkeypatch.setattr(cameras.network, "decode", lambda _: [DecodedBoxes(raw, torch.tensor([0.9]), label)])
+    boxes = cameras.detect(make_frame(lidar=False))[0]
+    assert boxes.class_names[boxes.label[0]] == "bus"
+    assert boxes.class_names == DETECTION_CLASSES
+
+
+def write_weights(path: Path, task: str, sensors: str, **training: str) -> BEVFusionDetector:
+    """Write the weights of a small network as a conversion does, with its sizes; return its detector."""
+    made = detector(task, sensors)
+    config = {"task": task, "modality": sensors, "network": small_config(task, sensors)}
+    manifest = Manifest(path.stem, "BEVFusion", config, classes_of(task, sensors), training=dict(training))
+    save(path, made.network.state_dict(), manifest, exact=True)
+    return made
+
+
+def test_the_weights_file_says_which_network_runs(tmp_path: Path) -> None:
+    path = tmp_path / "seg.safetensors"
+    made = write_weights(path, "seg", "camera+lidar")
+    loaded = load_detector(path, 0.0, engine="folded")
+    assert isinstance(loaded, BEVFusionDetector)
+    found, wanted = (each.detect(make_frame())[1].probability for each in (loaded, made))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert isinstance(load_detector("kestrel-fusion", engine="folded"), FusionDetector)
+
+
+def test_a_conversion_from_mmdetection3d_keeps_its_box_convention(tmp_path: Path) -> None:
+    path = tmp_path / "det.safetensors"
+    write_weights(path, "det", "lidar", boxes=STANDARD_BOXES)
+    assert not BEVFusionDetector(path)._released_boxes
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"kestrel-fusion.*BEVFusion.*KestrelFusion"):
+        BEVFusionDetector("kestrel-fusion")
