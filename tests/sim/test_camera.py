@@ -31,7 +31,7 @@ def with_lens(rig, model):
 
 def pictures(world, rig=None, size=(352, 128), cameras=("front",), seconds=0.1, **options):
     rig = rig or load_rig("nuscenes")
-    samples = simulate(world, rig, seconds=seconds, image_size=size, cameras=cameras, threads=1, **options)
+    samples = simulate(world, rig, seconds=seconds, image_size=size, cameras=cameras, **options)
     return [sample for sample in samples if isinstance(sample, CameraSample)]
 
 

@@ -61,7 +61,6 @@ def samples(kind, **options):
         seconds=0.1,
         image_size=(704, 256),
         cameras=("front",),
-        threads=1,
     )
     return next(sample for sample in made if isinstance(sample, kind))
 
@@ -147,9 +146,7 @@ def test_lamps_of_resting_vehicles_shine_too():
             first, second = super().actor_states(time_s)
             return [replace(first, velocity=(0.0, 0.0), lights=Lights.BRAKE * (time_s > 0.05)), second]
 
-    made = simulate(
-        Waiting(), load_rig("kitti"), seconds=0.2, image_size=(704, 256), cameras=("front",), threads=1
-    )
+    made = simulate(Waiting(), load_rig("kitti"), seconds=0.2, image_size=(704, 256), cameras=("front",))
     first, later = [s for s in made if isinstance(s, CameraSample)][:2]
     assert redness(later.image.data)[later.instance == MOVING].max() > 140
     assert redness(first.image.data)[first.instance == MOVING].max() < 140

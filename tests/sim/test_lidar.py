@@ -13,7 +13,7 @@ from tests.sim.street import MOVING, PARKED, WALL_X, Street, daylight
 
 
 def sweeps(world, rig="nuscenes", seconds=0.2, **options):
-    samples = simulate(world, load_rig(rig), seconds=seconds, cameras=(), threads=1, **options)
+    samples = simulate(world, load_rig(rig), seconds=seconds, cameras=(), **options)
     return [sample for sample in samples if isinstance(sample, LidarSample)]
 
 

@@ -2,6 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
+import signal
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -11,15 +15,17 @@ from kestrel.classes import MAP_LAYERS
 from kestrel.data.bag import BagReader
 from kestrel.data.perception_messages import map_messages
 from kestrel.data.sensor_messages import cloud_fields
-from kestrel.errors import InputError
+from kestrel.errors import ConfigError, InputError, SetupError
 from kestrel.sim.drive import simulate
-from kestrel.sim.record import TRUTH_LAYOUT, write_drive
+from kestrel.sim.record import TRUTH_LAYOUT, encode, write_drive
 from kestrel.sim.rig import load_rig
 from kestrel.sim.samples import CameraSample, LidarSample
+from kestrel.sim.workers import Plan, Workers
 from kestrel.types import BevMap
 from tests.sim.street import Street
 
 RIG = load_rig("nuscenes").select(("front", "back"), 10.0)
+encoded = partial(map, partial(encode, rig=RIG))
 
 
 def samples(seconds=0.4):
@@ -30,7 +36,7 @@ def samples(seconds=0.4):
 def drive(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bags") / "drive"
     made = samples()
-    write_drive(made, folder, rig=RIG)
+    write_drive(encoded(made), folder, rig=RIG)
     messages = {}
     for message in BagReader(folder).messages():
         messages.setdefault(message.topic, []).append((message.log_time_ns, message.decode()))
@@ -118,12 +124,32 @@ def test_map_cells_keep_their_place():
     assert (x, y, message.data[cell]) == (25.0, -40.0, 100)
 
 
-def test_same_drive_gives_the_same_bytes(drive, tmp_path):
+def test_the_bytes_do_not_depend_on_the_number_of_processes(drive, tmp_path):
     folder, _, _ = drive
     again = tmp_path / "drive"
-    write_drive(samples(), again, rig=RIG)
+    with Workers(2) as workers:
+        made = workers.drive(Plan(Street(ego_speed=4.0), RIG, 0.4, (352, 128), seed=1))
+        write_drive(made, again, rig=RIG)
     for path in sorted(folder.iterdir()):
         assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def test_a_plan_that_makes_no_sense_is_refused_by_name():
+    with Workers(1) as workers, pytest.raises(ConfigError, match="image size"):
+        list(workers.drive(Plan(Street(), RIG, 0.4, (0, 128))))
+
+
+def test_a_killed_process_is_said_and_none_is_left(tmp_path):
+    with Workers(1) as workers:
+        made = workers.drive(Plan(Street(), RIG, 60.0, (64, 32)))
+        next(made)
+        (process,) = workers.processes
+        os.kill(process.pid, signal.SIGINT)  # ignored: it is meant for the one who started it
+        next(made)
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(SetupError, match="exit code -9"):
+            list(made)
+    assert not process.is_alive()
 
 
 def test_an_existing_folder_is_left_alone(tmp_path):
@@ -138,7 +164,7 @@ def test_an_interrupted_drive_leaves_nothing_behind(tmp_path, reason):
         raise reason
 
     with pytest.raises(reason):
-        write_drive(stream(), tmp_path / "drive", rig=RIG)
+        write_drive(encoded(stream()), tmp_path / "drive", rig=RIG)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,10 +26,10 @@ def sim(
 ) -> None:
     """Simulate a drive with cameras, LiDAR and complete ground truth, and write it as a bag."""
     from kestrel.errors import InputError, describe
-    from kestrel.sim.drive import parse_size, simulate
     from kestrel.sim.progress import drive_progress
     from kestrel.sim.record import write_drive
-    from kestrel.sim.rig import load_rig
+    from kestrel.sim.rig import load_rig, parse_size
+    from kestrel.sim.workers import Plan, Workers
     from kestrel.sim.world import build_world
 
     if out.exists():
@@ -37,9 +37,9 @@ def sim(
     size = None if image_size is None else parse_size(image_size)
     chosen = load_rig(rig).select(None if cameras is None else tuple(cameras.split(",")), lidar_hz)
     try:
-        with drive_progress(seconds, f"{town} {scene} {seed}") as progress:
+        with Workers() as workers, drive_progress(seconds, f"{town} {scene} {seed}") as progress:
             world = build_world(scene, town, seed, seconds, weather)
-            samples = simulate(world, chosen, seconds=seconds, image_size=size, seed=seed)
+            samples = workers.drive(Plan(world, chosen, seconds, size, seed))
             write_drive(samples, out, rig=chosen, progress=progress)
     except KeyboardInterrupt:
         typer.echo(f"stopped; {out} was not made", err=True)

@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -27,12 +25,13 @@ from kestrel.types import Float64Array, Image
 
 GRAVITY_M_S2: Final = 9.80665
 EVENT_CAMERA: Final = "front"
-_AHEAD: Final = 8
-"""How many samples are being made at once; bounds the memory."""
+
+_ODOMETRY, _IMU, _SWEEPS = range(3)
+"""Numbers of sensors; the cameras follow. They seed the noise, and order samples of the same stamp."""
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """One sample to make: when, by which sensor (its number seeds the noise), and how."""
 
     stamp_ns: int
@@ -51,7 +50,6 @@ def simulate(
     cameras: tuple[str, ...] | None = None,
     every_sweep: int = 1,
     seed: int = 0,
-    threads: int | None = None,
 ) -> Iterator[Sample]:
     """Yield what the sensors of ``rig`` deliver during a drive, in the order of the stamps.
 
@@ -64,75 +62,75 @@ def simulate(
         cameras: Only these cameras (an empty tuple: none), or None for all.
         every_sweep: Make only every so many-th turn of the LiDAR, which turns as fast as ever.
         seed: Of all sensor noise.
-        threads: Samples made at the same time, or None for one per core. The samples do not depend on it.
 
     Raises:
         ConfigError: The rig has no such camera, or a number makes no sense.
     """
-    if not seconds > 0:
-        raise ConfigError(describe("seconds", expected="more than 0", found=seconds))
-    if image_size is not None and min(image_size) < 1:
-        raise ConfigError(describe("image size", expected="positive", found=image_size))
     if every_sweep < 1:
         raise ConfigError(describe("every_sweep", expected="1 or more", found=every_sweep))
-    drive = _Drive(world, rig.select(cameras, lidar_hz), seconds, image_size, every_sweep)
-    return _run(drive, seed, threads)
+    drive = Drive(world, rig.select(cameras, lidar_hz), seconds, image_size, every_sweep, seed)
+    return (drive.make(number) for number in range(len(drive.tasks)))
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Return (width, height) of a text like 704x256; ConfigError if it is none."""
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) > 0 and int(height) > 0):
-        raise ConfigError(describe("image size", expected="WIDTHxHEIGHT, for one 704x256", found=text))
-    return int(width), int(height)
+class Drive:
+    """The sensors of one drive, and the list of what they measure when.
 
+    Args: as of ``simulate``, with the cameras and the LiDAR rate of ``rig`` chosen.
 
-def _run(drive: _Drive, seed: int, threads: int | None) -> Iterator[Sample]:
-    def make(task: _Task) -> Sample:
-        rng = np.random.default_rng([seed, task.sensor, task.index])
-        return task.make((task.stamp_ns - EPOCH_NS) / 1e9, task.stamp_ns, rng)
-
-    pending: deque[Future[Sample]] = deque()
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        try:
-            for task in drive.tasks():
-                pending.append(pool.submit(make, task))
-                if len(pending) >= _AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-class _Drive:
-    """The sensors of one drive, and the list of what they measure when."""
+    Attributes:
+        tasks: All samples in the order of their stamps. Each can be made by itself, in any order and process:
+            its noise depends on nothing but the seed, the sensor and its count.
+    """
 
     def __init__(
-        self, world: World, rig: Rig, seconds: float, image_size: tuple[int, int] | None, every_sweep: int
+        self,
+        world: World,
+        rig: Rig,
+        seconds: float,
+        image_size: tuple[int, int] | None = None,
+        every_sweep: int = 1,
+        seed: int = 0,
     ) -> None:
+        if not seconds > 0:
+            raise ConfigError(describe("seconds", expected="more than 0", found=seconds))
+        if image_size is not None and min(image_size) < 1:
+            raise ConfigError(describe("image size", expected="positive", found=image_size))
         self._every_sweep = every_sweep
         self._world = world
         self._rig = rig
         self._seconds = seconds
+        self._seed = seed
         caster = WorldCaster(world, seconds)
         renderer = Renderer(caster.table, world.weather)
         self._lidar = Lidar(rig.lidar, caster, world)
         self._cameras = [Camera(spec, image_size, caster, world, renderer) for spec in rig.cameras]
         self._odom_from_map = np.linalg.inv(world.ego(0.0).map_from_base)
+        self.tasks = self._all_tasks()
 
-    def tasks(self) -> list[_Task]:
-        """Return all samples of the drive in the order of their stamps."""
+    def make(self, number: int) -> Sample:
+        """Return the sample of ``tasks[number]``."""
+        task = self.tasks[number]
+        rng = np.random.default_rng([self._seed, task.sensor, task.index])
+        return task.make((task.stamp_ns - EPOCH_NS) / 1e9, task.stamp_ns, rng)
+
+    def jobs(self) -> list[range]:
+        """Return all tasks in runs that are worth a message: each ends with a sweep or a picture."""
+        ends = [number + 1 for number, task in enumerate(self.tasks) if task.sensor >= _SWEEPS]
+        bounds = [0, *ends, len(self.tasks)]
+        return [range(*pair) for pair in pairwise(bounds)]
+
+    def _all_tasks(self) -> list[Task]:
         rig = self._rig
         turn = 1.0 / rig.lidar.hz
-        tasks = self._schedule(0, rig.odometry_hz, 0.0, self._seconds, self._odometry)
-        tasks += self._schedule(1, rig.imu_hz, 0.0, self._seconds, self._imu)
-        sweeps = self._schedule(2, rig.lidar.hz, rig.lidar.phase_s, self._seconds - turn, self._sweep)
+        tasks = self._schedule(_ODOMETRY, rig.odometry_hz, 0.0, self._seconds, self._odometry)
+        tasks += self._schedule(_IMU, rig.imu_hz, 0.0, self._seconds, self._imu)
+        sweeps = self._schedule(_SWEEPS, rig.lidar.hz, rig.lidar.phase_s, self._seconds - turn, self._sweep)
         tasks += sweeps[:: self._every_sweep]
         for number, camera in enumerate(self._cameras):
             spec = camera.spec
-            tasks += self._schedule(3 + number, spec.hz, spec.phase_s, self._seconds, self._picture(camera))
+            tasks += self._schedule(
+                _SWEEPS + 1 + number, spec.hz, spec.phase_s, self._seconds, self._picture(camera)
+            )
         return sorted(tasks, key=lambda task: (task.stamp_ns, task.sensor))
 
     @staticmethod
@@ -142,10 +140,10 @@ class _Drive:
         phase_s: float,
         last_s: float,
         make: Callable[[float, int, np.random.Generator], Sample],
-    ) -> list[_Task]:
+    ) -> list[Task]:
         count = max(0, int(np.floor((last_s - phase_s) * hz + 1e-6)) + 1)
         stamps = [EPOCH_NS + round((phase_s + index / hz) * 1e9) for index in range(count)]
-        return [_Task(stamp, sensor, index, make) for index, stamp in enumerate(stamps)]
+        return [Task(stamp, sensor, index, make) for index, stamp in enumerate(stamps)]
 
     def _odom_from_base(self, time_s: float) -> Float64Array:
         pose: Float64Array = self._odom_from_map @ self._world.ego(time_s).map_from_base

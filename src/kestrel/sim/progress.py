@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kestrel.sim.samples import EPOCH_NS, LidarSample, Sample
+from kestrel.sim.record import Encoded
+from kestrel.sim.samples import EPOCH_NS
 
 
 @contextmanager
-def drive_progress(seconds: float, name: str) -> Iterator[Callable[[Sample], None]]:
+def drive_progress(seconds: float, name: str) -> Iterator[Callable[[Encoded], None]]:
     """Show how far a drive is on standard error; yields what to call with each finished sample."""
     columns = (
         TextColumn("{task.description}"),
@@ -28,9 +29,9 @@ def drive_progress(seconds: float, name: str) -> Iterator[Callable[[Sample], Non
         task = bar.add_task(f"building {name}", total=seconds, sweeps=0)
         sweeps = 0
 
-        def advance(sample: Sample) -> None:
+        def advance(sample: Encoded) -> None:
             nonlocal sweeps
-            sweeps += isinstance(sample, LidarSample)
+            sweeps += sample.sweep
             done = (sample.stamp_ns - EPOCH_NS) / 1e9
             bar.update(task, description=f"driving {name}", completed=done, sweeps=sweeps)
 

@@ -11,9 +11,8 @@ import heapq
 import os
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -34,33 +33,38 @@ JPEG_QUALITY: Final = 92
 TRUTH_LAYOUT: Final = np.dtype([("class_id", "u1"), ("semantic", "u1"), ("instance", "<u2")])
 """Packed truth of each point: classes.POINT_CLASSES index (255: none), Semantic, track id (0: none)."""
 
-_AHEAD: Final = 8
 
-
-class _Entry(NamedTuple):
-    """One message; entries sort by when they are logged, then by the order they were made in."""
+class Entry(NamedTuple):
+    """One message: when it is logged, and its CDR bytes."""
 
     log_time_ns: int
-    order: int
     topic: str
     msgtype: str
     raw: bytes
 
 
+class Encoded(NamedTuple):
+    """The messages of one sample; ``sweep``: it is one of the LiDAR."""
+
+    stamp_ns: int
+    sweep: bool
+    entries: tuple[Entry, ...]
+
+
 def write_drive(
-    samples: Iterable[Sample],
+    samples: Iterable[Encoded],
     folder: str | Path,
     *,
     rig: Rig,
-    progress: Callable[[Sample], None] | None = None,
+    progress: Callable[[Encoded], None] | None = None,
 ) -> None:
     """Write ``samples`` as a bag; the folder appears only once it is complete.
 
     Args:
         samples: In the order of their stamps.
         folder: To make; must not exist.
-        rig: Where the sensors sit, for /tf_static; its LiDAR rate says when a sweep ends.
-        progress: Called with every sample that has been turned into messages.
+        rig: Where the sensors sit, for /tf_static.
+        progress: Called with every sample before it is written.
 
     Raises:
         InputError: ``folder`` exists.
@@ -72,62 +76,15 @@ def write_drive(
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         with BagWriter(unfinished / folder.name) as bag:
-            for entry in _in_log_order(_encoded(samples, rig, progress)):
+            for entry in _in_log_order(samples, rig, progress):
                 bag.write_raw(entry.topic, entry.msgtype, entry.log_time_ns, entry.raw)
         os.rename(unfinished / folder.name, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _encoded(
-    samples: Iterable[Sample], rig: Rig, progress: Callable[[Sample], None] | None
-) -> Iterator[tuple[int, list[_Entry]]]:
-    """Yield the stamp and the messages of every sample; several are encoded at a time, in threads."""
-    yield EPOCH_NS, [_entry(EPOCH_NS, "/tf_static", _static_transforms(rig), 0)]
-    pending: deque[tuple[Sample, Future[list[_Entry]]]] = deque()
-
-    def finished() -> tuple[int, list[_Entry]]:
-        sample, future = pending.popleft()
-        entries = future.result()
-        if progress is not None:
-            progress(sample)
-        return sample.stamp_ns, entries
-
-    with ThreadPoolExecutor(1) as pool:
-        for number, sample in enumerate(samples):
-            pending.append((sample, pool.submit(_entries, sample, rig, 100 * (number + 1))))
-            if len(pending) >= _AHEAD:
-                yield finished()
-        while pending:
-            yield finished()
-
-
-def _in_log_order(stream: Iterable[tuple[int, list[_Entry]]]) -> Iterator[_Entry]:
-    """Yield entries by log time; none is logged before the stamp of its sample."""
-    waiting: list[_Entry] = []
-    for stamp_ns, entries in stream:
-        while waiting and waiting[0].log_time_ns < stamp_ns:
-            yield heapq.heappop(waiting)
-        for entry in entries:
-            heapq.heappush(waiting, entry)
-    while waiting:
-        yield heapq.heappop(waiting)
-
-
-def _entry(log_time_ns: int, topic: str, message: Any, order: int) -> _Entry:
-    return _Entry(log_time_ns, order, topic, message.__msgtype__, serialize(message))
-
-
-def _static_transforms(rig: Rig) -> Any:
-    mounts = {"lidar": rig.lidar.base_from_lidar, "imu": rig.base_from_imu}
-    for camera in rig.cameras:
-        mounts[f"camera_{camera.name}_optical"] = camera.base_from_camera
-    return messages.tf_message(
-        [messages.transform_message(mount, "base_link", frame, EPOCH_NS) for frame, mount in mounts.items()]
-    )
-
-
-def _entries(sample: Sample, rig: Rig, order: int) -> list[_Entry]:
+def encode(sample: Sample, rig: Rig) -> Encoded:
+    """Return the messages of ``sample``; the LiDAR rate of ``rig`` says when a sweep ends."""
     log_time_ns = sample.stamp_ns
     if isinstance(sample, LidarSample):
         log_time_ns += round(1e9 / rig.lidar.hz)
@@ -139,10 +96,39 @@ def _entries(sample: Sample, rig: Rig, order: int) -> list[_Entry]:
     else:
         assert isinstance(sample, ImuSample)
         topics = {"/imu": _imu_message(sample)}
-    return [
-        _entry(log_time_ns, topic, message, order + number)
-        for number, (topic, message) in enumerate(topics.items())
-    ]
+    entries = tuple(_entry(log_time_ns, topic, message) for topic, message in topics.items())
+    return Encoded(sample.stamp_ns, isinstance(sample, LidarSample), entries)
+
+
+def _in_log_order(
+    samples: Iterable[Encoded], rig: Rig, progress: Callable[[Encoded], None] | None
+) -> Iterator[Entry]:
+    """Yield entries by log time; none is logged before the stamp of its sample."""
+    yield _entry(EPOCH_NS, "/tf_static", _static_transforms(rig))
+    order = count()
+    waiting: list[tuple[int, int, Entry]] = []
+    for sample in samples:
+        if progress is not None:
+            progress(sample)
+        while waiting and waiting[0][0] < sample.stamp_ns:
+            yield heapq.heappop(waiting)[-1]
+        for entry in sample.entries:
+            heapq.heappush(waiting, (entry.log_time_ns, next(order), entry))
+    while waiting:
+        yield heapq.heappop(waiting)[-1]
+
+
+def _entry(log_time_ns: int, topic: str, message: Any) -> Entry:
+    return Entry(log_time_ns, topic, message.__msgtype__, serialize(message))
+
+
+def _static_transforms(rig: Rig) -> Any:
+    mounts = {"lidar": rig.lidar.base_from_lidar, "imu": rig.base_from_imu}
+    for camera in rig.cameras:
+        mounts[f"camera_{camera.name}_optical"] = camera.base_from_camera
+    return messages.tf_message(
+        [messages.transform_message(mount, "base_link", frame, EPOCH_NS) for frame, mount in mounts.items()]
+    )
 
 
 def _lidar_messages(sample: LidarSample) -> dict[str, Any]:

@@ -116,6 +116,14 @@ class Rig:
         )
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (width, height) of a text like 704x256; ConfigError if it is none."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) > 0 and int(height) > 0):
+        raise ConfigError(describe("image size", expected="WIDTHxHEIGHT, for one 704x256", found=text))
+    return int(width), int(height)
+
+
 def rig_names() -> list[str]:
     """Return the names of the rigs that come with Kestrel."""
     folder = resources.files("kestrel.sim") / "rigs"

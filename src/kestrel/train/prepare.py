@@ -102,7 +102,6 @@ def prepare_drive(drive: DriveSpec, out: Path) -> None:
         image_size=PICTURE_SIZE,
         every_sweep=selection.every_sweep,
         seed=drive.seed,
-        threads=1,
     )
     frames, video = 0, _Video()
     for frame in _frames(samples, video, selection):
