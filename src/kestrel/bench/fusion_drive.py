@@ -17,9 +17,9 @@ from kestrel.data.bag import BagReader, deserialize
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
 from kestrel.pipelines.fusion_engine import Stage
-from kestrel.sim.drive import simulate
 from kestrel.sim.record import write_drive
 from kestrel.sim.rig import load_rig
+from kestrel.sim.workers import Plan, Workers
 from kestrel.sim.world import build_world
 from kestrel.types import Calibration, Float64Array, Image, PointCloud, SensorFrame
 
@@ -66,7 +66,8 @@ def recorded_drive(
     world = build_world("urban", "elm", 7, seconds + 1, "day")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "drive"
-        write_drive(simulate(world, rig, seconds=seconds, image_size=image_size), path, rig=rig)
+        with Workers() as workers:
+            write_drive(workers.drive(Plan(world, rig, seconds, image_size)), path, rig=rig)
         return _read(path, sweeps)
 
 
