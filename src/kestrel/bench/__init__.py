@@ -14,6 +14,8 @@ from kestrel.report import Figure
 BENCHMARKS: Final[dict[str, str]] = {
     "bev-pool": "kestrel.bench.bev:bev_pooling",
     "fusion": "kestrel.bench.fusion:fusion",
+    "kestrel-seg": "kestrel.bench.segmentation:kestrel_seg",
+    "seg-latency": "kestrel.bench.segmentation:latency",
     "sim": "kestrel.bench.sim:simulated_frames",
     "memory": "kestrel.bench.memory:peak",
     "minkunet": "kestrel.bench.networks:minkunet",
@@ -25,7 +27,7 @@ BENCHMARKS: Final[dict[str, str]] = {
 }
 """Name of a benchmark to "module:function"."""
 
-NODE_BENCHMARKS: Final = ("fusion",)
+NODE_BENCHMARKS: Final = ("fusion", "kestrel-seg", "seg-latency")
 """Those of what a node does; their threads wait like those of a node."""
 
 
