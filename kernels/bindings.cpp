@@ -13,6 +13,7 @@
 #include "common/dispatch.h"
 #include "kernel_map/kernel_map.h"
 #include "point_voxel/trilinear.h"
+#include "rotated_iou/rotated_iou.h"
 #include "voxelize/voxelize.h"
 
 namespace nb = nanobind;
@@ -181,10 +182,26 @@ void trilinear(Address points, int64_t count, const std::vector<int>& stride, Ad
                       at<int32_t>(rows), at<float>(weights), threads});
 }
 
+void rotated_iou(Address boxes, int64_t count, Address others, int64_t other_count, Address out, int threads) {
+  kestrel::rotated_iou({at<double>(boxes), count, at<double>(others), other_count, at<double>(out), threads});
+}
+
+int64_t rotated_nms(Address boxes, Address labels, int64_t count, double threshold, int64_t limit,
+                    Address kept) {
+  return kestrel::rotated_nms(at<double>(boxes), at<int64_t>(labels), count, threshold, limit,
+                              at<int64_t>(kept));
+}
+
+int64_t circle_nms(Address centers, Address labels, Address squared, int64_t count, int64_t limit,
+                   Address kept) {
+  return kestrel::circle_nms(at<double>(centers), at<int64_t>(labels), at<double>(squared), count, limit,
+                             at<int64_t>(kept));
+}
+
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
-constexpr int interface_version = 4;
+constexpr int interface_version = 5;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;
@@ -206,5 +223,8 @@ NB_MODULE(native, m) {
   m.def("voxelize", &voxelize, Release());
   m.def("lift_splat", &lift_splat);
   m.def("lift_splat_backward", &lift_splat_backward);
+  m.def("rotated_iou", &rotated_iou, Release());
+  m.def("rotated_nms", &rotated_nms, Release());
+  m.def("circle_nms", &circle_nms, Release());
   m.def("build_splat_index", &build_splat_index, Release());
 }

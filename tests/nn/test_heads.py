@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kestrel.nn.bev_segmentation_head import BEVGridTransform, BEVSegmentationHead
-from kestrel.nn.boxes import circle_nms, standard_boxes
+from kestrel.nn.boxes import standard_boxes
 from kestrel.nn.center_head import CenterHead
 from kestrel.nn.transfusion_head import TransFusionHead
 
@@ -67,15 +67,6 @@ def test_center_head_finds_nothing_in_an_empty_map() -> None:
     (found,) = center_head().decode([prediction(1, {}), prediction(2, {})])
     assert found.boxes.shape == (0, 9)
     assert found.labels.shape == (0,)
-
-
-def test_circle_nms_compares_squared_distances_and_respects_the_limit() -> None:
-    centers = torch.tensor([[0.0, 0], [1.9, 0], [2.1, 0], [9, 0]])
-    scores = torch.tensor([0.5, 0.9, 0.4, 0.1])
-    assert circle_nms(centers, scores, 4.0, 10).tolist() == [1, 3]
-    assert circle_nms(centers, scores, 0.01, 10).tolist() == [1, 0, 2, 3]
-    assert circle_nms(centers, scores, 0.01, 2).tolist() == [1, 0]
-    assert circle_nms(centers[:0], scores[:0], 1.0, 10).tolist() == []
 
 
 def transfusion_head(**changes: object) -> TransFusionHead:

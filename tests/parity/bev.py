@@ -16,13 +16,14 @@ from kestrel.models.bevfusion_config import build_bevfusion
 from kestrel.models.swin import SwinTransformer
 from kestrel.nn.bev_decoder import LSSFPN, SECOND, SECONDFPN, ConvFuser, GeneralizedResNet
 from kestrel.nn.bev_segmentation_head import BEVSegmentationHead
-from kestrel.nn.boxes import DecodedBoxes, circle_nms
+from kestrel.nn.boxes import DecodedBoxes
 from kestrel.nn.camera_geometry import CameraGeometry, depth_images
 from kestrel.nn.center_head import CenterHead
 from kestrel.nn.image_augmentation import ImageAugmentation
 from kestrel.nn.lss_fpn import GeneralizedLSSFPN
 from kestrel.nn.transfusion_head import REGRESSIONS, TransFusionHead
 from kestrel.nn.view_transform import DepthLSSTransform, LSSTransform, cells_of
+from kestrel.ops import circle_nms
 from kestrel.ops.bev_pool import bev_cells, bev_pool
 from tests.parity.fixture import Runner, fill, shape_of, tensors
 

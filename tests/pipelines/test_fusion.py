@@ -12,7 +12,7 @@ from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.errors import InputError, ModelError
 from kestrel.models.kestrel_fusion import FusionConfig
 from kestrel.pipelines import FusionDetector
-from kestrel.pipelines.box_decoder import boxes_from_regression, circle_nms
+from kestrel.pipelines.box_decoder import boxes_from_regression, without_neighbours
 from kestrel.pipelines.fusion import camera_rays
 from tests.pipelines.conftest import make_calibration, make_frame
 
@@ -121,11 +121,12 @@ def test_regression_is_the_inverse_of_the_target() -> None:
     torch.testing.assert_close(boxes_from_regression(raw, cell, 0.8, 51.2), boxes, atol=1e-4, rtol=1e-4)
 
 
-def test_circle_nms_keeps_the_best_of_a_class() -> None:
-    places = np.array([[0, 0], [1, 0], [1, 0], [3, 0]], np.float32)
+def test_of_boxes_of_a_class_that_are_too_close_the_best_stays() -> None:
+    places = torch.tensor([[0.0, 0], [1, 0], [1, 0], [3, 0]])
     car, pedestrian = 0, DETECTION_CLASSES.index("pedestrian")
-    assert circle_nms(places, np.array([car, car, pedestrian, car])).tolist() == [0, 2, 3]
-    assert circle_nms(places[:0], np.zeros(0, np.int64)).tolist() == []
+    label, score = torch.tensor([car, car, pedestrian, car]), torch.tensor([0.9, 0.8, 0.7, 0.6])
+    assert without_neighbours(places, label, score).tolist() == [0, 2, 3]
+    assert without_neighbours(places[:0], label[:0], score[:0]).tolist() == []
 
 
 def test_engines_change_neither_boxes_nor_map(detector: FusionDetector) -> None:

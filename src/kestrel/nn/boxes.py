@@ -63,28 +63,3 @@ def standard_boxes(boxes: Tensor, *, released: bool) -> StandardBoxes:
         yaw = -yaw - np.float32(np.pi / 2)
     yaw = (yaw + np.float32(np.pi)) % np.float32(2 * np.pi) - np.float32(np.pi)
     return StandardBoxes(center, size, yaw, values[:, 7:9].copy())
-
-
-def circle_nms(centers: Tensor, scores: Tensor, min_distance_squared: float, limit: int) -> Tensor:
-    """Keep the best of all boxes whose centres are close (CenterPoint, Yin et al. 2021, section 4).
-
-    Args:
-        centers: (K, 2) metres.
-        scores: (K,).
-        min_distance_squared: a box is dropped if a better kept one is at most this far, square metres (the
-            released configurations call it "min_radius" but compare it with the squared distance).
-        limit: number of boxes to keep at most.
-
-    Returns:
-        (M,) int64 indices, best first.
-    """
-    order = scores.argsort(descending=True, stable=True)
-    sorted_centers = centers[order]
-    close = (sorted_centers[:, None] - sorted_centers[None]).square().sum(dim=-1) <= min_distance_squared
-    alive = torch.ones(len(order), dtype=torch.bool, device=centers.device)
-    kept = []
-    for rank in range(len(order)):
-        if alive[rank]:
-            kept.append(rank)
-            alive &= ~close[rank]
-    return order[kept[:limit]] if kept else order

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kestrel.nn.boxes import DecodedBoxes, circle_nms, inside_range
+from kestrel.nn.boxes import DecodedBoxes, inside_range
 from kestrel.nn.conv import ConvModule
 from kestrel.nn.separate_head import SeparateHead
+from kestrel.ops import circle_nms
 
 REGRESSIONS = {"reg": (2, 2), "height": (1, 2), "dim": (3, 2), "rot": (2, 2), "vel": (2, 2)}
 """Per cell: offset of the centre (cells), height of the middle, log sizes, sine and cosine, velocity."""

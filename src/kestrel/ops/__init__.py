@@ -12,7 +12,9 @@ from kestrel.ops.kernel_map import (
     coordinate_set,
     torchsparse_offsets,
 )
+from kestrel.ops.nms import circle_nms, rotated_nms
 from kestrel.ops.point_voxel import devoxelize, point_rows, point_to_voxel, trilinear_neighbours
+from kestrel.ops.rotated_iou import rotated_iou
 from kestrel.ops.sparse_conv import PackedWeight, pack_weight, pointwise, sparse_conv
 from kestrel.ops.voxelize import Voxels, voxelize
 
@@ -22,6 +24,7 @@ __all__ = [
     "PackedWeight",
     "Voxels",
     "centred_offsets",
+    "circle_nms",
     "coordinate_set",
     "devoxelize",
     "dispatch_level",
@@ -29,6 +32,8 @@ __all__ = [
     "point_rows",
     "point_to_voxel",
     "pointwise",
+    "rotated_iou",
+    "rotated_nms",
     "sparse_conv",
     "torchsparse_offsets",
     "trilinear_neighbours",

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from kestrel.classes import DETECTION_CLASSES
 from kestrel.models.kestrel_fusion import FusionOutput, KestrelFusion
-from kestrel.types import Float32Array, Int64Array
+from kestrel.ops import circle_nms
 
 CANDIDATES = 300
 """Peaks of the heatmap that are looked at."""
@@ -32,7 +31,7 @@ MIN_DISTANCE_M = {
 }
 """Of two boxes of a class that are closer than this, the better one stays (circle NMS)."""
 
-_RADII = np.array([MIN_DISTANCE_M[name] for name in DETECTION_CLASSES])
+_SQUARED_DISTANCE = torch.tensor([MIN_DISTANCE_M[name] ** 2 for name in DETECTION_CLASSES])
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def decode_boxes(output: FusionOutput, network: KestrelFusion, score_threshold: 
     cell = torch.stack((flat % (rows * columns) // columns, flat % columns), 1)
     raw = network.regression(output.features, torch.zeros_like(label), cell, label).float()
     values = boxes_from_regression(raw, cell, config.cell_size, config.extent)
-    chosen = torch.from_numpy(circle_nms(values[:, :2].numpy(), label.numpy()))
+    chosen = without_neighbours(values, label, score)
     return DecodedBoxes(values[chosen], label[chosen], score[chosen])
 
 
@@ -69,17 +68,6 @@ def boxes_from_regression(raw: Tensor, cell: Tensor, cell_size: float, extent: f
     return torch.cat((place, raw[:, 2:3], size, yaw[:, None], raw[:, 8:10]), 1)
 
 
-def circle_nms(places: Float32Array, label: Int64Array) -> Int64Array:
-    """Return which of the boxes, sorted best first, stay: none has a better one of its class too close.
-
-    places: (N, 2) centres. label: (N,) class of each.
-    """
-    chosen: list[int] = []
-    dropped = np.zeros(len(places), bool)
-    for index, (place, kind) in enumerate(zip(places, label, strict=True)):
-        if dropped[index]:
-            continue
-        chosen.append(index)
-        distance = np.linalg.norm(places - place, axis=1)
-        dropped |= (label == kind) & (distance < _RADII[kind])
-    return np.array(chosen, np.int64)
+def without_neighbours(values: Tensor, label: Tensor, score: Tensor) -> Tensor:
+    """Return which boxes stay, best first: none has a better one of its class within MIN_DISTANCE_M."""
+    return circle_nms(values[:, :2], score, _SQUARED_DISTANCE.to(values.device)[label], labels=label)

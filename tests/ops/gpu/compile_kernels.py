@@ -56,6 +56,8 @@ def temporal_shift(module: Any, dtype: torch.dtype) -> None:
 
 
 def sparse_conv(module: Any, dtype: torch.dtype) -> None:
+    module.weight_gradient(torch.zeros(20, 33), torch.zeros(30, 70), rows(27, 30))
+    module.sparse_conv(torch.zeros(20, 33), torch.zeros(27, 33, 70), None, None, rows(27, 30), False)
     features, bias = torch.zeros(20, 33, dtype=dtype), torch.zeros(70, dtype=dtype)
     weight, residual = torch.zeros(27, 33, 70, dtype=dtype), torch.zeros(30, 70, dtype=dtype)
     module.sparse_conv(features, weight, None, None, rows(27, 30), False)
@@ -95,7 +97,14 @@ def voxelize(module: Any, dtype: torch.dtype) -> None:
     module.cells_of(torch.zeros(30, 5), (1.0, 1.0, 1.0), (0, 0, 0, 5, 5, 5), (5, 5, 5))
 
 
-CALLS = (temporal_shift, sparse_conv, coordinates, kernel_map, segments, point_voxel, bev_pool, voxelize)
+def rotated_iou(module: Any, dtype: torch.dtype) -> None:
+    module.rotated_iou(torch.zeros(3, 5, dtype=dtype), torch.zeros(70, 5, dtype=dtype))
+
+
+CALLS = (
+    *(temporal_shift, sparse_conv, coordinates, kernel_map, segments, point_voxel, bev_pool, voxelize),
+    rotated_iou,
+)
 
 
 def main(capability: int) -> None:
@@ -104,8 +113,7 @@ def main(capability: int) -> None:
     calls = {call.__name__: call for call in CALLS}
     for name in (each.name for each in pkgutil.iter_modules(gpu.__path__) if each.name != "launch"):
         module = importlib.import_module(f"kestrel.ops.gpu.{name}")
-        for dtype in (torch.float32, torch.bfloat16):
-            calls[name](module, dtype)
+        calls[name](module, torch.bfloat16)
         kernels = {
             key
             for key, value in vars(module).items()
