@@ -13,6 +13,7 @@ from kestrel.report import Figure
 
 BENCHMARKS: Final[dict[str, str]] = {
     "bev-pool": "kestrel.bench.bev:bev_pooling",
+    "bevfusion-official": "kestrel.bench.bevfusion:official",
     "fusion": "kestrel.bench.fusion:fusion",
     "kestrel-seg": "kestrel.bench.segmentation:kestrel_seg",
     "seg-latency": "kestrel.bench.segmentation:latency",
@@ -28,7 +29,7 @@ BENCHMARKS: Final[dict[str, str]] = {
 }
 """Name of a benchmark to "module:function"."""
 
-NODE_BENCHMARKS: Final = ("fusion", "kestrel-seg", "seg-latency")
+NODE_BENCHMARKS: Final = ("bevfusion-official", "fusion", "kestrel-seg", "seg-latency")
 """Those of what a node does; their threads wait like those of a node."""
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import torch
@@ -18,6 +19,7 @@ from kestrel.data.perception_messages import map_messages, objects_message
 from kestrel.engine.folded import FoldedEngine
 from kestrel.models.kestrel_fusion import FusionInput, FusionOutput, KestrelFusion
 from kestrel.ops.bev_pool import LiftSplatIndex
+from kestrel.pipelines.bevfusion import BEVFusionDetector
 from kestrel.pipelines.fusion import FusionDetector
 from kestrel.pipelines.fusion_engine import Stage, run_stage
 from kestrel.report import Figure
@@ -71,7 +73,7 @@ def fusion() -> dict[str, Figure]:
     for turn in range(ROUNDS):
         with clock.watching(parts_of(ours)):
             for number in numbers:
-                clock.frame(lambda number=number: answer(ours, reader, number, clock))  # type: ignore[misc]
+                clock.frame(partial(answer, ours, reader, number, clock))
         peak = peak if turn else memory.mib()
         slow.frame(lambda: answer(plain, reader, numbers[0], slow))
     return {
@@ -84,7 +86,9 @@ def fusion() -> dict[str, Figure]:
     }
 
 
-def answer(detector: FusionDetector, reader: FrameReader, number: int, stage: Stage) -> list[bytes]:
+def answer(
+    detector: FusionDetector | BEVFusionDetector, reader: FrameReader, number: int, stage: Stage
+) -> list[bytes]:
     """Return the serialized answer to the serialized messages of a frame."""
     frame = reader.read(number, stage)
     boxes, bev_map = detector.detect(frame, stage)

@@ -51,18 +51,19 @@ class RecordedDrive:
 
 
 def recorded_drive(
-    sweeps: int, image_size: tuple[int, int] | None = (704, 256), lidar_hz: float = 20.0
+    sweeps: int, image_size: tuple[int, int] = (704, 256), camera_hz: float = 12.0
 ) -> RecordedDrive:
     """Simulate and record so many sweeps, each with six pictures.
 
     Args:
         sweeps: how many.
-        image_size: (width, height) of the pictures, None for those of the sensors.
-        lidar_hz: turns per second.
+        image_size: (width, height) of the pictures.
+        camera_hz: pictures per second.
     """
-    rig = load_rig("nuscenes").select(lidar_hz=lidar_hz)
-    rig = replace(rig, odometry_hz=lidar_hz)
-    seconds = (sweeps + 0.5) / lidar_hz
+    rig = load_rig("nuscenes")
+    cameras = tuple(replace(camera, hz=camera_hz) for camera in rig.cameras)
+    rig = replace(rig, cameras=cameras, odometry_hz=rig.lidar.hz)
+    seconds = (sweeps + 0.5) / rig.lidar.hz
     world = build_world("urban", "elm", 7, seconds + 1, "day")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "drive"
