@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from kestrel.ops.backend import dispatch_level
+from kestrel.ops.bev_pool import LiftSplatIndex, bev_cells, bev_pool, lift_splat
 from kestrel.ops.kernel_map import (
     CoordinateSet,
     KernelMap,
@@ -16,18 +17,23 @@ from kestrel.ops.nms import circle_nms, rotated_nms
 from kestrel.ops.point_voxel import devoxelize, point_rows, point_to_voxel, trilinear_neighbours
 from kestrel.ops.rotated_iou import rotated_iou
 from kestrel.ops.sparse_conv import PackedWeight, pack_weight, pointwise, sparse_conv
+from kestrel.ops.temporal_shift import temporal_shift, temporal_shift_step
 from kestrel.ops.voxelize import Voxels, voxelize
 
 __all__ = [
     "CoordinateSet",
     "KernelMap",
+    "LiftSplatIndex",
     "PackedWeight",
     "Voxels",
+    "bev_cells",
+    "bev_pool",
     "centred_offsets",
     "circle_nms",
     "coordinate_set",
     "devoxelize",
     "dispatch_level",
+    "lift_splat",
     "pack_weight",
     "point_rows",
     "point_to_voxel",
@@ -35,6 +41,8 @@ __all__ = [
     "rotated_iou",
     "rotated_nms",
     "sparse_conv",
+    "temporal_shift",
+    "temporal_shift_step",
     "torchsparse_offsets",
     "trilinear_neighbours",
     "voxelize",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call
-from kestrel.ops.rotated_iou import rotated_iou
+from kestrel.ops.rotated_iou import rotated_iou, rotated_iou_reference
 
 
 def rotated_nms(
@@ -97,6 +97,12 @@ def _rotated_nms(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int
     return kept[:found].clone()
 
 
+@_rotated_nms.register_kernel("cuda")
+def rotated_nms_cuda(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
+    """Compute the operator on a GPU: the overlaps there, the choice on the CPU."""
+    return _greedy(rotated_iou(boxes, boxes) > iou_threshold, labels, limit)
+
+
 @_rotated_nms.register_fake
 def _(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
     return labels.new_empty(torch.library.get_ctx().new_dynamic_size())
@@ -118,8 +124,8 @@ def _(centers: Tensor, labels: Tensor, squared: Tensor, limit: int) -> Tensor:
 
 
 def rotated_nms_reference(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """Compute the operator in torch; on a GPU the overlaps are those of Triton."""
-    return _greedy(rotated_iou(boxes.detach(), boxes.detach()) > iou_threshold, labels, limit)
+    """Compute the operator in torch."""
+    return _greedy(rotated_iou_reference(boxes, boxes) > iou_threshold, labels, limit)
 
 
 def circle_nms_reference(centers: Tensor, labels: Tensor, squared: Tensor, limit: int) -> Tensor:

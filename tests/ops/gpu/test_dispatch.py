@@ -17,7 +17,15 @@ from kestrel.ops.temporal_shift import temporal_shift_cuda, temporal_shift_refer
 OPERATORS = (
     *("find_keys", "submanifold_table", "trilinear_neighbours", "scatter_mean"),
     *("devoxelize", "devoxelize_gradient", "sparse_conv", "sparse_conv_weight_gradient"),
-    *("bev_pool", "lift_splat", "lift_splat_backward", "rotated_iou", "temporal_shift", "voxelize"),
+    *(
+        "bev_pool",
+        "lift_splat",
+        "lift_splat_backward",
+        "rotated_iou",
+        "rotated_nms",
+        "temporal_shift",
+        "voxelize",
+    ),
 )
 
 
