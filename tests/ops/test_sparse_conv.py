@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn.functional import conv3d, conv_transpose3d
@@ -15,28 +17,62 @@ HALF = torchsparse_offsets(2)
 DTYPES = [pytest.param(torch.float32, 1e-4), pytest.param(torch.float64, 1e-9)]
 
 
-def dense_weight(weight: torch.Tensor, size: int) -> torch.Tensor:
+SIZES = [(3, 3, 3), (5, 5, 5), (1, 1, 3), (3, 1, 1), (5, 3, 1)]
+
+
+def dense_weight(weight: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:
     """(K, C_in, C_out) with z fastest to the (C_out, C_in, kx, ky, kz) of a dense convolution."""
-    return weight.unflatten(0, (size, size, size)).permute(4, 3, 0, 1, 2)
+    return weight.unflatten(0, size).permute(4, 3, 0, 1, 2)
+
+
+def borders(size: tuple[int, int, int]) -> tuple[int, int, int]:
+    return (size[0] // 2, size[1] // 2, size[2] // 2)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-def test_submanifold_equals_a_dense_convolution_at_the_occupied_cells(dtype, tolerance):
+@pytest.mark.parametrize("size", SIZES)
+def test_submanifold_equals_a_dense_convolution_at_the_occupied_cells(size, dtype, tolerance):
     voxels = random_voxels(300)
     features = torch.randn(len(voxels), 5, dtype=dtype)
-    weight = torch.randn(27, 5, 7, dtype=dtype)
-    dense = conv3d(to_dense(features, voxels, 2, (8, 8, 8)), dense_weight(weight, 3), padding=1)
-    result = sparse_conv(features, weight, voxels.submanifold_map(CUBE))
+    weight = torch.randn(math.prod(size), 5, 7, dtype=dtype)
+    padding = borders(size)
+    dense = conv3d(to_dense(features, voxels, 2, (8, 8, 8)), dense_weight(weight, size), padding=padding)
+    result = sparse_conv(features, weight, voxels.submanifold_map(centred_offsets(size)))
     torch.testing.assert_close(result, from_dense(dense, voxels), atol=tolerance, rtol=tolerance)
 
 
-def test_a_strided_layer_equals_a_dense_one():
-    voxels, _ = coordinate_set(random_indices(200), spatial_shape=(8, 8, 8))
-    features, weight = torch.randn(len(voxels), 4), torch.randn(27, 4, 6)
-    coarse, found = voxels.downsample(CUBE, (2, 2, 2), dilate=True)
-    dense = conv3d(to_dense(features, voxels, 2, (8, 8, 8)), dense_weight(weight, 3), padding=1, stride=2)
-    result = sparse_conv(features, weight, found)
-    torch.testing.assert_close(result, from_dense(dense, coarse), atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stride", [(2, 2, 2), (1, 1, 2), (1, 2, 1)])
+def test_strided_layers_and_their_inverses_equal_dense_ones_with_gradients(size, stride):
+    voxels, _ = coordinate_set(random_indices(120), spatial_shape=(8, 8, 8))
+    coarse, down = voxels.downsample(centred_offsets(size), stride, dilate=True)
+    slices, padding = math.prod(size), borders(size)
+    features = torch.randn(len(voxels), 4, requires_grad=True)
+    weight = torch.randn(slices, 4, 6, requires_grad=True)
+    back = torch.randn(slices, 6, 3, requires_grad=True)
+    middle = sparse_conv(features, weight, down)
+    result = sparse_conv(middle, back, down.transposed())
+
+    dense = to_dense(features, voxels, 2, (8, 8, 8))
+    dense = conv3d(dense, dense_weight(weight, size), padding=padding, stride=stride)
+    at_coarse = from_dense(dense, coarse)
+    torch.testing.assert_close(middle, at_coarse, atol=1e-4, rtol=1e-4)
+    # Every other cell of the dense result is zero: no input reaches it.
+    rest = [
+        8 - ((n - 1) * s - 2 * p + k)
+        for n, s, p, k in zip(dense.shape[2:], stride, padding, size, strict=True)
+    ]
+    kernel = dense_weight(back, size).transpose(0, 1)
+    dense = conv_transpose3d(dense, kernel, stride=stride, padding=padding, output_padding=rest)
+    expected = from_dense(dense, voxels)
+    torch.testing.assert_close(result, expected, atol=1e-3, rtol=1e-4)
+    upstream, leaves = torch.randn(len(voxels), 3), (features, weight, back)
+    for found, wanted in zip(
+        torch.autograd.grad(result, leaves, upstream),
+        torch.autograd.grad(expected, leaves, upstream),
+        strict=True,
+    ):
+        assert (found - wanted).norm() < 1e-5 * wanted.norm()
 
 
 def test_a_transposed_layer_equals_a_dense_one_at_the_finer_voxels():
@@ -44,7 +80,7 @@ def test_a_transposed_layer_equals_a_dense_one_at_the_finer_voxels():
     coarse, found = voxels.downsample(HALF, (2, 2, 2))
     features, weight = torch.randn(len(coarse), 4), torch.randn(8, 4, 6)
     dense = conv_transpose3d(
-        to_dense(features, coarse, 2, (4, 4, 4)), dense_weight(weight, 2).transpose(0, 1), stride=2
+        to_dense(features, coarse, 2, (4, 4, 4)), dense_weight(weight, (2, 2, 2)).transpose(0, 1), stride=2
     )
     result = sparse_conv(features, weight, found.transposed())
     torch.testing.assert_close(result, from_dense(dense, voxels), atol=1e-4, rtol=1e-4)
