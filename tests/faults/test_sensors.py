@@ -11,10 +11,10 @@ from sensor_msgs.msg import PointCloud2
 from tf2_msgs.msg import TFMessage
 
 from kestrel_nodes.cloud_layout import structured
+from tests.ros.fusion_rig import ERROR, POINTS, WARN, Rig, camera_info
 from tests.ros.graph import Graph
 from tests.ros.messages import cloud, cloud_of, fill, header, jpeg
 from tests.ros.stand_ins import CAR, ROAD, Segmentation
-from tests.ros.test_fusion_node import ERROR, POINTS, WARN, Rig, camera_info
 
 XYZI = ("x", "y", "z", "intensity")
 
