@@ -1,14 +1,12 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Casting rays into a world with moving actors, without rebuilding any acceleration structure.
+"""Casting rays into a world with moving actors.
 
-Two scenes are built once per drive: the static world (with everything that rests), and a showroom in which
-every mesh of every moving actor stands at its own place. A ray meets a moving actor by being moved into the
-actor's frame, at the ray's own time, and on into the showroom. So each LiDAR firing and each camera sees the
-actors exactly where they are at its moment.
+Two scenes are built once per drive: the static world (with everything that rests), and the showroom of all
+that moves.
 
-Large products of matrices are written with einsum: BLAS would start threads of its own for them, which cost
-more than they compute here.
+Large products of matrices are written out: BLAS would start threads of its own for them, which cost more than
+they compute here.
 """
 
 from __future__ import annotations
@@ -18,25 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 import open3d as o3d
 
-from kestrel.sim.scene import ActorState, World
-from kestrel.sim.surfaces import (
-    BoolArray,
-    MeshStack,
-    bounding_sphere,
-    map_from_actor,
-    resting_states,
-    stack_static,
-    surface_table,
-)
-from kestrel.types import Float32Array, Float64Array, Int64Array, UInt16Array, UInt32Array
-
-SLOT_MARGIN_M = 2.0
-"""Free space around each mesh of the showroom."""
+from kestrel.sim.scene import World
+from kestrel.sim.showroom import MovedRays, MovingActors, Pairs, Showroom
+from kestrel.sim.surfaces import BoolArray, MeshStack, resting_states, stack_static, surface_table
+from kestrel.types import Float32Array, Float64Array, Int64Array, UInt16Array
 
 NO_TRIANGLE = -1
 
 ONE_THREAD = 1
-"""Threads of one cast: several samples are made at a time already."""
+"""Threads of one cast: the other cores make other samples."""
 
 
 @dataclass
@@ -47,7 +35,7 @@ class Hits:
     distance: (N,) float32 metres, inf where nothing is hit.
     triangle: (N,) int64 row of the SurfaceTable, or NO_TRIANGLE.
     normal: (3, N) float32 unit vectors in map, to either side. instance: (N,) uint16 track id, 0 for none.
-    on_actors: what moving actors were hit, farther ones first.
+    on_actors: where moving actors were hit.
     """
 
     rays: Float32Array
@@ -55,7 +43,7 @@ class Hits:
     triangle: Int64Array
     normal: Float32Array
     instance: UInt16Array
-    on_actors: list[ActorHits]
+    on_actors: ActorHits
 
     def points(self) -> Float32Array:
         """Return (3, N) float32 places in map; the origin of rays that hit nothing."""
@@ -66,32 +54,29 @@ class Hits:
             points[axis] += self.rays[:, axis]
         return points
 
+    def part(self, rows: slice) -> Hits:
+        """Return a view of the rays ``rows``."""
+        on = slice(*np.searchsorted(self.on_actors.rows, (rows.start, rows.stop)))
+        on_actors = ActorHits(
+            self.on_actors.rows[on] - rows.start, self.on_actors.point[:, on], self.on_actors.normal[:, on]
+        )
+        return Hits(
+            self.rays[rows],
+            self.distance[rows],
+            self.triangle[rows],
+            self.normal[:, rows],
+            self.instance[rows],
+            on_actors,
+        )
+
 
 @dataclass(frozen=True)
 class ActorHits:
-    """Hits on one moving actor: rows (K,) of the rays, and point and normal (3, K) in the actor's frame."""
+    """Hits on moving actors: ascending rows (K,) of rays, point and normal (3, K) in the actor's frame."""
 
     rows: Int64Array
     point: Float32Array
     normal: Float32Array
-
-
-@dataclass(frozen=True)
-class MovingActor:
-    """An actor on its way: where it is at one moment, how it moves, and its ball.
-
-    map_from_actor: (4, 4) at the moment. velocity: (3,) m/s in map. yaw_rate: rad/s.
-    centre: (3,) of the ball, in map at the moment. radius: metres.
-    slot: row of the showroom where its mesh of that moment stands.
-    """
-
-    track_id: int
-    map_from_actor: Float64Array
-    velocity: Float64Array
-    yaw_rate: float
-    centre: Float64Array
-    radius: float
-    slot: int
 
 
 class WorldCaster:
@@ -103,65 +88,17 @@ class WorldCaster:
     """
 
     def __init__(self, world: World, seconds: float) -> None:
-        self._world = world
-        self._resting = resting_states(world, seconds)
-        static = stack_static(world, self._resting)
-        self._moving = sorted(set(world.actors) - set(self._resting))
-        self._balls = {track: bounding_sphere(world.actors[track]) for track in self._moving}
-        showroom, self._slots, self._slot_origin = self._build_showroom()
+        resting = resting_states(world, seconds)
+        static = stack_static(world, resting)
+        self._showroom = Showroom(world, sorted(set(world.actors) - set(resting)))
         self._static_scene = _scene(static)
-        self._showroom_scene = _scene(showroom)
-        self.table = surface_table((static, showroom))
+        self._showroom_scene = _scene(self._showroom.stack)
+        self.table = surface_table((static, self._showroom.stack))
         self._static_count = sum(len(mesh.triangles) for mesh in static.meshes)
-        counts = [len(mesh.triangles) for mesh in showroom.meshes]
-        self._slot_of_triangle = np.repeat(np.arange(len(counts)), counts)
 
-    def _build_showroom(self) -> tuple[MeshStack, dict[tuple[int, int], int], Float32Array]:
-        stack = MeshStack()
-        places: dict[int, int] = {}
-        slots: dict[tuple[int, int], int] = {}
-        spacing = 2 * max((radius for _, radius in self._balls.values()), default=0.0) + SLOT_MARGIN_M
-        meshes = [
-            (track, phase, mesh)
-            for track in self._moving
-            for phase, mesh in enumerate(self._world.actors[track].meshes)
-        ]
-        side = int(np.ceil(np.sqrt(max(1, len(meshes)))))
-        origins: list[Float32Array] = []
-        for track, phase, mesh in meshes:
-            if id(mesh) not in places:
-                places[id(mesh)] = row = len(origins)
-                origins.append(np.array([row % side, row // side, 0.0], np.float32) * np.float32(spacing))
-                stack.add(mesh, mesh.vertices + origins[row], track)
-            slots[track, phase] = places[id(mesh)]
-        return stack, slots, np.array(origins, np.float32).reshape(-1, 3)
-
-    def moving_actors(self, time_s: float, near: Float64Array, within_m: float) -> list[MovingActor]:
-        """Return the moving actors whose balls are within ``within_m`` of ``near`` (3,) at ``time_s``."""
-        step = 0.02
-        later = {state.track_id: state for state in self._world.actor_states(time_s + step)}
-        found = []
-        for state in self._world.actor_states(time_s):
-            if state.track_id in self._resting:
-                continue
-            actor = self._moving_actor(state, later.get(state.track_id, state), step)
-            if np.linalg.norm(actor.centre - near) < within_m + actor.radius:
-                found.append(actor)
-        return found
-
-    def _moving_actor(self, state: ActorState, later: ActorState, step: float) -> MovingActor:
-        pose = map_from_actor(state)
-        local_centre, radius = self._balls[state.track_id]
-        turn = (later.yaw - state.yaw + np.pi) % (2 * np.pi) - np.pi
-        return MovingActor(
-            track_id=state.track_id,
-            map_from_actor=pose,
-            velocity=(np.array(later.position) - np.array(state.position)) / step,
-            yaw_rate=turn / step,
-            centre=pose[:3, :3] @ local_centre + pose[:3, 3],
-            radius=radius,
-            slot=self._slots[state.track_id, state.phase],
-        )
+    def moving_actors(self, time_s: float, near: Float64Array, within_m: float) -> MovingActors:
+        """Return the moving actors that reach within ``within_m`` of ``near`` (3,) at ``time_s``."""
+        return self._showroom.actors(time_s, near, within_m)
 
     def cast_static(self, rays: Float32Array) -> Hits:
         """Return what the rays (N, 6) float32, origin and unit direction in map, hit of the static world."""
@@ -173,135 +110,66 @@ class WorldCaster:
         instance = self.table.instance[triangle]
         instance[miss] = 0
         normal = np.ascontiguousarray(answer["primitive_normals"].numpy().T)
-        return Hits(rays, distance, triangle, normal, instance, [])
+        nothing = ActorHits(np.zeros(0, np.int64), np.zeros((3, 0), np.float32), np.zeros((3, 0), np.float32))
+        return Hits(rays, distance, triangle, normal, instance, nothing)
 
     def add_actors(
-        self,
-        hits: Hits,
-        candidates: list[tuple[MovingActor, Int64Array]],
-        delay_s: Float32Array | None = None,
+        self, hits: Hits, actors: MovingActors, pairs: Pairs, delay_s: Float32Array | None = None
     ) -> None:
         """Replace the hits on rays that meet a moving actor before the static world.
 
         Args:
             hits: Of all rays, changed in place.
-            candidates: Per actor, the (K,) rows of the rays that may meet its ball.
+            actors: At one moment.
+            pairs: Which rays may meet which of the actors.
             delay_s: (N,) seconds of each ray after the moment of the actors, or None for 0.
         """
-        batches = self._batches(hits.rays, candidates, delay_s)
-        if not batches:
+        moved = self._showroom.enter(actors, pairs, hits.rays, delay_s, hits.distance)
+        if not len(moved.rays):
             return
-        answer = self._showroom_scene.cast_rays(_joined(batches), ONE_THREAD)
-        past, ids, normal = (answer[name].numpy() for name in ("t_hit", "primitive_ids", "primitive_normals"))
-        start = 0
-        for batch in batches:
-            part = slice(start, start + len(batch.rows))
-            self._merge(hits, batch, past[part], ids[part], normal[part])
-            start = part.stop
+        past, triangle, normal = self._cast_showroom(moved, actors)
+        distance = past + moved.entered
+        nearer = np.flatnonzero(distance < hits.distance[moved.pairs.ray])
+        np.minimum.at(hits.distance, moved.pairs.ray[nearer], distance[nearer])
+        nearest = nearer[distance[nearer] == hits.distance[moved.pairs.ray[nearer]]]
+        rows, first = np.unique(moved.pairs.ray[nearest], return_index=True)
+        seen = nearest[first]
+        actor, ray, local_normal = moved.pairs.actor[seen], moved.rays[seen].T, normal[seen].T
+        hits.triangle[rows] = triangle[seen] + self._static_count
+        hits.instance[rows] = actors.track[actor]
+        cosine, sine = (f(actors.yaw).astype(np.float32)[actor] for f in (np.cos, np.sin))
+        hits.normal[0, rows] = cosine * local_normal[0] - sine * local_normal[1]
+        hits.normal[1, rows] = sine * local_normal[0] + cosine * local_normal[1]
+        hits.normal[2, rows] = local_normal[2]
+        point = self._showroom.from_slot(ray[:3] + ray[3:] * past[seen], actors.slot[actor])
+        hits.on_actors = ActorHits(rows, point, local_normal)
 
-    def _batches(
-        self,
-        rays: Float32Array,
-        candidates: list[tuple[MovingActor, Int64Array]],
-        delay_s: Float32Array | None,
-    ) -> list[_ShowroomRays]:
-        entered = (
-            _ShowroomRays.enter(actor, rows, rays, delay_s, self._slot_origin[actor.slot])
-            for actor, rows in candidates
-            if len(rows)
-        )
-        return [batch for batch in entered if len(batch.rows)]
+    def _cast_showroom(
+        self, moved: MovedRays, actors: MovingActors
+    ) -> tuple[Float32Array, Int64Array, Float32Array]:
+        """Return distance (Q,), inf unless the own actor is hit, triangle (Q,) and normal (Q, 3)."""
+        answer = self._showroom_scene.cast_rays(o3d.core.Tensor.from_numpy(moved.rays), ONE_THREAD)
+        past = answer["t_hit"].numpy()
+        finite = np.isfinite(past)
+        triangle = np.where(finite, answer["primitive_ids"].numpy(), 0).astype(np.int64)
+        own = self._showroom.slot_of_triangle[triangle] == actors.slot[moved.pairs.actor]
+        return np.where(own, past, np.float32(np.inf)), triangle, answer["primitive_normals"].numpy()
 
-    def _merge(
-        self, hits: Hits, batch: _ShowroomRays, past: Float32Array, ids: UInt32Array, normal: Float32Array
-    ) -> None:
-        distance = past + batch.entered
-        finite = np.isfinite(distance)
-        own = finite & (self._slot_of_triangle[np.where(finite, ids, 0)] == batch.actor.slot)
-        nearer = np.flatnonzero(own & (distance < hits.distance[batch.rows]))
-        rows = batch.rows[nearer]
-        hits.distance[rows] = distance[nearer]
-        hits.triangle[rows] = ids[nearer].astype(np.int64) + self._static_count
-        hits.instance[rows] = batch.actor.track_id
-        local_normal = normal[nearer].T
-        hits.normal[:, rows] = np.einsum("ij,jn->in", batch.actor.map_from_actor[:3, :3], local_normal)
-        ray = batch.rays[nearer]
-        point = ray[:, :3] + ray[:, 3:] * past[nearer, None] - self._slot_origin[batch.actor.slot]
-        hits.on_actors.append(ActorHits(rows, point.T, local_normal))
-
-    def shaded(self, rays: Float32Array, actors: list[tuple[MovingActor, Int64Array]]) -> BoolArray:
-        """Return (N,) bool: something is in the way of the rays (N, 6), which lead to the sun.
-
-        Args:
-            rays: (N, 6) float32 in map.
-            actors: Per moving actor, the (K,) rows of the rays that may meet its ball.
-        """
+    def shaded(self, rays: Float32Array) -> BoolArray:
+        """Return (N,) bool: the static world is in the way of the rays (N, 6) float32 to the sun."""
         dark: BoolArray = self._static_scene.test_occlusions(
             o3d.core.Tensor.from_numpy(rays), nthreads=ONE_THREAD
         ).numpy()
-        batches = self._batches(rays, [(actor, rows[~dark[rows]]) for actor, rows in actors], None)
-        if batches:
-            answer = self._showroom_scene.cast_rays(_joined(batches), ONE_THREAD)
-            finite = np.isfinite(answer["t_hit"].numpy())
-            slot = self._slot_of_triangle[np.where(finite, answer["primitive_ids"].numpy(), 0)]
-            expected = np.concatenate([np.full(len(b.rows), b.actor.slot) for b in batches])
-            dark[np.concatenate([b.rows for b in batches])[finite & (slot == expected)]] = True
         return dark
 
-
-@dataclass
-class _ShowroomRays:
-    """Rays that meet one actor's ball, moved to where the ball stands in the showroom.
-
-    rows: which rays. rays: (K, 6). entered: (K,) metres from the true origin to the ball, 0 inside it.
-    """
-
-    actor: MovingActor
-    rows: Int64Array
-    rays: Float32Array
-    entered: Float32Array
-
-    @classmethod
-    def enter(
-        cls,
-        actor: MovingActor,
-        rows: Int64Array,
-        rays: Float32Array,
-        delay_s: Float32Array | None,
-        slot_origin: Float32Array,
-    ) -> _ShowroomRays:
-        chosen = rays[rows]
-        to_centre = actor.centre.astype(np.float32) - chosen[:, :3]
-        if delay_s is not None:
-            to_centre += delay_s[rows, None] * actor.velocity.astype(np.float32)
-        closest = np.einsum("nk,nk->n", to_centre, chosen[:, 3:])
-        gap = np.einsum("nk,nk->n", to_centre, to_centre) - closest * closest
-        radius = np.float32(actor.radius * 1.01 + 0.01)
-        meets = np.flatnonzero((gap < radius**2) & (closest > -radius))
-        half = np.sqrt(np.maximum(radius**2 - gap[meets], 0))
-        entered = np.maximum(closest[meets] - half, np.float32(0))
-        direction = chosen[meets, 3:]
-        from_centre = entered[:, None] * direction - to_centre[meets]
-        rotation = actor.map_from_actor[:3, :3].astype(np.float32)
-        middle = (actor.centre - actor.map_from_actor[:3, 3]) @ actor.map_from_actor[:3, :3]
-        moved = np.empty((len(meets), 6), np.float32)
-        moved[:, :3] = np.einsum("nk,kj->nj", from_centre, rotation) + middle.astype(np.float32)
-        moved[:, 3:] = np.einsum("nk,kj->nj", direction, rotation)
-        if delay_s is not None and abs(actor.yaw_rate) > 1e-6:
-            angle = -np.float32(actor.yaw_rate) * delay_s[rows[meets]]
-            moved[:, :3], moved[:, 3:] = _turn(moved[:, :3], angle), _turn(moved[:, 3:], angle)
-        moved[:, :3] += slot_origin
-        return cls(actor, rows[meets], moved, entered)
-
-
-def _turn(vectors: Float32Array, angle: Float32Array) -> Float32Array:
-    cosine, sine = np.cos(angle), np.sin(angle)
-    x, y, z = vectors.T
-    return np.stack([cosine * x - sine * y, sine * x + cosine * y, z], axis=1).astype(np.float32)
-
-
-def _joined(batches: list[_ShowroomRays]) -> o3d.core.Tensor:
-    return o3d.core.Tensor.from_numpy(np.concatenate([batch.rays for batch in batches]))
+    def shade_by_actors(
+        self, dark: BoolArray, rays: Float32Array, actors: MovingActors, pairs: Pairs
+    ) -> None:
+        """Set ``dark`` (N,) where a pair of an actor and a ray (N, 6) to the sun meets, in place."""
+        moved = self._showroom.enter(actors, pairs.where(~dark[pairs.ray]), rays)
+        if len(moved.rays):
+            past, _, _ = self._cast_showroom(moved, actors)
+            dark[moved.pairs.ray[np.isfinite(past)]] = True
 
 
 def _scene(stack: MeshStack) -> o3d.t.geometry.RaycastingScene:

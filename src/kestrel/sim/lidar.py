@@ -9,12 +9,13 @@ from typing import Final
 
 import numpy as np
 
-from kestrel.sim.caster import Hits, MovingActor, WorldCaster
+from kestrel.sim.caster import Hits, WorldCaster
 from kestrel.sim.rig import LidarSpec
 from kestrel.sim.scene import Texture, Weather, World
 from kestrel.sim.semantics import Semantic
+from kestrel.sim.showroom import MovingActors, Pairs
 from kestrel.sim.surfaces import BoolArray
-from kestrel.types import Float32Array, Float64Array, Int64Array, PointCloud, UInt8Array, UInt16Array
+from kestrel.types import Float32Array, Float64Array, PointCloud, UInt8Array, UInt16Array
 
 POSES_PER_SWEEP: Final = 9
 """Ego poses that are computed per sweep; those of the firings between are interpolated."""
@@ -71,7 +72,7 @@ class Lidar:
         hits = self._caster.cast_static(rays.reshape(-1, 6))
         sensor = map_from_lidar[0, :3, 3].astype(np.float64)
         actors = self._caster.moving_actors(time_s, sensor, spec.range_m[1])
-        self._caster.add_actors(hits, self._candidates(actors, map_from_lidar), delay)
+        self._caster.add_actors(hits, actors, self._candidates(actors, map_from_lidar), delay)
         distance, intensity, semantic, kept = self._returns(hits, rng)
         points = np.empty((len(distance), 4), np.float32)
         points[:, :3] = local * distance[:, None]
@@ -91,24 +92,21 @@ class Lidar:
         blended: Float64Array = poses[lower] * (1 - weight) + poses[lower + 1] * weight
         return blended.astype(np.float32)
 
-    def _candidates(
-        self, actors: list[MovingActor], map_from_lidar: Float32Array
-    ) -> list[tuple[MovingActor, Int64Array]]:
-        """Return, per actor, the rays of the columns that may meet its ball."""
+    def _candidates(self, actors: MovingActors, map_from_lidar: Float32Array) -> Pairs:
+        """Pair each actor with the rays of all columns that may meet the ball around it."""
         spec = self._spec
-        rings = np.arange(len(spec.elevation_rad))
-        column = np.arange(spec.columns)
-        found = []
-        for actor in actors:
-            ahead = actor.centre + self._column_time_s[:, None] * actor.velocity - map_from_lidar[:, :3, 3]
-            local = np.einsum("cji,cj->ci", map_from_lidar[:, :3, :3], ahead)
-            away = np.hypot(local[:, 0], local[:, 1])
-            azimuth = np.pi - 2 * np.pi * (column + 0.5) / spec.columns
-            gap = np.abs((np.arctan2(local[:, 1], local[:, 0]) - azimuth + np.pi) % (2 * np.pi) - np.pi)
-            half = np.arcsin(np.clip(actor.radius / np.maximum(away, 1e-3), 0, 1)) + 4 * np.pi / spec.columns
-            columns = np.flatnonzero((gap < half) | (away < actor.radius * 1.1))
-            found.append((actor, (columns[:, None] * len(rings) + rings).reshape(-1)))
-        return found
+        rings = len(spec.elevation_rad)
+        centre, radius = actors.ball()
+        columns = np.arange(spec.columns)
+        azimuth = np.pi - 2 * np.pi * (columns + 0.5) / spec.columns
+        ahead = centre[:, None] + self._column_time_s[:, None] * actors.velocity[:, None]
+        ahead -= map_from_lidar[:, :3, 3]
+        local = np.einsum("cji,acj->iac", map_from_lidar[:, :3, :2], ahead)
+        away = np.hypot(local[0], local[1])
+        gap = np.abs((np.arctan2(local[1], local[0]) - azimuth + np.pi) % (2 * np.pi) - np.pi)
+        half = np.arcsin(np.clip(radius[:, None] / np.maximum(away, 1e-3), 0, 1)) + 4 * np.pi / spec.columns
+        actor, column = np.nonzero((gap < half) | (away < radius[:, None] * 1.1))
+        return Pairs.of_runs(actor, column * rings, np.full(len(column), rings))
 
     def _returns(
         self, hits: Hits, rng: np.random.Generator

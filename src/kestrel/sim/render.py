@@ -188,9 +188,9 @@ class Renderer:
     ) -> UInt8Array:
         """Return textures (N, 4), projected along the main axis of each surface."""
         x, y, z = normal = hits.normal.copy()
-        for part in hits.on_actors:
-            points[:, part.rows] = part.point
-            normal[:, part.rows] = part.normal
+        on = hits.on_actors
+        points[:, on.rows] = on.point
+        normal[:, on.rows] = on.normal
         across = np.sqrt(np.maximum(x * x + y * y, np.float32(1e-6)))
         flat = np.abs(z) > 0.7
         u = np.where(flat, points[0], (points[1] * x - points[0] * y) / across)

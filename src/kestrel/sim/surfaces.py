@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from kestrel.sim.scene import Actor, ActorState, Mesh, World
+from kestrel.sim.scene import ActorState, Mesh, World
 from kestrel.types import Float32Array, Float64Array, UInt8Array, UInt16Array, UInt32Array
 
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -106,11 +106,3 @@ def stack_static(world: World, resting: dict[int, ActorState]) -> MeshStack:
             mesh, mesh.vertices @ pose[:3, :3].T.astype(np.float32) + pose[:3, 3].astype(np.float32), track
         )
     return stack
-
-
-def bounding_sphere(actor: Actor) -> tuple[Float32Array, float]:
-    """Return centre (3,) in the actor's frame and radius of a ball around all its meshes."""
-    corners = np.concatenate([mesh.vertices for mesh in actor.meshes])
-    lowest, highest = corners.min(0), corners.max(0)
-    centre = ((lowest + highest) / 2).astype(np.float32)
-    return centre, float(np.linalg.norm(corners - centre, axis=1).max())
