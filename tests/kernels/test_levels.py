@@ -13,9 +13,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kestrel.bench.scan import SENSOR_HEIGHT, street_scan
 from kestrel.ops import KernelMap, pack_weight, pointwise, sparse_conv, torchsparse_offsets
 from kestrel.ops.bev_pool import LiftSplatIndex, lift_splat
 from kestrel.ops.sparse_conv import convolve_reference, weight_gradient_reference
+from kestrel.pipelines import PointSegmenter
 from tests.ops.voxels import random_voxels
 
 native = pytest.importorskip("kestrel_kernels.native", reason="the compiled kernels are not installed")
@@ -188,3 +190,18 @@ def test_packed_matrices_give_the_same_bits_at_their_level_and_are_left_aside_at
         assert torch.equal(sparse_conv(features, elsewhere, kernel_map, bias=bias), expected)
         single = pack_weight(weight[0])
         assert torch.equal(pointwise(features, single, bias=bias), pointwise(features, weight[0], bias=bias))
+
+
+def test_bfloat16_labels_the_points_of_a_scan_as_single_precision_does(level):
+    network = PointSegmenter().network
+    points = street_scan() + torch.tensor([0, 0, SENSOR_HEIGHT, 0])
+    points = points[network.inside(points)]
+    positions = torch.nn.functional.pad(points[:, :3] / network.config.voxel_size, (1, 0))
+    features = points * network.scale
+    with torch.inference_mode():
+        single = network.network(positions, features)
+        half = network.network.bfloat16()(positions, features.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert relative(half, single) < 1e-2
+    assert len(single.argmax(1).unique()) > 10
+    assert float((half.argmax(1) == single.argmax(1)).float().mean()) >= 0.995
