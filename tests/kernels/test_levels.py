@@ -193,14 +193,14 @@ def test_packed_matrices_give_the_same_bits_at_their_level_and_are_left_aside_at
 
 
 def test_bfloat16_labels_the_points_of_a_scan_as_single_precision_does(level):
-    network = PointSegmenter().network
+    network, narrow = PointSegmenter().network, PointSegmenter().network.network.bfloat16()
     points = street_scan() + torch.tensor([0, 0, SENSOR_HEIGHT, 0])
     points = points[network.inside(points)]
     positions = torch.nn.functional.pad(points[:, :3] / network.config.voxel_size, (1, 0))
     features = points * network.scale
     with torch.inference_mode():
         single = network.network(positions, features)
-        half = network.network.bfloat16()(positions, features.bfloat16())
+        half = narrow(positions, features.bfloat16())
     assert half.dtype == torch.bfloat16
     assert relative(half, single) < 1e-2
     assert len(single.argmax(1).unique()) > 10
