@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from kestrel import engine as engines
 from kestrel.engine import EngineName, has_openvino, make_engine
 from kestrel.engine.folded import WinogradConv2d, fold
+from kestrel.engine.packed import PackedConv2d, has_packed_convolutions
 from kestrel.errors import SetupError
 from kestrel.models.resnet import ResNet
 from kestrel.nn.bev_decoder import SECOND, SECONDFPN, ConvFuser
@@ -93,13 +95,32 @@ def test_module_is_left_alone(decoder: nn.Module) -> None:
     assert all(torch.equal(value, before[key]) for key, value in decoder.state_dict().items())
 
 
+@pytest.mark.skipif(not has_packed_convolutions(), reason="torch without oneDNN")
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.Identity])
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2, "padding": 1}, {"groups": 8}, {"padding": 2, "dilation": 2, "bias": False}]
+)
+def test_packed_convolutions_answer_like_plain_ones(
+    options: dict[str, Any], activation: type[nn.Module]
+) -> None:
+    torch.manual_seed(3)
+    module = nn.Sequential(nn.Conv2d(8, 24, 3, **options), activation(), nn.Conv2d(24, 5, 1)).eval()
+    folded = fold(module, winograd=True, packed=True)
+    assert [type(part) for part in folded] == [PackedConv2d, nn.Identity, PackedConv2d]
+    for batch in (1, 3):  # 9 times as large, so that a ReLU6 has to cut off
+        x = 9 * torch.randn(batch, 8, 11, 14)
+        with torch.no_grad():
+            torch.testing.assert_close(folded(x), module(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("winograd", [False, True])
 def test_bottlenecks_are_folded_in_the_order_they_run_in(winograd: bool) -> None:
     torch.manual_seed(3)
     network = trained(ResNet((1, 2), 5, width=16))
     x = torch.randn(2, 3, 32, 40)
     with torch.no_grad():
-        torch.testing.assert_close(fold(network, winograd=winograd)(x), network(x), rtol=1e-4, atol=1e-4)
+        folded = fold(network, winograd=winograd, packed=not winograd)
+        torch.testing.assert_close(folded(x), network(x), rtol=1e-4, atol=1e-4)
 
 
 def test_without_openvino_torch_runs_and_one_line_says_so(

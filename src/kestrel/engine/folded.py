@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights, fuse_linear_bn_eval
 
+from kestrel.engine.packed import ACTIVATIONS, PackedConv2d, has_packed_convolutions
 from kestrel.ops.backend import NATIVE
 from kestrel.ops.winograd import PANEL, winograd_conv, winograd_weight
 
@@ -77,7 +78,8 @@ class FoldedEngine:
     def __init__(self, module: nn.Module, *, bfloat16: bool = False, compiled: bool = False) -> None:
         self.name = "compiled" if compiled else "folded"
         self.bfloat16 = bfloat16
-        self.module = fold(module, winograd=NATIVE is not None and not bfloat16)
+        winograd = NATIVE is not None and not bfloat16
+        self.module = fold(module, winograd=winograd, packed=not (bfloat16 or compiled))
         self._run = torch.compile(self.module) if compiled else self.module
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -87,7 +89,7 @@ class FoldedEngine:
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
-def fold(module: nn.Module, *, winograd: bool) -> nn.Module:
+def fold(module: nn.Module, *, winograd: bool, packed: bool = False) -> nn.Module:
     """Return a copy without batch normalisation behind convolutions and linear layers.
 
     A layer and a batch normalisation that were registered one after the other belong together, and so does
@@ -96,7 +98,9 @@ def fold(module: nn.Module, *, winograd: bool) -> nn.Module:
     Args:
         module: in evaluation mode.
         winograd: whether 3x3 convolutions become WinogradConv2d.
+        packed: whether the others become PackedConv2d where torch has what they need.
     """
+    packed = packed and has_packed_convolutions()
     copied = copy.deepcopy(module).eval().requires_grad_(False)
     copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for part in list(copied.modules()):
@@ -104,8 +108,7 @@ def fold(module: nn.Module, *, winograd: bool) -> nn.Module:
         for name, norm in part.named_children():
             if InstanceNorm.fits(norm):
                 setattr(part, name, InstanceNorm(cast(nn.InstanceNorm2d, norm)))
-        if winograd:
-            _replace_convolutions(part)
+        _replace_convolutions(part, winograd=winograd, packed=packed)
     return copied
 
 
@@ -142,13 +145,18 @@ def _folded_transpose(conv: nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> nn.Modu
     return conv
 
 
-def _replace_convolutions(parent: nn.Module) -> None:
+def _replace_convolutions(parent: nn.Module, *, winograd: bool, packed: bool) -> None:
     children = [pair for pair in parent.named_children() if not isinstance(pair[1], nn.Identity)]
-    for index, (name, conv) in enumerate(children):
-        if not WinogradConv2d.fits(conv):
+    behind = [*children[1:], ("", nn.Identity())]
+    for (name, conv), (after, activation) in zip(children, behind, strict=False):
+        in_order = isinstance(parent, nn.Sequential)
+        if winograd and WinogradConv2d.fits(conv):
+            fused = in_order and isinstance(activation, nn.ReLU)
+            setattr(parent, name, WinogradConv2d(cast(nn.Conv2d, conv), relu=fused))
+        elif packed and PackedConv2d.fits(conv):
+            fused = in_order and type(activation) in ACTIVATIONS
+            setattr(parent, name, PackedConv2d(cast(nn.Conv2d, conv), activation if fused else None))
+        else:
             continue
-        after = children[index + 1] if index + 1 < len(children) else None
-        relu = isinstance(parent, nn.Sequential) and after is not None and isinstance(after[1], nn.ReLU)
-        setattr(parent, name, WinogradConv2d(cast(nn.Conv2d, conv), relu=relu))
-        if relu and after is not None:
-            setattr(parent, after[0], nn.Identity())
+        if fused:
+            setattr(parent, after, nn.Identity())
