@@ -243,6 +243,15 @@ class Boxes3D:
         }
         return replace(self, **rows)  # type: ignore[arg-type]
 
+    def contain(self, points: Float32Array) -> NDArray[np.bool_]:
+        """Return which of the points (P, 3), in the frame of the boxes, are inside of which box: (N, P)."""
+        inside = np.zeros((len(self), len(points)), np.bool_)
+        for row, center, half, yaw in zip(inside, self.center, self.size / 2, self.yaw, strict=True):
+            offset, cos, sin = points - center, np.cos(yaw), np.sin(yaw)
+            along, across = offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin
+            row[:] = (abs(along) < half[0]) & (abs(across) < half[1]) & (abs(offset[:, 2]) < half[2])
+        return inside
+
 
 @dataclass(frozen=True)
 class PointLabels:

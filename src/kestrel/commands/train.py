@@ -47,6 +47,10 @@ def train(
     weights: Annotated[
         str, typer.Option(help="score: name or path of the weights, or baseline.")
     ] = "kestrel-seg",
+    bag: Annotated[
+        Path | None,
+        typer.Option(help="score: a bag with true boxes instead of a split; kestrel-seg and its like alone."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="prepare: drives at a time.")] = 2,
 ) -> None:
     """Simulate training drives, train one network on them (an interrupted run resumes), or score weights."""
@@ -62,9 +66,10 @@ def train(
         prepare(wanted, data / split, workers)
         return
     if what is What.score:
-        from kestrel.train.score import score
+        from kestrel.train.score import score, score_bag
 
-        for name, value in score(weights, data / split, split).items():
+        found = score(weights, data / split, split) if bag is None else score_bag(weights, bag)
+        for name, value in found.items():
             print(f"{name:40} {value:.3f}")
         return
     from kestrel.train import augment, fusion, seg, video

@@ -17,6 +17,7 @@ from kestrel.eval import baseline, detection
 from kestrel.eval.overlap import MapOverlap, PointConfusion
 from kestrel.pipelines import FusionDetector, PointSegmenter, VideoUnderstanding
 from kestrel.train import cache
+from kestrel.train.transfer import score_boxes
 from kestrel.types import BevMap, Boxes3D, Calibration, Image, PointCloud, SensorFrame, UInt8Array
 from kestrel.weights import load, remember
 
@@ -47,6 +48,19 @@ def score(weights: str | Path, folder: Path, split: str) -> dict[str, float]:
     if weights != BASELINE:
         remember(weights, figures)
     return figures
+
+
+def score_bag(weights: str | Path, bag: Path) -> dict[str, float]:
+    """Return how weights of a Kestrel-Seg, or BASELINE, label points inside and outside of true boxes.
+
+    Args:
+        weights: name of shipped weights or path, or BASELINE.
+        bag: sweeps with boxes as truth, such as `kestrel import kitti-tracking` writes.
+    """
+    if weights == BASELINE:
+        return score_boxes(lambda cloud: baseline.point_classes(cloud.points), bag)
+    segmenter = PointSegmenter(weights)
+    return score_boxes(lambda cloud: segmenter.segment(cloud).label, bag)
 
 
 def _score_network(weights: str | Path, folder: Path) -> dict[str, float]:
