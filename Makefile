@@ -6,7 +6,7 @@ TORCH ?= torch>=2.13
 BIN := .venv/bin
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv
 
-.PHONY: setup demo test lint bench bench-fusion peers train clean
+.PHONY: setup demo test lint bench bench-fusion peers devkit train clean
 
 setup:
 	@$(PYTHON) tools/set_up.py --torch "$(TORCH)"
@@ -28,6 +28,9 @@ bench: setup
 
 peers:
 	@$(PYTHON) kernels/peers/set_up_spconv.py --torch "$(TORCH)"
+
+devkit:
+	@$(PYTHON) tools/set_up_nuscenes_devkit.py
 
 train: setup
 	@for split in train validation; do $(BIN)/kestrel train prepare --split $$split || exit 1; done

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kestrel.bench.detection_metric import devkit_scores, find_devkit, largest_difference, random_boxes
 from kestrel.classes import DETECTION_CLASSES
 from kestrel.eval.detection import ERRORS, BoxTable, evaluate, match
 from kestrel.types import Boxes3D
@@ -186,3 +187,13 @@ def test_matching_equals_the_plain_loop():
             expected.append(best if hit else -1)
             taken |= {best} if hit else set()
         assert match(real, found, [limit])[0].tolist() == expected
+
+
+def test_scores_equal_those_of_the_devkit():
+    python = find_devkit()
+    if python is None:
+        pytest.skip("no nuscenes-devkit: `make devkit`")
+    truth, predicted = random_boxes(frames=20, seed=3)
+    theirs = devkit_scores(python, truth, predicted, frames=20)
+    assert theirs.mean_average_precision > 0.1
+    assert largest_difference(evaluate(truth, predicted), theirs) < 1e-12

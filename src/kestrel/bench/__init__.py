@@ -14,6 +14,7 @@ from kestrel.report import Figure
 BENCHMARKS: Final[dict[str, str]] = {
     "bev-pool": "kestrel.bench.bev:bev_pooling",
     "bevfusion-official": "kestrel.bench.bevfusion:official",
+    "detection-metric": "kestrel.bench.detection_metric:detection_metric",
     "fusion": "kestrel.bench.fusion:fusion",
     "kestrel-seg": "kestrel.bench.segmentation:kestrel_seg",
     "seg-latency": "kestrel.bench.segmentation:latency",
