@@ -104,7 +104,7 @@ def _weight_gradient(
     first = (tl.program_id(0) // slices).to(tl.int64) * part_rows
     gather += k.to(tl.int64) * outputs
     total = tl.zeros((block_in, block_out), tl.float32)
-    for start in range(0, part_rows, block_rows):
+    for start in range(0, tl.minimum(part_rows, outputs - first), block_rows):
         output = first + start + tl.arange(0, block_rows)
         row = tl.load(gather + output, mask=output < outputs, other=-1).to(tl.int64)
         if tl.max(row, axis=0) >= 0:
