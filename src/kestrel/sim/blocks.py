@@ -28,7 +28,7 @@ class Blocks:
         directions: (H, W, 3) float32 unit vectors, the ray of each pixel in the optical frame.
 
     Attributes:
-        shape: (H, W). directions: (3, N) float32, in the order of blocks.
+        shape: (H, W). directions: (N, 3) float32, in the order of blocks.
         pixel: (N,) int64 flat index, into the picture, of each ray. block: (N,) int64 block of each ray.
         strips: rays of each row of blocks.
     """
@@ -44,22 +44,28 @@ class Blocks:
         self._count = np.diff(self._first, append=height * width)
         bounds = [*range(0, height, BLOCK), height]
         self.strips = [slice(top * width, bottom * width) for top, bottom in pairwise(bounds)]
-        flat = directions.reshape(-1, 3)[self.pixel]
-        self.directions: Float32Array = np.ascontiguousarray(flat.T)
-        axis = np.add.reduceat(flat.astype(np.float64), self._first)
+        self.directions: Float32Array = directions.reshape(-1, 3)[self.pixel]
+        axis = np.add.reduceat(self.directions.astype(np.float64), self._first)
         self._axis: Float64Array = axis / np.linalg.norm(axis, axis=1, keepdims=True)
-        cosine = (flat * self._axis[self.block]).sum(axis=1)
+        cosine = (self.directions * self._axis[self.block]).sum(axis=1)
         widest = np.minimum.reduceat(cosine, self._first)
         self._angle: Float64Array = np.arccos(np.clip(widest, -1, 1)) + 1e-3
 
-    def pairs(self, actors: MovingActors, map_from_camera: Float64Array) -> Pairs:
-        """Pair the actors with the rays of the blocks that they may be seen in."""
+    def pairs(self, actors: MovingActors, map_from_camera: Float64Array, distance: Float32Array) -> Pairs:
+        """Pair the actors with the rays of the blocks that they may be seen in.
+
+        Args:
+            actors: At the moment of the picture.
+            map_from_camera: (4, 4) at that moment.
+            distance: (N,) metres of each ray to what does not move; actors behind it are not seen.
+        """
         centre, radius, first = actors.balls()
         towards = (centre - map_from_camera[:3, 3]) @ map_from_camera[:3, :3]
         away = np.sqrt((towards**2).sum(axis=1))
         half = np.where(away > radius, np.arcsin(np.minimum(radius / np.maximum(away, 1e-6), 1.0)), np.pi)
         cosine = np.einsum("ak,bk->ab", towards / np.maximum(away, 1e-6)[:, None], self._axis)
         touched = cosine >= np.cos(np.minimum(half[:, None] + self._angle, np.pi))
+        touched &= (away - radius)[:, None] < np.maximum.reduceat(distance, self._first)
         actor, block = np.nonzero(np.logical_or.reduceat(touched, first))
         return Pairs.of_runs(actor, self._first[block], self._count[block])
 

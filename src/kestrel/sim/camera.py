@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,7 +68,9 @@ class Camera:
         self._pixel_angle = 1.0 / float(self.calibration.camera_matrix[0, 0])
         pixels = len(self._blocks.pixel)
         self._falloff = np.empty(pixels, np.float32)
-        self._falloff[self._blocks.pixel] = np.clip(self._blocks.directions[2], 0.2, 1.0) ** np.float32(0.8)
+        self._falloff[self._blocks.pixel] = np.clip(self._blocks.directions[:, 2], 0.2, 1.0) ** np.float32(
+            0.8
+        )
         grain = np.random.default_rng(len(spec.name)).standard_normal(pixels * 3 + _NOISE_SPARE, np.float32)
         self._grain = grain * np.float32(NOISE_SIGMA)
 
@@ -77,7 +80,7 @@ class Camera:
         hits = self._caster.cast_static(self._rays(map_from_camera))
         actors = self._caster.moving_actors(time_s, map_from_camera[:3, 3], ACTOR_RANGE_M)
         if len(actors):
-            self._caster.add_actors(hits, actors, self._blocks.pairs(actors, map_from_camera))
+            self._caster.add_actors(hits, actors, self._blocks.pairs(actors, map_from_camera, hits.distance))
         shining = self._renderer.shining(hits, Switches(self._world, time_s))
         radiance = self._radiance(hits, actors, shining)
         self._add_glare(radiance, *shining)
@@ -95,13 +98,7 @@ class Camera:
         rotation, position = map_from_camera[:3, :3].astype(np.float32), map_from_camera[:3, 3]
         rays = np.empty((len(self._blocks.pixel), 6), np.float32)
         rays[:, :3] = position
-        for strip in self._blocks.strips:
-            directions = self._blocks.directions[:, strip]
-            for axis in range(3):
-                turned = rotation[axis, 0] * directions[0]
-                turned += rotation[axis, 1] * directions[1]
-                turned += rotation[axis, 2] * directions[2]
-                rays[strip, 3 + axis] = turned
+        rays[:, 3:] = cv2.transform(self._blocks.directions[None], rotation)[0]
         return rays
 
     def _radiance(

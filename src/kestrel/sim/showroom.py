@@ -9,8 +9,8 @@ acceleration structure is ever rebuilt.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -23,20 +23,23 @@ SLOT_MARGIN_M: Final = 2.0
 """Free space around each mesh of the showroom."""
 
 _BOUNDS_MARGIN_M: Final = 0.01
+_AT_A_TIME: Final = 8192
+"""Rays that are moved together: few enough to stay in the cache."""
+
 _STEP_S: Final = 0.02
 """Time over which the velocity of an actor is measured."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Rays that may meet actors: rows of actors (P,) and of rays (P,)."""
+    """Rays that may meet actors: rows of actors (P,), ascending, and of rays (P,)."""
 
     actor: Int64Array
     ray: Int64Array
 
     @classmethod
     def of_runs(cls, actor: Int64Array, first: Int64Array, count: Int64Array) -> Pairs:
-        """Pair each of the actors (R,) with the rays ``first`` (R,) to ``first + count`` (R,)."""
+        """Pair each of the ascending actors (R,) with the rays ``first`` (R,) to ``first + count`` (R,)."""
         before = np.cumsum(count) - count
         ray = np.repeat(first - before, count) + np.arange(int(count.sum()))
         return cls(np.repeat(actor, count), ray)
@@ -179,34 +182,58 @@ class Showroom:
             delay_s: (N,) seconds of each ray after the moment of the actors, or None for 0.
             nearest: (N,) metres; actors that are farther away than this on a ray are left out.
         """
-        actor, ray = pairs.actor, pairs.ray
+        first = np.flatnonzero(np.diff(pairs.actor, prepend=-1))
+        parts = [
+            self._enter_one(actors, int(pairs.actor[start]), pairs.ray[start:stop], rays, delay_s, nearest)
+            for run, end in pairwise([*first.tolist(), len(pairs.actor)])
+            for start, stop in pairwise([*range(run, end, _AT_A_TIME), end])
+        ]
+        if not parts:
+            nobody = np.zeros(0, np.int64)
+            return MovedRays(Pairs(nobody, nobody), np.zeros((0, 6), np.float32), np.zeros(0, np.float32))
+        return MovedRays(
+            Pairs(
+                np.concatenate([part.pairs.actor for part in parts]),
+                np.concatenate([part.pairs.ray for part in parts]),
+            ),
+            np.concatenate([part.rays for part in parts]),
+            np.concatenate([part.entered for part in parts]),
+        )
+
+    def _enter_one(
+        self,
+        actors: MovingActors,
+        actor: int,
+        ray: Int64Array,
+        rays: Float32Array,
+        delay_s: Float32Array | None,
+        nearest: Float32Array | None,
+    ) -> MovedRays:
+        """Do the work of ``enter`` for one row of the actors and the rays ``ray`` (K,)."""
         chosen = np.ascontiguousarray(rays[ray].T)
         origin, direction = chosen[:3], chosen[3:]
-        origin -= actors.place.astype(np.float32).T[:, actor]
-        if delay_s is None:
-            cosine, sine = (f(actors.yaw).astype(np.float32)[actor] for f in (np.cos, np.sin))
-        else:
+        origin -= actors.place[actor].astype(np.float32)[:, None]
+        angle: Float32Array | np.float32 = np.float32(actors.yaw[actor])
+        if delay_s is not None:
             delay = delay_s[ray]
-            origin -= actors.velocity.astype(np.float32).T[:, actor] * delay
-            angle = actors.yaw.astype(np.float32)[actor] + actors.yaw_rate.astype(np.float32)[actor] * delay
-            cosine, sine = np.cos(angle), np.sin(angle)
+            origin -= actors.velocity[actor].astype(np.float32)[:, None] * delay
+            angle = angle + np.float32(actors.yaw_rate[actor]) * delay
+        cosine, sine = np.cos(angle), np.sin(angle)
         for part in (origin, direction):
             part[0], part[1] = cosine * part[0] + sine * part[1], cosine * part[1] - sine * part[0]
-        entry, leave = _through(
-            origin, direction, (side.astype(np.float32).T[:, actor] for side in (actors.lower, actors.upper))
-        )
+        entry, leave = _through(origin, direction, actors.lower[actor], actors.upper[actor])
         meets = (entry < leave) & (leave > 0)
         if nearest is not None:
             meets &= entry < nearest[ray]
         met = np.flatnonzero(meets)
         entered = np.maximum(entry[met], np.float32(0))
         moved = np.empty((len(met), 6), np.float32)
-        slots = self._origin[actors.slot[actor[met]]]
+        slot = self._origin[actors.slot[actor]]
         for axis in range(3):
             along = direction[axis][met]
-            moved[:, axis] = origin[axis][met] + entered * along + slots[:, axis]
+            moved[:, axis] = origin[axis][met] + entered * along + slot[axis]
             moved[:, 3 + axis] = along
-        return MovedRays(Pairs(actor[met], ray[met]), moved, entered)
+        return MovedRays(Pairs(np.full(len(met), actor), ray[met]), moved, entered)
 
     def from_slot(self, points: Float32Array, slot: Int64Array) -> Float32Array:
         """Return places (3, K) in the frames of actors whose meshes stand in ``slot`` (K,)."""
@@ -215,9 +242,16 @@ class Showroom:
 
 
 def _through(
-    origin: Float32Array, direction: Float32Array, sides: Iterable[Float32Array]
+    origin: Float32Array, direction: Float32Array, lower: Float64Array, upper: Float64Array
 ) -> tuple[Float32Array, Float32Array]:
-    """Return where lines (3, P) enter and leave boxes between two ``sides`` (3, P); not if enter > leave."""
-    slope = 1 / np.where(np.abs(direction) < 1e-9, np.float32(1e-9), direction)
-    first, second = ((side - origin) * slope for side in sides)
-    return np.minimum(first, second).max(axis=0), np.maximum(first, second).min(axis=0)
+    """Return where lines (3, K) enter and leave the box from lower to upper (3,); not if enter > leave."""
+    entry = np.full(origin.shape[1], -np.inf, np.float32)
+    leave = np.full(origin.shape[1], np.inf, np.float32)
+    for axis in range(3):
+        along = direction[axis]
+        slope = 1 / np.where(np.abs(along) < 1e-9, np.float32(1e-9), along)
+        first = (np.float32(lower[axis]) - origin[axis]) * slope
+        second = (np.float32(upper[axis]) - origin[axis]) * slope
+        entry = np.maximum(entry, np.minimum(first, second))
+        leave = np.minimum(leave, np.maximum(first, second))
+    return entry, leave
