@@ -8,13 +8,17 @@ glows by itself at night.
 
 from __future__ import annotations
 
-from typing import Final
+import functools
+from typing import Final, TypeAlias
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from kestrel.sim.scene import Texture
 from kestrel.types import Float32Array, Int64Array, UInt8Array
+
+Int32Array: TypeAlias = NDArray[np.int32]
 
 TILE: Final = 512
 """Texels along one side of a tile."""
@@ -129,11 +133,14 @@ def _tiles() -> dict[int, Float32Array]:
     }
 
 
-def _pyramids(tiles: dict[int, Float32Array]) -> tuple[UInt8Array, Int64Array]:
-    """Return all texels (N, 4) of all tiles and levels, and where each (kind, level) starts, flattened.
+@functools.cache
+def _pyramids() -> tuple[UInt8Array, Int64Array, Int32Array]:
+    """Return all texels (N, 4) of all tiles and levels, where each starts, and the finest level of each kind.
 
-    A kind without a tile has one plain texel, at the coarsest level.
+    Starts are those of (kind, level), flattened. A kind without a tile has one plain texel, at the coarsest
+    level. Drawing takes half a second, which nothing pays that takes no picture.
     """
+    tiles = _tiles()
     plain = np.array([[1, 1, 1, 0]], np.float32)
     texels: list[Float32Array] = [plain]
     starts = np.zeros((_KINDS, LEVELS), np.int64)
@@ -146,12 +153,8 @@ def _pyramids(tiles: dict[int, Float32Array]) -> tuple[UInt8Array, Int64Array]:
             half = max(1, TILE >> (level + 1))
             tile = cv2.resize(tile, (half, half), interpolation=cv2.INTER_AREA).astype(np.float32)
     packed = np.clip(np.round(np.concatenate(texels) * ONE), 0, 255).astype(np.uint8)
-    return packed, starts.reshape(-1)
-
-
-_TEXELS, _STARTS = _pyramids(_tiles())
-_FINEST: Final = np.where(np.isin(np.arange(_KINDS), list(_tiles())), 0, LEVELS - 1).astype(np.int32)
-"""(_KINDS,) the finest level that a kind has."""
+    finest = np.where(np.isin(np.arange(_KINDS), list(tiles)), 0, LEVELS - 1).astype(np.int32)
+    return packed, starts.reshape(-1), finest
 
 
 def sample(kind: UInt8Array, u: Float32Array, v: Float32Array, footprint: Float32Array) -> UInt8Array:
@@ -163,13 +166,14 @@ def sample(kind: UInt8Array, u: Float32Array, v: Float32Array, footprint: Float3
         v: (N,) float32 metres up the surface, or across a flat one.
         footprint: (N,) float32 metres that one pixel covers there; picks the mip level.
     """
+    texels, starts, finest = _pyramids()
     fine = np.maximum(footprint * np.float32(1 / TEXEL_M), np.float32(1))
     level = np.minimum(np.log2(fine), np.float32(LEVELS - 1)).astype(np.int32)
-    np.maximum(level, _FINEST[kind], out=level)
+    np.maximum(level, finest[kind], out=level)
     side = np.right_shift(np.int32(TILE), level)
     column = np.right_shift(np.floor(u * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
     row = np.right_shift(np.floor(v * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
-    place = _STARTS[kind.astype(np.int32) * LEVELS + level]
+    place = starts[kind.astype(np.int32) * LEVELS + level]
     place += row * side + column
-    found: UInt8Array = _TEXELS.view(np.uint32)[place].view(np.uint8)
+    found: UInt8Array = texels.view(np.uint32)[place].view(np.uint8)
     return found
