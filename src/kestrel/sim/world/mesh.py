@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -155,11 +156,17 @@ def tube(
     """Round bar from ``start`` to ``end``; ``phase`` turns the corners of its cross-section."""
     a, b = np.asarray(start, np.float64), np.asarray(end, np.float64)
     axis = (b - a) / max(float(np.linalg.norm(b - a)), 1e-9)
-    side = np.cross(axis, (0.0, 0.0, 1.0) if abs(axis[2]) < 0.9 else (1.0, 0.0, 0.0))
+    side = _cross(axis, (0.0, 0.0, 1.0) if abs(axis[2]) < 0.9 else (1.0, 0.0, 0.0))
     side /= np.linalg.norm(side)
     angle = np.arange(sides) * (2 * np.pi / sides) + phase
-    circle = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * np.cross(axis, side)
+    circle = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * _cross(axis, side)
     return loft(np.stack([a + radius * circle, b + (radius if end_radius is None else end_radius) * circle]))
+
+
+def _cross(first: Sequence[float] | Float64Array, second: Sequence[float] | Float64Array) -> Float64Array:
+    """Return the vector product of two (3,); numpy's takes ten times as long for one pair."""
+    (a, b, c), (d, e, f) = first, second
+    return np.array([b * f - c * e, c * d - a * f, a * e - b * d], np.float64)
 
 
 def ellipsoid(centre: ArrayLike, radii: ArrayLike, *, rows: int = 5, sides: int = 8) -> Shape:
