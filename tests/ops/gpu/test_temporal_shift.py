@@ -25,4 +25,8 @@ def test_no_frames_and_other_memory_formats(device: str) -> None:
     assert gpu.temporal_shift(torch.zeros(0, 8, 2, 2, device=device), 4, 2, 1, -1).shape == (0, 8, 2, 2)
     x = torch.randn(4, 8, 3, 5, device=device).to(memory_format=torch.channels_last)
     expected = temporal_shift_reference(x, 2, 2, 1, -1)
-    assert torch.equal(gpu.temporal_shift(x, 2, 2, 1, -1), expected)
+    found = gpu.temporal_shift(x, 2, 2, 1, -1)
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride() == x.stride()
+    sliced = torch.randn(4, 8, 3, 5, device=device)[..., ::2]
+    assert torch.equal(gpu.temporal_shift(sliced, 2, 2, 1, -1), temporal_shift_reference(sliced, 2, 2, 1, -1))

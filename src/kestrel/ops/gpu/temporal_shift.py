@@ -21,7 +21,8 @@ def _shift(
     count: tl.tensor,
     n_segment: tl.tensor,
     frame: tl.tensor,
-    area: tl.tensor,
+    channels: tl.tensor,
+    channel_step: tl.tensor,
     fold: tl.tensor,
     first_step: tl.tensor,
     second_step: tl.tensor,
@@ -30,7 +31,7 @@ def _shift(
     at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = at < count
     time = at // frame % n_segment
-    channel = at % frame // area
+    channel = at // channel_step % channels
     # The frame that each element comes from, counted from its own.
     step = tl.where(channel < fold, first_step, tl.where(channel < 2 * fold, second_step, 0))
     exists = (time + step >= 0) & (time + step < n_segment)
@@ -39,10 +40,11 @@ def _shift(
 
 
 def temporal_shift(x: Tensor, n_segment: int, fold: int, first: int, second: int) -> Tensor:
-    """Compute kestrel::temporal_shift."""
-    x = x.contiguous()
+    """Compute kestrel::temporal_shift; channels last stay last."""
+    channels, area = x.shape[1], x.shape[2:].numel()
+    last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    x = x if last else x.contiguous()
     out = torch.empty_like(x)
-    area = x[0, 0].numel() if x.numel() else 1
-    sizes = (x.numel(), n_segment, x.shape[1] * area, area, fold, first, second)
+    sizes = (x.numel(), n_segment, channels * area, channels, 1 if last else area, fold, first, second)
     launch(_shift, (blocks(x.numel(), _BLOCK),), x, out, *sizes, block=_BLOCK)
     return out
