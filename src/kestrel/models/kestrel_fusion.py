@@ -206,8 +206,7 @@ class ViewTransform(nn.Module):
 
     def forward(self, depth: Tensor, context: Tensor, index: LiftSplatIndex) -> tuple[Tensor, Tensor]:
         """Return pooled features (B, C, X, Y) and which cells any camera sees, (B, 1, X, Y)."""
-        with torch.autocast("cpu", enabled=False):  # sparse products know no half precision
-            pooled = lift_splat(depth.softmax(1), context, index)
+        pooled = lift_splat(depth.softmax(1), context, index)
         side = self.config.pillars // 2
         seen = (index.row_start[1:] > index.row_start[:-1]).view(index.batch, 1, side, side)
         return pooled, seen.to(pooled.dtype)
