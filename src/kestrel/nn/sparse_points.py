@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from kestrel.nn.sparse import SparseTensor, fold_norm
+from kestrel.nn.sparse import Folded, SparseTensor, fold_norm, own_tensors
 from kestrel.ops import (
     CoordinateSet,
     coordinate_set,
@@ -20,6 +21,9 @@ from kestrel.ops import (
     pointwise,
     trilinear_neighbours,
 )
+
+_FOLDED: Final[WeakKeyDictionary[nn.Linear, Folded]] = WeakKeyDictionary()
+"""Linear layers with their batch norm multiplied in, while the layers live."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,12 @@ def linear_norm_relu(features: Tensor, linear: nn.Linear, norm: nn.BatchNorm1d) 
     """Return relu(norm(linear(features))); outside of training in one pass."""
     if norm.training or torch.is_grad_enabled():
         return torch.relu(cast(Tensor, norm(linear(features))))
-    both, shift = fold_norm(torch.cat((linear.weight.T, linear.bias[None])), norm)
-    return pointwise(features, both[:-1], bias=both[-1] + shift, relu=True)
+    sources = own_tensors(linear) + own_tensors(norm)
+    folded = _FOLDED.get(linear)
+    if folded is None or not folded.is_of(sources, features.dtype):
+        both, shift = fold_norm(torch.cat((linear.weight.T, linear.bias[None])), norm)
+        folded = _FOLDED[linear] = Folded(sources, features.dtype, both[:-1], both[-1] + shift)
+    return pointwise(features, folded.matrices, bias=folded.bias, relu=True)
 
 
 def merge(read: PointTensor, transformed: Tensor) -> PointTensor:

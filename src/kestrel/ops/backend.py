@@ -78,8 +78,9 @@ def call(function: Callable[..., Any], *arguments: object) -> Any:
     The tensors stay referenced until the function returns. Outputs must be contiguous already.
     """
     kept = [each.contiguous() if isinstance(each, Tensor) else each for each in arguments]
-    plain = (each.data_ptr() if isinstance(each, Tensor) else each for each in kept)
-    return function(*(0 if each is None else each for each in plain))
+    return function(
+        *[each.data_ptr() if isinstance(each, Tensor) else 0 if each is None else each for each in kept]
+    )
 
 
 def native_for(*tensors: Tensor | None) -> ModuleType | None:

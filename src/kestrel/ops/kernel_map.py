@@ -9,6 +9,7 @@ input gradient and of the transposed convolution.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -52,6 +53,7 @@ class KernelMap:
         return KernelMap(self.scatter, self.gather)
 
 
+@functools.cache
 def centred_offsets(kernel_size: Triple) -> tuple[Triple, ...]:
     """Return kernel offsets around zero, z fastest (the order of a dense [k0, k1, k2] kernel)."""
     return tuple(
@@ -60,6 +62,7 @@ def centred_offsets(kernel_size: Triple) -> tuple[Triple, ...]:
     )
 
 
+@functools.cache
 def torchsparse_offsets(kernel_size: int) -> tuple[Triple, ...]:
     """Return the offsets of a cubic kernel in the order of the SPVNAS checkpoints.
 

@@ -102,10 +102,9 @@ class PointSegmenter:
     def _probabilities(self, points: Tensor) -> Tensor:
         """Return the (P, classes) probabilities of points (P, 4), the mean over all views."""
         batch = torch.zeros(len(points), dtype=torch.int64)
-        total = torch.zeros(())
-        for number, matrix in enumerate(self._matrices):
+        total: Tensor = check_finite("Kestrel-Seg", self.network(points, batch)).softmax(1)
+        for matrix in self._matrices[1:]:
             # The square of the extent is not round: a turned corner may leave it, which the network bears.
-            turned = points if number == 0 else torch.cat((points[:, :2] @ matrix.T, points[:, 2:]), 1)
-            logits = self.network(turned, batch)
-            total = total + check_finite("Kestrel-Seg", logits).softmax(1)
-        return total / len(self._matrices)
+            turned = torch.cat((points[:, :2] @ matrix.T, points[:, 2:]), 1)
+            total += check_finite("Kestrel-Seg", self.network(turned, batch)).softmax(1)
+        return total if len(self._matrices) == 1 else total / len(self._matrices)
