@@ -21,6 +21,7 @@ BENCHMARKS: Final[dict[str, str]] = {
     "sim": "kestrel.bench.sim:simulated_frames",
     "memory": "kestrel.bench.memory:peak",
     "minkunet": "kestrel.bench.networks:minkunet",
+    "point-networks": "kestrel.bench.point_networks:point_networks",
     "point-voxel": "kestrel.bench.point_voxel:points_and_voxels",
     "rotated-nms": "kestrel.bench.nms:suppression",
     "second-encoder": "kestrel.bench.networks:second_encoder",

@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Four ways to see a cloud with the same number of parameters: points, a dense grid, both, sparse voxels.
+
+Time and memory alone: the weights are random. Each network answers the whole scan of a 64-beam sensor; the
+dense grids just hold the scan, so that their cells are coarse where it reaches far.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from kestrel.bench.scan import VOXEL_SIZE, street_scan
+from kestrel.bench.timing import THREADS, medians, timed
+from kestrel.models.dense_voxel import DenseVoxelNet
+from kestrel.models.minkunet import scaled_channels
+from kestrel.models.pointnet import PointNet
+from kestrel.models.pvcnn import PVCNN
+from kestrel.models.spvcnn import SPVCNN
+from kestrel.report import Figure
+
+CLASSES: Final = 16
+REFERENCE: Final = "dense voxels"
+NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
+    "PointNet": lambda: PointNet(CLASSES, width=0.65),
+    REFERENCE: lambda: DenseVoxelNet(CLASSES, channels=(48, 80)),
+    "PVCNN": lambda: PVCNN(CLASSES, in_channels=4, width=0.375),
+    "SPVCNN": lambda: SPVCNN(CLASSES, channels=scaled_channels(0.125)),
+}
+"""About 0.35 million parameters each."""
+
+
+def point_networks() -> dict[str, Figure]:
+    """Parameters, median time and growth of the largest memory of each network, against the dense grid."""
+    networks = {name: untrained(name) for name in NETWORKS}
+    scan = street_scan()
+    with torch.no_grad():
+        ms = medians({name: timed(runner(network, scan)) for name, network in networks.items()}, repeats=3)
+    mib = {name: _fresh_mib(name) for name in NETWORKS}
+    figures = {"points": Figure(len(scan), "points")}
+    for name, network in networks.items():
+        count = sum(parameter.numel() for parameter in network.parameters())
+        against = None if name == REFERENCE else REFERENCE
+        faster, smaller = ms[REFERENCE] / ms[name], mib[REFERENCE] / mib[name]
+        figures[f"{name}: parameters"] = Figure(count / 1e3, "thousand")
+        figures[f"{name}: time"] = Figure(ms[name], "ms", faster if against else None, against)
+        figures[f"{name}: peak memory"] = Figure(mib[name], "MiB", smaller if against else None, against)
+    return figures
+
+
+def untrained(name: str) -> nn.Module:
+    """Return a network of NETWORKS with random weights, ready to answer."""
+    torch.manual_seed(0)
+    return NETWORKS[name]().eval().requires_grad_(False)
+
+
+def runner(network: nn.Module, scan: Tensor) -> Callable[[], Tensor]:
+    """Return a function that classifies the (P, 4) points of a scan, each network in its own form."""
+    if isinstance(network, SPVCNN):
+        positions = nn.functional.pad(scan[:, :3] / VOXEL_SIZE, (1, 0))
+        return lambda: network(positions, scan)
+    cloud = scan.T[None].contiguous()
+    return lambda: network(cloud)
+
+
+def _fresh_mib(name: str) -> float:
+    command = [sys.executable, "-m", __name__, name]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main(name: str) -> None:
+    """Run one scan in this process and print the growth of its largest memory [MiB]."""
+    torch.set_num_threads(THREADS)
+    run = runner(untrained(name), street_scan())
+    # Making the scan took more memory than it left; only what comes on top of the present size counts.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_kib()
+    with torch.no_grad():
+        run()
+    print((peak_kib() - before) / 1024)
+
+
+def peak_kib() -> int:
+    """Return the largest resident memory of this program; getrusage also counts the one that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
