@@ -7,12 +7,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from kestrel.bench.stage_clock import PeakMemory
 from kestrel.bench.timing import medians, timed
 from kestrel.nn.camera_geometry import CameraGeometry
 from kestrel.nn.view_transform import LSSTransform
@@ -174,15 +174,9 @@ def print_peak(form: str) -> None:
     """Print by how many MB one call of "ours" or "lss" raises the peak memory of this process (Linux)."""
     depth, context, cells, shape = _scene()
     index = LiftSplatIndex.build(cells, 1, shape)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before = _peak_mb()
+    memory = PeakMemory()
     if form == "ours":
         lift_splat(depth, context, index)
     else:
         lss_pool(depth, context, cells, shape[0] * shape[1] * shape[2])
-    print(_peak_mb() - before)
-
-
-def _peak_mb() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    print(memory.growth_mib())

@@ -8,15 +8,14 @@ the first scan, when libraries, weights and the scan are loaded already.
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
 from kestrel.bench.networks import CLASSES, Scan, settled
 from kestrel.bench.peer import Worker, find_python
+from kestrel.bench.stage_clock import PeakMemory
 from kestrel.bench.timing import THREADS
 from kestrel.models.minkunet import MinkUNet
 from kestrel.models.spvcnn import SPVCNN
@@ -62,11 +61,10 @@ def main(name: str, dtype: str) -> None:
     scan, network = Scan(), settled(NETWORKS[name](CLASSES)).to(DTYPES[dtype])
     features = scan.features.to(DTYPES[dtype])
     # Making the scan took more memory than it left; only what comes on top of the present size counts.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = PeakMemory()
     with torch.no_grad():
         network(scan.positions, features)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(memory.growth_mib())
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from kestrel.bench.scan import VOXEL_SIZE, street_scan
+from kestrel.bench.stage_clock import PeakMemory
 from kestrel.bench.timing import THREADS, medians, timed
 from kestrel.models.dense_voxel import DenseVoxelNet
 from kestrel.models.minkunet import scaled_channels
@@ -80,17 +80,10 @@ def main(name: str) -> None:
     torch.set_num_threads(THREADS)
     run = runner(untrained(name), street_scan())
     # Making the scan took more memory than it left; only what comes on top of the present size counts.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = peak_kib()
+    memory = PeakMemory()
     with torch.no_grad():
         run()
-    print((peak_kib() - before) / 1024)
-
-
-def peak_kib() -> int:
-    """Return the largest resident memory of this program; getrusage also counts the one that started it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    print(memory.growth_mib())
 
 
 if __name__ == "__main__":

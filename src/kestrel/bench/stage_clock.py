@@ -87,10 +87,18 @@ class StageClock:
 
 
 class PeakMemory:
-    """The largest resident memory of this process since it was made (Linux)."""
+    """The largest resident memory of this process since it was made (Linux).
+
+    Not by getrusage, whose largest value a process takes over from the one that started it.
+    """
 
     def __init__(self) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        self._before = self.mib()
+
+    def growth_mib(self) -> float:
+        """Return by how much the peak is above what was resident at the start [MiB]."""
+        return self.mib() - self._before
 
     def mib(self) -> float:
         """Return the peak [MiB]."""
