@@ -159,6 +159,21 @@ def test_cameras_with_equal_stamps_are_told_apart():
     assert sorted(timing.latency_ms) == [3.0, 9.0]
 
 
+def test_what_was_sent_to_a_node_alone_is_its_input():
+    front = {messages.Source(stamp, "camera_front_optical"): stamp for stamp in (10, 20, 30)}
+    labels = {messages.Source(20, "camera_front_optical"): 20}
+    sent = {"/camera/front/image/compressed": front, "/augment/input/labels": labels}
+    received = {
+        "/augment/output/image": {messages.Source(20, "camera_front_optical"): 20 + 2 * MS},
+        "/video/output/event": {messages.Source(20, "camera_front_optical"): 20 + 5 * MS},
+    }
+    timings = node_timings(sent, received)
+    assert timings["/augment"].inputs == ("/augment/input/labels",)
+    assert (timings["/augment"].sent, timings["/augment"].answered) == (1, 1)
+    assert timings["/video"].inputs == ("/camera/front/image/compressed",)
+    assert (timings["/video"].sent, timings["/video"].answered) == (3, 1)
+
+
 def test_latched_output_with_a_stamp_of_its_own_has_no_cause():
     sent = {"/lidar/points": {messages.Source(10, "lidar"): 5}}
     received = {"/segmentation/output/label_info": {messages.Source(11, "base_link"): 6}}

@@ -88,21 +88,30 @@ def latencies_ms(sent: Times, received: Times) -> dict[tuple[str, str], dict[int
 def cause_of(topic: str, times: Mapping[Source, int], sent: Times) -> str | None:
     """Return the topic whose messages caused an output: the one with most stamps in common.
 
-    Where sensors share their stamps, the one whose name is in the output's (a camera) or frame is meant, then
-    a cloud before an image.
+    What was sent to a node alone (``<node>/input/...``) caused its outputs, not those of others. Where
+    sensors share their stamps, the one whose name is in the output's (a camera) or frame is meant, then a
+    cloud before an image.
     """
     stamps = {source.stamp_ns for source in times}
     frames = {source.frame_id for source in times}
+    output = OUTPUT.fullmatch(topic)
+    own = f"{output['node']}/input/" if output is not None else None
 
-    def merit(candidate: str) -> tuple[int, int, int, int]:
+    def merit(candidate: str) -> tuple[bool, int, int, int, bool]:
         common = sum(source.stamp_ns in stamps for source in sent[candidate])
+        addressed = common > 0 and own is not None and candidate.startswith(own)
         named = len(set(candidate.split("/")) & set(topic.split("/")[3:]) - {"points", "image"})
         framed = sum(source.frame_id in frames for source in sent[candidate])
-        return common, named, framed, candidate.endswith("points")
+        return addressed, common, named, framed, candidate.endswith("points")
 
-    candidates = [name for name in sent if not name.startswith(TRUTH)]
+    candidates = [
+        name
+        for name in sent
+        if not name.startswith(TRUTH)
+        and ("/input/" not in name or (own is not None and name.startswith(own)))
+    ]
     best = max(candidates, key=merit, default=None)
-    return best if best is not None and merit(best)[0] > 0 else None
+    return best if best is not None and merit(best)[1] > 0 else None
 
 
 def replay_rate(sent: Times) -> float | None:
