@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kestrel.errors import KestrelError, SetupError
@@ -363,10 +364,14 @@ def test_check_loads_and_ends_by_itself(up: Callable[..., Up]) -> None:
 
 def test_node_that_cannot_be_configured_ends_everything_with_its_reason(up: Callable[..., Up]) -> None:
     broken = up("good", "broken")
+    broken.await_line(r"stub\d \| starting", times=2)
+    # The broken node may fail before the good one is configured, which then never says its process id.
+    nodes = [each.pid for each in psutil.Process(broken.process.pid).children(recursive=True)]
+    assert len(nodes) >= 2
     broken.await_line("SetupError: node stub1: configure failed: weights of stub: expected a file")
     broken.process.wait(DEADLINE_S)
     assert broken.process.returncode != 0
-    assert gone(broken.pid("stub0"))
+    assert all(gone(pid) for pid in nodes)
 
 
 def test_second_supervisor_in_the_same_domain_is_refused(up: Callable[..., Up]) -> None:
