@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -98,9 +100,9 @@ def test_clouds_of_a_batch_do_not_see_each_other_and_order_does_not_matter() -> 
 class _Call(nn.Module):
     """A function as a module."""
 
-    def __init__(self, function: object) -> None:
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)  # type: ignore[operator,no-any-return]
+        return self.function(x)

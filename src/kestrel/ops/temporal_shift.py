@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -60,15 +62,13 @@ def _(x: Tensor, n_segment: int, fold: int, first: int, second: int) -> Tensor:
     return torch.empty_like(x)
 
 
-def _setup_context(
-    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, int, int, int, int], output: Tensor
-) -> None:
-    ctx.arguments = inputs[1:]  # type: ignore[attr-defined]
+def _setup_context(ctx: Any, inputs: tuple[Tensor, int, int, int, int], output: Tensor) -> None:
+    ctx.arguments = inputs[1:]
 
 
-def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The shift is a partial permutation: its gradient flows back along the same paths."""
-    n_segment, fold, first, second = ctx.arguments  # type: ignore[attr-defined]
+    n_segment, fold, first, second = ctx.arguments
     return _temporal_shift(grad, n_segment, fold, -first, -second), None, None, None, None
 
 
