@@ -72,6 +72,7 @@ def official() -> dict[str, Figure]:
     config = released_config("det", "camera+lidar")
     ours = BEVFusionDetector.untrained(config, DETECTION_CLASSES, engine="auto")
     plain = BEVFusionDetector.untrained(config, DETECTION_CLASSES, engine="eager")
+    # Nothing but the call of an engine is needed of it, so it is none by type.
     plain.engine = TextbookEngine(plain.network)  # type: ignore[assignment]
     reader = FrameReader(drive, ours.sweeps)
     numbers = range(ours.sweeps, SWEEPS)

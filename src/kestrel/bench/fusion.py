@@ -63,6 +63,7 @@ def fusion() -> dict[str, Figure]:
     drive = recorded_drive(SWEEPS)
     ours = FusionDetector("kestrel-fusion", threads=THREADS)
     plain = FusionDetector("kestrel-fusion", threads=THREADS, engine="eager")
+    # Nothing but the call of an engine is needed of it, so it is none by type.
     plain.engine = TextbookEngine(plain.network)  # type: ignore[assignment]
     reader = FrameReader(drive, ours.sweeps)
     numbers = range(ours.sweeps, SWEEPS)
