@@ -178,7 +178,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         self._poll_while_frames_wait()
 
     def _poll_while_frames_wait(self) -> None:
-        # Each turn of the executor costs a millisecond or two, 50 times a second.
+        # Looking costs a turn of the executor, 50 times a second; most of the time no frame waits.
         if self.collector.pending and self.poll_timer.is_canceled():
             self.poll_timer.reset()
         elif not self.collector.pending and not self.poll_timer.is_canceled():
