@@ -15,12 +15,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
 
 from kestrel.errors import KestrelError, SetupError
+from kestrel_nodes.supervisor.domain import claimed_domain
+from kestrel_nodes.supervisor.lifecycle import Links
 from kestrel_nodes.supervisor.process import NodeProcess, stop_in_order
+from kestrel_nodes.supervisor.session import refuse_unsupervised
 from kestrel_nodes.supervisor.supervisor import ACTIVATE, CONFIGURE, Limits, Managed, Phase, Supervisor
 
 STUB = Path(__file__).with_name("stub_node.py")
@@ -378,9 +383,37 @@ def test_second_supervisor_in_the_same_domain_is_refused(up: Callable[..., Up]) 
     first = up("good")
     first.await_line("all nodes are active")
     second = up("good")
-    second.await_line("SetupError: ROS domain .* expected no other Kestrel nodes.* found stub0")
+    holder = rf"kestrel up \(process {first.process.pid}\)"
+    second.await_line(rf"SetupError: ROS domain .* expected no other Kestrel nodes.* found {holder}")
+    assert not any("stub0 |" in line for line in second.lines), "it started nothing"
     assert first.process.poll() is None
     assert first.stop() < 5.0
+
+
+def test_nodes_without_a_supervisor_are_not_doubled() -> None:
+    class Heard:
+        def __init__(self, *heard: str) -> None:
+            self.links = {
+                name: SimpleNamespace(heard=1.0 if name in heard else None) for name in ("first", "second")
+            }
+
+        def spin(self, seconds: float) -> None:
+            pass
+
+    refuse_unsupervised(cast(Links, Heard()))
+    with pytest.raises(SetupError, match=r"ROS domain .* expected no other Kestrel nodes.* found second"):
+        refuse_unsupervised(cast(Links, Heard("second")))
+
+
+def test_domain_is_free_again_after_its_supervisor() -> None:
+    with (
+        claimed_domain(),
+        pytest.raises(SetupError, match=rf"found kestrel up \(process {os.getpid()}\)"),
+        claimed_domain(),
+    ):
+        pass
+    with claimed_domain():
+        pass
 
 
 def test_nodes_end_when_the_supervisor_is_killed(up: Callable[..., Up]) -> None:

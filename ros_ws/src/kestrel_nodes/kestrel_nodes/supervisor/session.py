@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
-from kestrel.errors import SetupError, describe
 from kestrel_nodes import transport
 from kestrel_nodes.deployment import NodeConfig
 from kestrel_nodes.supervisor.display import Display
+from kestrel_nodes.supervisor.domain import claimed_domain, refuse
 from kestrel_nodes.supervisor.lifecycle import Links
 from kestrel_nodes.supervisor.process import SUPERVISOR_VARIABLE, NodeProcess, stop_in_order
 from kestrel_nodes.supervisor.supervisor import Limits, Managed, Supervisor
@@ -26,7 +26,7 @@ STOP_S = 3.5
 """All nodes have ended after this long; each alone needs less than a second when it is idle."""
 
 ALREADY_THERE_S = 1.2
-"""Longer than two heartbeats: whoever runs in this ROS domain is heard."""
+"""Longer than two heartbeats: a node that runs in this ROS domain is heard once it is discovered."""
 
 
 class _Stop:
@@ -77,6 +77,13 @@ def run(
     Raises:
         KestrelError: a node cannot be brought up, or not kept up; all nodes are stopped then.
     """
+    with claimed_domain():
+        return _run(commands, display, check=check, limits=limits or Limits())
+
+
+def _run(
+    commands: Mapping[str, Sequence[str]], display: Display, *, check: bool, limits: Limits
+) -> dict[str, float]:
     transport.prepare()
     environment = {**transport.environment(), SUPERVISOR_VARIABLE: str(os.getpid())}
     links = Links(tuple(commands))
@@ -86,10 +93,10 @@ def run(
         )
         for name, command in commands.items()
     ]
-    supervisor = Supervisor(nodes, limits or Limits(), display.event, activate=not check)
+    supervisor = Supervisor(nodes, limits, display.event, activate=not check)
     with _signals() as stop:
         try:
-            _refuse_doubles(links)
+            refuse_unsupervised(links)
             _supervise(supervisor, links, display, stop, check=check)
         finally:
             running = [node.process for node in reversed(nodes) if isinstance(node.process, NodeProcess)]
@@ -99,18 +106,10 @@ def run(
     return {node.name: node.loaded_s for node in nodes if node.loaded_s is not None}
 
 
-def _refuse_doubles(links: Links) -> None:
+def refuse_unsupervised(links: Links) -> None:
+    """Refuse to start beside nodes that somebody runs without a supervisor."""
     links.spin(ALREADY_THERE_S)
-    doubles = [name for name, link in links.links.items() if link.heard is not None]
-    if doubles:
-        domain = os.environ.get("ROS_DOMAIN_ID", "0")
-        raise SetupError(
-            describe(
-                f"ROS domain {domain}",
-                expected="no other Kestrel nodes (stop them, or set ROS_DOMAIN_ID)",
-                found=", ".join(doubles),
-            )
-        )
+    refuse([name for name, link in links.links.items() if link.heard is not None])
 
 
 def _supervise(supervisor: Supervisor, links: Links, display: Display, stop: _Stop, *, check: bool) -> None:
