@@ -12,6 +12,7 @@ import pytest
 from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS
 from kestrel.errors import ConfigError
 from kestrel.train import cache, score
+from kestrel.train.fusion_score import Answers, score_fusion
 from kestrel.types import BevMap, Boxes3D, PointCloud, SensorFrame
 from kestrel.weights import Manifest, save
 
@@ -66,7 +67,7 @@ def test_boxes_and_map_equal_to_the_truth_score_one(data: Path, frames: list[cac
         )
         return boxes, BevMap(layers, MAP_LAYERS, (-50.0, -50.0), 0.5, "base_link", frame.stamp_ns)
 
-    values = score.score_fusion(perfect, data / "validation", ("lidar",), sweeps=0)
+    values = score_fusion(Answers(perfect, sweeps=0), data / "validation", ("lidar",))
     assert values["lidar/ap2m/car"] == pytest.approx(1.0)
     assert values["lidar/map_miou"] == pytest.approx(1.0)
 

@@ -51,6 +51,16 @@ def train(
         Path | None,
         typer.Option(help="score: a bag with true boxes instead of a split; kestrel-seg and its like alone."),
     ] = None,
+    sensors_out: Annotated[
+        bool,
+        typer.Option(
+            "--sensors-out",
+            help="score: also what kestrel-fusion loses where cameras or the LiDAR are out.",
+        ),
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="score: print one JSON object instead of a table.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="prepare: drives at a time.")] = 2,
 ) -> None:
     """Simulate training drives, train one network on them (an interrupted run resumes), or score weights."""
@@ -66,11 +76,14 @@ def train(
         prepare(wanted, data / split, workers)
         return
     if what is What.score:
-        from kestrel.train.score import score, score_bag
+        from kestrel.report import Report
+        from kestrel.train.score import as_figures, score, score_bag
 
-        found = score(weights, data / split, split) if bag is None else score_bag(weights, bag)
-        for name, value in found.items():
-            print(f"{name:40} {value:.3f}")
+        if bag is None:
+            found = score(weights, data / split, split, sensors_out=sensors_out)
+        else:
+            found = score_bag(weights, bag)
+        Report(f"train score --weights {weights}", as_figures(found)).print(as_json=json)
         return
     from kestrel.train import augment, fusion, seg, video
     from kestrel.train.loop import scaled

@@ -126,6 +126,18 @@ class DetectionScores:
     prediction_count: Int64Array
 
     @property
+    def known(self) -> DetectionScores:
+        """The same for the classes alone that the truth has."""
+        there = np.flatnonzero(self.truth_count)
+        return DetectionScores(
+            tuple(self.class_names[label] for label in there),
+            self.average_precision[there],
+            self.errors[there],
+            self.truth_count[there],
+            self.prediction_count[there],
+        )
+
+    @property
     def mean_average_precision(self) -> float:
         """Mean over all classes and distances (mAP)."""
         return float(self.average_precision.mean())
@@ -173,7 +185,7 @@ def evaluate(
         found = found.take(np.argsort(found.score, kind="stable")[::-1])
         matches = match(real, found, DISTANCES_M)
         for index in range(len(DISTANCES_M)):
-            precision[label, index] = _average_precision(matches[index] >= 0, len(real))
+            precision[label, index] = average_precision(matches[index] >= 0, len(real))
         partner = matches[DISTANCES_M.index(TRUE_POSITIVE_DISTANCE_M)]
         errors[label] = _true_positive_errors(real, found, partner, half_turn=name in HALF_TURN_CLASSES)
         errors[label, [ERRORS.index(error) for error in UNDEFINED.get(name, ())]] = np.nan
@@ -238,7 +250,8 @@ def _rank(group: Int64Array) -> Int64Array:
     return rank
 
 
-def _average_precision(hit: NDArray[np.bool_], truth_count: int) -> float:
+def average_precision(hit: NDArray[np.bool_], truth_count: int) -> float:
+    """Return the AP of predictions, best first, of which ``hit`` says whether each is right."""
     if truth_count == 0 or not hit.any():
         return 0.0
     true_positives = np.cumsum(hit).astype(np.float64)

@@ -86,6 +86,12 @@ class MapOverlap:
             self.wrong[:, index] += (predicted & ~truth).sum((1, 2))
             self.missed[:, index] += (~predicted & truth).sum((1, 2))
 
+    def merge(self, other: MapOverlap) -> None:
+        """Count what ``other`` has counted, at the same thresholds."""
+        self.hit += other.hit
+        self.wrong += other.wrong
+        self.missed += other.missed
+
     @property
     def truth_count(self) -> NDArray[np.int64]:
         """(L,) cells that the truth has of each layer."""

@@ -4,50 +4,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from rich.progress import track
 
-from kestrel.classes import DETECTION_CLASSES, EVENTS, MAP_LAYERS, POINT_CLASSES
+from kestrel.classes import EVENTS, POINT_CLASSES
 from kestrel.errors import ConfigError, describe
-from kestrel.eval import baseline, detection
-from kestrel.eval.overlap import MapOverlap, PointConfusion
+from kestrel.eval import baseline
+from kestrel.eval.overlap import PointConfusion
 from kestrel.pipelines import FusionDetector, PointSegmenter, VideoUnderstanding
+from kestrel.report import Figure
 from kestrel.train import cache
+from kestrel.train.fusion_score import SENSORS, Answers, score_fusion, score_without_sensors
+from kestrel.train.progress import track
 from kestrel.train.transfer import score_boxes
-from kestrel.types import BevMap, Boxes3D, Calibration, Image, PointCloud, SensorFrame, UInt8Array
+from kestrel.types import BevMap, Boxes3D, Image, PointCloud, SensorFrame, UInt8Array
 from kestrel.weights import load, remember
 
 BASE: Final = "base_link"
 BASELINE: Final = "baseline"
 """Stands for the trivial baseline where the name of weights is asked for."""
 
-SENSORS: Final = ("camera+lidar", "lidar", "camera")
-"""With all sensors, with the LiDAR alone, with the cameras alone."""
+SCORE_THRESHOLD: Final = 0.05
+"""Boxes below it do not enter the average precision."""
+
+UNITS: Final = {
+    **dict.fromkeys(("ap", "ap2m", "mAP", "mAP_2m"), "AP"),
+    **dict.fromkeys(("iou", "map_miou", "map_miou_best", "point_miou"), "IoU"),
+    "NDS": "NDS",
+    "mATE": "m",
+    "mASE": "1 - IoU",
+    "mAOE": "rad",
+    "mAVE": "m/s",
+}
+"""Unit of a figure by a part of its name; what no part names is a share."""
 
 Labeller = Callable[[PointCloud], UInt8Array]
-Detector = Callable[[SensorFrame], tuple[Boxes3D, BevMap]]
 
 
-def score(weights: str | Path, folder: Path, split: str) -> dict[str, float]:
+def score(weights: str | Path, folder: Path, split: str, *, sensors_out: bool = False) -> dict[str, float]:
     """Score weights on the drives below ``folder`` and write the figures into their manifest.
 
     Args:
         weights: name of shipped weights or path, or BASELINE (which has no manifest).
         folder: finished drives of one split.
         split: its name, with which the figures begin.
+        sensors_out: also say what is lost where cameras or the LiDAR are out (Kestrel-Fusion).
 
     Raises:
-        ConfigError: weights of a network that has no score.
+        ConfigError: weights of a network that has no score, or none with sensors out.
     """
-    found = score_baseline(folder) if weights == BASELINE else _score_network(weights, folder)
+    network = BASELINE if weights == BASELINE else load(weights)[1].network
+    if sensors_out and network != "KestrelFusion":
+        expected = "a KestrelFusion, which answers from any sensors"
+        raise ConfigError(describe("network to score with sensors out", expected=expected, found=network))
+    if network == BASELINE:
+        found = score_baseline(folder)
+    else:
+        found = _score_network(weights, network, folder, sensors_out=sensors_out)
     figures = {f"{split}/{name}": round(value, 4) for name, value in found.items()}
     if weights != BASELINE:
         remember(weights, figures)
     return figures
+
+
+def as_figures(values: Mapping[str, float]) -> dict[str, Figure]:
+    """Return scores with their units."""
+    return {name: Figure(value, _unit(name)) for name, value in values.items()}
+
+
+def _unit(name: str) -> str:
+    parts = name.split("/")
+    if parts[-1].endswith(("_lost", "_lost_most")):
+        return "points"
+    return next((UNITS[part] for part in parts if part in UNITS), "share")
 
 
 def score_bag(weights: str | Path, bag: Path) -> dict[str, float]:
@@ -63,18 +95,19 @@ def score_bag(weights: str | Path, bag: Path) -> dict[str, float]:
     return score_boxes(lambda cloud: segmenter.segment(cloud).label, bag)
 
 
-def _score_network(weights: str | Path, folder: Path) -> dict[str, float]:
-    _, manifest = load(weights)
-    if manifest.network == "KestrelSeg":
+def _score_network(weights: str | Path, network: str, folder: Path, *, sensors_out: bool) -> dict[str, float]:
+    if network == "KestrelSeg":
         segmenter = PointSegmenter(weights)
         return score_segmentation(lambda cloud: segmenter.segment(cloud).label, folder)
-    if manifest.network == "KestrelFusion":
-        detector = FusionDetector(weights, score_threshold=0.05)
-        return score_fusion(detector.detect, folder, SENSORS, detector.sweeps)
-    if manifest.network == "KestrelVideo":
+    if network == "KestrelFusion":
+        detector = FusionDetector(weights, score_threshold=SCORE_THRESHOLD)
+        answers = Answers(detector.detect, detector.sweeps)
+        values = score_fusion(answers, folder, tuple(SENSORS))
+        return values | score_without_sensors(answers, folder) if sensors_out else values
+    if network == "KestrelVideo":
         return score_video(weights, folder)
-    expected = ["KestrelFusion", "KestrelSeg", "KestrelVideo"]
-    raise ConfigError(describe("network to score", expected=expected, found=manifest.network))
+    expected = "KestrelFusion, KestrelSeg or KestrelVideo"
+    raise ConfigError(describe("network to score", expected=expected, found=network))
 
 
 def score_baseline(folder: Path) -> dict[str, float]:
@@ -86,7 +119,7 @@ def score_baseline(folder: Path) -> dict[str, float]:
         return boxes, baseline.straight_road(frame.stamp_ns)
 
     points = score_segmentation(lambda cloud: baseline.point_classes(cloud.points), folder)
-    return points | score_fusion(detect, folder, ("lidar",), sweeps=0)
+    return points | score_fusion(Answers(detect, sweeps=0), folder, ("lidar",))
 
 
 def score_segmentation(labels_of: Labeller, folder: Path) -> dict[str, float]:
@@ -104,86 +137,6 @@ def score_segmentation(labels_of: Labeller, folder: Path) -> dict[str, float]:
     values.update({f"point_miou/{rig}": confusion.mean_iou() for rig, confusion in by_rig.items()})
     pairs = zip(POINT_CLASSES, total.iou(), strict=True)
     return values | {f"iou/{name}": float(iou) for name, iou in pairs if not np.isnan(iou)}
-
-
-def score_fusion(
-    detect: Detector, folder: Path, modalities: tuple[str, ...], sweeps: int
-) -> dict[str, float]:
-    """Return AP and map IoU with each choice of sensors (SENSORS) and so many earlier sweeps."""
-    values: dict[str, float] = {}
-    for sensors in modalities:
-        truth, found = [], []
-        overlap = MapOverlap(len(MAP_LAYERS))
-        for path in track(cache.frame_files(folder), sensors):
-            cached = cache.read(cache.CachedFrame, path)
-            boxes, layers = detect(sensor_frame(cached, sensors, sweeps))
-            truth.append(_truth(cached))
-            found.append(boxes)
-            cells = layers.probability.shape[1]
-            overlap.add(layers.probability, cached.map_truth(len(MAP_LAYERS), cells) > 0)
-        scores = detection.evaluate(
-            detection.BoxTable.from_frames(truth), detection.BoxTable.from_frames(found)
-        )
-        values |= {f"{sensors}/{key}": value for key, value in _named(scores, overlap).items()}
-    return values
-
-
-def _named(scores: detection.DetectionScores, overlap: MapOverlap) -> dict[str, float]:
-    there = scores.truth_count > 0
-    near = detection.DISTANCES_M.index(detection.TRUE_POSITIVE_DISTANCE_M)
-    layers = overlap.iou_at(0.5)
-    values = {
-        "mAP": float(scores.average_precision[there].mean()),
-        "mAP_2m": float(scores.average_precision[there, near].mean()),
-        "map_miou": float(np.nanmean(np.where(overlap.truth_count > 0, layers, np.nan))),
-    }
-    values |= {
-        f"ap2m/{name}": float(scores.average_precision[index, near])
-        for index, name in enumerate(DETECTION_CLASSES)
-        if there[index]
-    }
-    return values | {f"iou/{name}": float(iou) for name, iou in zip(MAP_LAYERS, layers, strict=True)}
-
-
-def sensor_frame(cached: cache.CachedFrame, sensors: str, sweeps: int) -> SensorFrame:
-    """Return a cached key frame as a node would hand it over, with ``camera``, ``lidar`` or both."""
-    clouds = []
-    for index in range(1 + sweeps):
-        mine = cached.sweep == index
-        points = np.ascontiguousarray(cached.cloud()[mine, :4])
-        clouds.append(PointCloud(points, 10**9 - round(float(cached.ages[index]) * 1e9), BASE))
-    images, calibrations = {}, {}
-    for number in range(len(cached.matrices) if "camera" in sensors else 0):
-        picture = cached.picture(number)
-        name = f"camera{number}"
-        images[name] = Image(picture, 10**9, name)
-        calibrations[name] = Calibration(
-            cached.matrices[number], picture.shape[1], picture.shape[0], cached.base_from_camera[number]
-        )
-    with_lidar = "lidar" in sensors
-    return SensorFrame(
-        stamp_ns=10**9,
-        frame_id=BASE,
-        cloud=clouds[0] if with_lidar else None,
-        images=images,
-        calibrations=calibrations,
-        sweeps=tuple(clouds[1:]) if with_lidar else (),
-    )
-
-
-def _truth(cached: cache.CachedFrame) -> Boxes3D:
-    return Boxes3D(
-        center=np.ascontiguousarray(cached.boxes[:, :3]),
-        size=np.ascontiguousarray(cached.boxes[:, 3:6]),
-        yaw=np.ascontiguousarray(cached.boxes[:, 6]),
-        velocity=np.ascontiguousarray(cached.boxes[:, 7:9]),
-        label=cached.box_label,
-        score=np.ones(len(cached.boxes), np.float32),
-        class_names=DETECTION_CLASSES,
-        frame_id=BASE,
-        stamp_ns=10**9,
-        num_points=cached.box_points,
-    )
 
 
 def score_video(weights: str | Path, folder: Path) -> dict[str, float]:

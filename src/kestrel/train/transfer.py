@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from kestrel.classes import DETECTION_CLASSES, POINT_CLASSES
 from kestrel.data.bag import BagReader
@@ -19,6 +18,7 @@ from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.perception_messages import DONT_CARE, boxes_from_message
 from kestrel.data.sensor_messages import cloud_from_message
 from kestrel.errors import InputError, describe
+from kestrel.train.progress import track
 from kestrel.types import Boxes3D, Float64Array, PointCloud, UInt8Array
 
 GROUPS: Final = {

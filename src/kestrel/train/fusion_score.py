@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""How well boxes and maps are found on cached drives, also where sensors are out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Final
+
+import numpy as np
+
+from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.errors import InputError, describe
+from kestrel.eval.fusion import ScoredFrame, Values, by_class, by_range, compare, summary
+from kestrel.train import cache
+from kestrel.train.progress import track
+from kestrel.train.sensor_cases import CAMERAS, CASES, LIDAR, NOTHING, RING, Without, sensor_frame
+from kestrel.types import BevMap, Boxes3D, SensorFrame
+
+SENSORS: Final[Mapping[str, Without]] = {
+    "camera+lidar": NOTHING,
+    "lidar": Without({CAMERAS}),
+    "camera": Without({LIDAR}),
+}
+"""Sensors that are there, and so those that are left out."""
+
+SENSORS_OUT: Final = "sensors_out"
+COMPARED: Final = ("mAP", "mAP_2m", "NDS", "map_miou")
+"""Figures of which it is said what they lose, in points, without some sensors."""
+
+Detector = Callable[[SensorFrame], tuple[Boxes3D, BevMap]]
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A finished drive: where it is, its rig and its weather."""
+
+    folder: Path
+    rig: str
+    weather: str
+
+    @classmethod
+    def below(cls, folder: Path) -> list[Drive]:
+        """Return the finished drives below ``folder``."""
+        told = {path: json.loads((path / cache.DONE).read_text()) for path in cache.finished_drives(folder)}
+        return [cls(path, values["rig"], values["weather"]) for path, values in told.items()]
+
+    @property
+    def files(self) -> list[Path]:
+        """The key frames."""
+        return sorted(self.folder.glob("frame_*.npz"))
+
+    def has_ring(self) -> bool:
+        """Whether its rig has the six cameras of RING."""
+        return len(cache.read(cache.CachedFrame, self.files[0]).matrices) == len(RING)
+
+
+class Answers:
+    """What a detector answers to whole drives; each is asked for once.
+
+    Args:
+        detect: answers one frame.
+        sweeps: earlier ones in a frame.
+    """
+
+    def __init__(self, detect: Detector, sweeps: int) -> None:
+        self._detect = detect
+        self._sweeps = sweeps
+        self._known: dict[tuple[Path, Without], list[ScoredFrame]] = {}
+
+    def to(self, drives: Sequence[Drive], without: Without) -> list[ScoredFrame]:
+        """Return the answers to all frames of ``drives`` without some sensors, beside their truth."""
+        missing = [drive for drive in drives if (drive.folder, without) not in self._known]
+        what = f"without {', '.join(sorted(without))}" if without else "all sensors"
+        for path in track([path for drive in missing for path in drive.files], what):
+            self._known.setdefault((path.parent, without), []).append(self._answer(path, without))
+        return [frame for drive in drives for frame in self._known[drive.folder, without]]
+
+    def _answer(self, path: Path, without: Without) -> ScoredFrame:
+        cached = cache.read(cache.CachedFrame, path)
+        boxes, bev_map = self._detect(sensor_frame(cached, self._sweeps, without))
+        map_truth = cached.map_truth(len(MAP_LAYERS), bev_map.probability.shape[1]) > 0
+        return compare(_truth(cached), map_truth, boxes, bev_map)
+
+
+def score_fusion(answers: Answers, folder: Path, modalities: Sequence[str]) -> dict[str, float]:
+    """Return scores with each choice of sensors (SENSORS) on the drives below ``folder``.
+
+    As a whole and by class; with the first choice also by range, by weather and by rig.
+    """
+    drives = Drive.below(folder)
+    values: dict[str, float] = {}
+    for sensors in modalities:
+        frames = answers.to(drives, SENSORS[sensors])
+        values |= _below(sensors, summary(frames) | by_class(frames))
+    first = modalities[0]
+    for name, own in by_range(answers.to(drives, SENSORS[first])).items():
+        values |= _below(f"{first}/range/{name}", own)
+    for kind in ("weather", "rig"):
+        for name in sorted({getattr(drive, kind) for drive in drives}):
+            chosen = [drive for drive in drives if getattr(drive, kind) == name]
+            values |= _below(f"{first}/{kind}/{name}", summary(answers.to(chosen, SENSORS[first])))
+    return values
+
+
+def score_without_sensors(answers: Answers, folder: Path) -> dict[str, float]:
+    """Return the scores of all CASES, on the drives below ``folder`` that six cameras saw.
+
+    The figures of a case are means over its runs, of which each has its own too. ``.../X_lost`` says by how
+    many points the figure X is below that with all sensors, ``.../X_lost_most`` in the worst run.
+
+    Raises:
+        InputError: no drive has six cameras.
+    """
+    drives = [drive for drive in Drive.below(folder) if drive.has_ring()]
+    if not drives:
+        raise InputError(describe(str(folder), expected="drives with six cameras", found="none"))
+    complete = _compared(answers.to(drives, NOTHING))
+    values = _below(f"{SENSORS_OUT}/none", complete)
+    for case, runs in CASES.items():
+        found = {name: _compared(answers.to(drives, without)) for name, without in runs.items()}
+        for figure, whole in complete.items():
+            own = [run[figure] for run in found.values()]
+            values[f"{SENSORS_OUT}/{case}/{figure}"] = mean(own)
+            values[f"{SENSORS_OUT}/{case}/{figure}_lost"] = 100 * (whole - mean(own))
+            if len(own) > 1:
+                values[f"{SENSORS_OUT}/{case}/{figure}_lost_most"] = 100 * (whole - min(own))
+        if len(runs) > 1:
+            for name, run in found.items():
+                values |= _below(f"{SENSORS_OUT}/{case}/{name}", run)
+    return values
+
+
+def _compared(frames: Sequence[ScoredFrame]) -> Values:
+    return {name: value for name, value in summary(frames).items() if name in COMPARED}
+
+
+def _truth(cached: cache.CachedFrame) -> Boxes3D:
+    return Boxes3D(
+        center=np.ascontiguousarray(cached.boxes[:, :3]),
+        size=np.ascontiguousarray(cached.boxes[:, 3:6]),
+        yaw=np.ascontiguousarray(cached.boxes[:, 6]),
+        velocity=np.ascontiguousarray(cached.boxes[:, 7:9]),
+        label=cached.box_label,
+        score=np.ones(len(cached.boxes), np.float32),
+        class_names=DETECTION_CLASSES,
+        frame_id="base_link",
+        stamp_ns=10**9,
+        num_points=cached.box_points,
+    )
+
+
+def _below(prefix: str, values: Values) -> Values:
+    return {f"{prefix}/{name}": value for name, value in values.items()}

@@ -1,0 +1,96 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of the training data with some of their sensors left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from kestrel.train import cache
+from kestrel.types import Calibration, Image, Int64Array, PointCloud, SensorFrame
+
+BASE: Final = "base_link"
+STAMP_NS: Final = 10**9
+CAMERAS: Final = "cameras"
+LIDAR: Final = "lidar"
+
+RING: Final = ("front", "front_left", "back_left", "back", "back_right", "front_right")
+"""Cameras of a rig of six, counter-clockwise from the one that looks ahead."""
+
+
+Without = frozenset[str]
+"""Sensors that are left out: LIDAR, CAMERAS (all of them), or names of RING."""
+
+NOTHING: Final = Without()
+CASES: Final[Mapping[str, Mapping[str, Without]]] = {
+    "1 of 6 cameras": {name: Without({name}) for name in RING},
+    "3 of 6 cameras": {
+        "all ahead": Without({"front_left", "front", "front_right"}),
+        "all behind": Without({"back_left", "back", "back_right"}),
+    },
+    "all cameras": {"all cameras": Without({CAMERAS})},
+    "LiDAR": {"LiDAR": Without({LIDAR})},
+}
+"""What fails, and the runs of which the case is the mean. Each camera fails in turn; of the ways to lose
+three the two that leave half of the surroundings unseen."""
+
+
+def camera_names(cached: cache.CachedFrame) -> tuple[str, ...]:
+    """Return the name of each camera of a frame: by RING where there are six, else numbered like that."""
+    order = _around(cached)
+    names = [""] * len(order)
+    for place, number in enumerate(order):
+        names[number] = RING[place] if len(order) == len(RING) else f"camera{place}"
+    return tuple(names)
+
+
+def _around(cached: cache.CachedFrame) -> Int64Array:
+    """Return the numbers of the cameras counter-clockwise from straight ahead."""
+    ahead = cached.base_from_camera[:, :2, 2]  # the optical axis in base_link
+    bearing = np.degrees(np.arctan2(ahead[:, 1], ahead[:, 0]))
+    return np.argsort(np.round(bearing, 3) % 360, kind="stable")
+
+
+def sensor_frame(cached: cache.CachedFrame, sweeps: int, without: Without = NOTHING) -> SensorFrame:
+    """Return a cached key frame as a node would hand it over.
+
+    Args:
+        cached: the frame.
+        sweeps: how many earlier ones.
+        without: sensors that are left out.
+    """
+    names = camera_names(cached)
+    images, calibrations = {}, {}
+    for number in _around(cached):
+        name = names[number]
+        if CAMERAS in without or name in without:
+            continue
+        picture = cached.picture(number)
+        images[name] = Image(picture, STAMP_NS, name)
+        calibrations[name] = Calibration(
+            cached.matrices[number], picture.shape[1], picture.shape[0], cached.base_from_camera[number]
+        )
+    clouds = [] if LIDAR in without else _clouds(cached, sweeps)
+    return SensorFrame(
+        stamp_ns=STAMP_NS,
+        frame_id=BASE,
+        cloud=clouds[0] if clouds else None,
+        images=images,
+        calibrations=calibrations,
+        sweeps=tuple(clouds[1:]),
+    )
+
+
+def _clouds(cached: cache.CachedFrame, sweeps: int) -> list[PointCloud]:
+    points = cached.cloud()
+    return [
+        PointCloud(
+            np.ascontiguousarray(points[cached.sweep == index, :4]),
+            STAMP_NS - round(float(cached.ages[index]) * 1e9),
+            BASE,
+        )
+        for index in range(1 + sweeps)
+    ]
