@@ -49,6 +49,17 @@ def drives(split: str, count: int) -> list[DriveSpec]:
     return [_numbered(entry, split, number) for number in range(count)]
 
 
+def split_names(purpose: str, sensors: str) -> list[str]:
+    """Return the splits for a purpose ("train" or "validation") whose drives have ``sensors`` or all of them.
+
+    Args:
+        purpose: the first word of their names.
+        sensors: "lidar" or "video".
+    """
+    entries = {name: entry for name, entry in _file().items() if name.split("_")[0] == purpose}
+    return [name for name, entry in entries.items() if entry["sensors"] in ("all", sensors)]
+
+
 def _numbered(entry: dict[str, Any], split: str, number: int) -> DriveSpec:
     towns, scenes, rigs = entry["towns"], entry["scenes"], entry["rigs"]
     return DriveSpec(

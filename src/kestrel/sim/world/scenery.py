@@ -10,6 +10,7 @@ from kestrel.sim.scene import Mesh, Texture
 from kestrel.sim.semantics import Semantic
 from kestrel.sim.world import furniture, vegetation
 from kestrel.sim.world.buildings import add_block, add_hall, add_house
+from kestrel.sim.world.frontage import Frontage
 from kestrel.sim.world.ground import KERB
 from kestrel.sim.world.layout import STOP_BEGIN, Junction, Layout, Road
 from kestrel.sim.world.mesh import Finish, MeshBuilder, box
@@ -39,6 +40,7 @@ class Scenery:
         self._trees = crowns + [vegetation.conifer(rng, town) for _ in range(2)]
         self._bushes = [vegetation.bush(rng, town) for _ in range(4)]
         self._tufts = [vegetation.grass_tuft(rng, town) for _ in range(3)]
+        self._frontage = Frontage(self.builder, rng, town, space, terrain) if town.frontage else None
 
     def furnish(self, script: Script) -> Mesh:
         """Place everything and return it as one mesh."""
@@ -63,7 +65,10 @@ class Scenery:
         rng = self._rng
         profile = road.profile
         for start, end in road.stretches():
-            self._lots(road, side, start, end)
+            if self._frontage is None:
+                self._lots(road, side, start, end)
+            else:
+                self._frontage.line(road, side, start, end)
             for s in np.arange(start + rng.uniform(3, 9), end - 2.0, rng.uniform(*self._town.tree_spacing)):
                 if rng.random() < 0.75:
                     self._street_tree(road, s, side)

@@ -18,7 +18,8 @@ class Town:
     """How a town is built. Lengths in metres; a pair is a range; *_rate is a chance 0..1 or a density.
 
     storeys: of urban buildings. gable_rate: pitched roofs. vehicle_mix: weights of sedan, hatch, estate,
-    suv, van, pickup, truck, bus.
+    suv, van, pickup, truck, bus. frontage: weights of terrace, detached house, block, walled yard, green and
+    hall along streets; empty where plain buildings stand in even rows.
     """
 
     lane_width: tuple[float, float]
@@ -42,6 +43,7 @@ class Town:
     asphalt: Colour
     paving: Colour
     vehicle_mix: tuple[float, ...]
+    frontage: tuple[float, ...] = ()
 
 
 _GREYS: Final = ((235, 235, 235), (190, 192, 195), (120, 122, 126), (60, 62, 66), (25, 25, 28))
@@ -185,8 +187,105 @@ TOWNS: Final[dict[str, Town]] = {
         paving=(164, 160, 152),
         vehicle_mix=(2.2, 2.0, 1.4, 3.4, 1.2, 1.4, 1.5, 0.8),
     ),
+    "hazel": Town(
+        lane_width=(2.5, 3.1),
+        sidewalk=(0.9, 2.2),
+        corner_radius=(3.0, 4.5),
+        parking_rate=0.6,
+        median_rate=0.05,
+        yellow_divider=False,
+        storeys=(1, 4),
+        gable_rate=0.7,
+        setback=(0.2, 2.0),
+        tree_spacing=(14, 30),
+        people=1.1,
+        parked_rate=0.6,
+        works_rate=0.4,
+        facades=((214, 200, 176), (186, 150, 120), (232, 224, 210), (150, 130, 112), (196, 178, 150)),
+        roofs=((150, 80, 58), (106, 66, 54), (88, 84, 82)),
+        paints=(*_GREYS, (140, 34, 34), (40, 70, 120), (176, 160, 90)),
+        foliage=((56, 92, 46), (76, 108, 54), (44, 76, 44)),
+        grass=(94, 118, 60),
+        asphalt=(76, 76, 78),
+        paving=(148, 142, 134),
+        vehicle_mix=(2.0, 3.5, 2.5, 1.5, 2.5, 0.3, 1.2, 0.5),
+        frontage=(5.0, 2.0, 1.0, 1.0, 0.6, 0.2),
+    ),
+    "juniper": Town(
+        lane_width=(2.7, 3.5),
+        sidewalk=(1.0, 2.6),
+        corner_radius=(3.5, 6.5),
+        parking_rate=0.4,
+        median_rate=0.1,
+        yellow_divider=True,
+        storeys=(1, 3),
+        gable_rate=0.6,
+        setback=(1.0, 5.0),
+        tree_spacing=(8, 18),
+        people=0.8,
+        parked_rate=0.5,
+        works_rate=0.4,
+        facades=((206, 196, 184), (170, 120, 96), (224, 214, 190), (132, 128, 124), (180, 168, 128)),
+        roofs=((120, 72, 60), (80, 80, 84), (142, 92, 70)),
+        paints=(*_GREYS, (150, 90, 40), (36, 88, 104), (96, 34, 48)),
+        foliage=((50, 86, 44), (86, 116, 58), (64, 98, 50)),
+        grass=(98, 122, 62),
+        asphalt=(82, 81, 81),
+        paving=(158, 152, 144),
+        vehicle_mix=(2.2, 2.4, 2.0, 2.6, 2.0, 0.9, 1.2, 0.5),
+        frontage=(1.0, 5.0, 0.5, 2.0, 1.5, 0.4),
+    ),
+    "larch": Town(
+        lane_width=(2.8, 3.4),
+        sidewalk=(1.4, 3.4),
+        corner_radius=(3.5, 7.0),
+        parking_rate=0.7,
+        median_rate=0.25,
+        yellow_divider=False,
+        storeys=(2, 6),
+        gable_rate=0.4,
+        setback=(0.3, 4.0),
+        tree_spacing=(9, 22),
+        people=1.0,
+        parked_rate=0.65,
+        works_rate=0.5,
+        facades=((190, 182, 170), (158, 108, 88), (212, 196, 160), (120, 122, 126), (228, 222, 212)),
+        roofs=((100, 70, 60), (84, 86, 90), (136, 86, 64)),
+        paints=(*_GREYS, (128, 40, 40), (44, 76, 128), (72, 96, 66)),
+        foliage=((60, 96, 48), (90, 120, 60), (46, 80, 46)),
+        grass=(96, 120, 64),
+        asphalt=(70, 70, 73),
+        paving=(150, 146, 140),
+        vehicle_mix=(2.5, 2.6, 2.0, 2.2, 2.2, 0.5, 1.4, 0.8),
+        frontage=(2.5, 1.5, 2.5, 2.0, 0.8, 1.0),
+    ),
+    "maple": Town(
+        lane_width=(2.6, 3.4),
+        sidewalk=(1.0, 3.0),
+        corner_radius=(3.2, 6.0),
+        parking_rate=0.55,
+        median_rate=0.15,
+        yellow_divider=True,
+        storeys=(1, 5),
+        gable_rate=0.5,
+        setback=(0.4, 4.0),
+        tree_spacing=(10, 24),
+        people=1.0,
+        parked_rate=0.55,
+        works_rate=0.5,
+        facades=((200, 190, 172), (166, 130, 108), (220, 208, 188), (140, 134, 130), (184, 160, 130)),
+        roofs=((128, 76, 60), (90, 88, 88), (112, 74, 62)),
+        paints=(*_GREYS, (132, 60, 40), (50, 80, 110), (150, 140, 100)),
+        foliage=((58, 94, 46), (82, 112, 56), (52, 82, 48)),
+        grass=(96, 120, 62),
+        asphalt=(78, 78, 80),
+        paving=(154, 148, 140),
+        vehicle_mix=(2.3, 2.7, 2.1, 2.2, 2.1, 0.6, 1.3, 0.6),
+        frontage=(2.5, 2.5, 1.2, 1.8, 1.0, 0.5),
+    ),
 }
-"""alder, birch, cedar: training. dogwood: validation. elm, fir: test."""
+"""alder, birch, cedar: training. dogwood: validation. elm, fir: test. With streets as they have grown: hazel,
+juniper, larch for training, maple for validation."""
 
 
 def town_named(name: str) -> Town:
