@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from kestrel.train.scan_mixing import COPIES, LabelledSweep, laser_mix, paste_things, polar_mix
+from kestrel.train.scan_mixing import COPIES, laser_mix, paste_things, polar_mix
+from kestrel.train.sweep_augmentation import LabelledSweep
 
 Mix = Callable[[LabelledSweep, LabelledSweep, torch.Generator], LabelledSweep]
 

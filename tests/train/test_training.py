@@ -103,6 +103,9 @@ def test_a_split_may_hold_one_sensor_alone(data: Path, tmp_path: Path) -> None:
 
     (tmp_path / "train_lidar").mkdir()
     assert cache.split_folders(tmp_path, "train", "lidar") == [tmp_path / "train_lidar"]
+    (tmp_path / "train_lidar_streets").mkdir()
+    both = [tmp_path / "train_lidar", tmp_path / "train_lidar_streets"]
+    assert cache.split_folders(tmp_path, "train", "lidar") == both
     assert cache.split_folders(data, "train", "video") == [data / "train"]
-    with pytest.raises(InputError, match="train or train_video"):
+    with pytest.raises(InputError, match="train, train_video"):
         cache.split_folders(tmp_path, "train", "video")

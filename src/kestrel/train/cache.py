@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kestrel.errors import InputError, describe
+from kestrel.sim.splits import split_names
 from kestrel.types import Float32Array, Float64Array, Int64Array, UInt8Array
 
 POSITION_STEP_M: Final = 0.002
@@ -167,17 +168,22 @@ def frame_files(*folders: Path) -> list[Path]:
     return [path for drive in drives for path in sorted(drive.glob("frame_*.npz"))]
 
 
-def split_folders(data: Path, split: str, sensors: str) -> list[Path]:
-    """Return the folders of a split with ``sensors`` ("lidar" or "video"): with all, and with these alone.
+def split_folders(data: Path, purpose: str, sensors: str) -> list[Path]:
+    """Return the folders, as far as they are there, of all splits for a purpose with ``sensors``.
+
+    Args:
+        data: folder of the splits.
+        purpose: "train" or "validation".
+        sensors: "lidar" or "video".
 
     Raises:
-        InputError: there is neither.
+        InputError: there is none of them.
     """
-    wanted = [data / split, data / f"{split}_{sensors}"]
-    found = [folder for folder in wanted if folder.exists()]
+    names = split_names(purpose, sensors)
+    found = [data / name for name in names if (data / name).exists()]
     if not found:
-        expected = f"{split} or {split}_{sensors}, made by `kestrel train prepare`"
-        raise InputError(describe(str(data), expected=expected, found="neither"))
+        expected = f"one of {', '.join(names)}, made by `kestrel train prepare`"
+        raise InputError(describe(str(data), expected=expected, found="none"))
     return found
 
 

@@ -16,7 +16,7 @@ from kestrel.classes import MAP_LAYERS
 from kestrel.models.kestrel_fusion import FusionConfig, FusionInput
 from kestrel.pipelines.fusion import camera_rays
 from kestrel.train import cache
-from kestrel.train.seg import uniform
+from kestrel.train.sweep_augmentation import uniform
 from kestrel.types import Calibration
 
 

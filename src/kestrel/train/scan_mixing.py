@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
 from torch import Tensor
 
-LabelledSweep: TypeAlias = tuple[Tensor, Tensor]
-"""Points (P, 4) [x, y, z, intensity] in base_link, and their classes (P,) int64."""
+from kestrel.train.sweep_augmentation import LabelledSweep
 
 SENSOR_HEIGHT_M: Final = 1.8
 """Where inclinations are measured from; near enough to every rig."""

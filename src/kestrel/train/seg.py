@@ -17,13 +17,11 @@ from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
 from kestrel.train import cache
 from kestrel.train.loop import Plan, Task, fit
 from kestrel.train.lovasz import lovasz_softmax
-from kestrel.train.scan_mixing import LabelledSweep, laser_mix, paste_things, polar_mix
+from kestrel.train.scan_mixing import laser_mix, paste_things, polar_mix
+from kestrel.train.sweep_augmentation import LabelledSweep, augment, uniform
 from kestrel.types import Float64Array, Int64Array
 
 PLAN = Plan(steps=2000, batch_size=2, lr=4e-3, validate_every=250, validation_batches=50)
-
-MOST_POINTS = 50_000
-"""Of a training sweep; a denser one is thinned out."""
 
 LEAST_POINTS = 20
 """A sweep has a class from so many points on."""
@@ -31,14 +29,12 @@ LEAST_POINTS = 20
 MIXED = 0.5
 """Share of the training sweeps that are mixed from two."""
 
-RARE = tuple(
-    POINT_CLASSES.index(name)
-    for name in ("bicycle", "bus", "construction_vehicle", "motorcycle", "trailer", "truck", "traffic_cone")
-)
-"""Classes whose things are copied into other sweeps."""
+COPIED = tuple(POINT_CLASSES.index(name) for name in ("bicycle", "motorcycle", "traffic_cone"))
+"""Classes whose things are copied into other sweeps.
 
-CLASS_WEIGHT = (2.5, 5.0, 3.5, 1.5, 5.0, 5.0, 3.0, 4.0, 4.0, 2.5, 0.5, 1.5, 0.8, 0.7, 0.6, 0.7)
-"""Of POINT_CLASSES in the cross-entropy: the rarer a class in simulated drives, the more a point counts."""
+Small ones only: a bus copied to where no bus could stand, and counted more than the house that it stands in,
+teaches that any wall may be a bus.
+"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class SweepSource:
             return polar_mix(sweep, other, generator)
         if kind < 2 / 3:
             return laser_mix(sweep, other, generator)
-        return paste_things(sweep, other, RARE)
+        return paste_things(sweep, other, COPIED)
 
     def _draw_one(self, generator: torch.Generator) -> LabelledSweep:
         points, label = self[int(torch.multinomial(self._chance, 1, generator=generator))]
@@ -100,30 +96,6 @@ def drawing_weights(counts: list[Int64Array]) -> Float64Array:
     return np.asarray((there / np.sqrt(share)).max(1).clip(1.0))
 
 
-def uniform(low: float, high: float, generator: torch.Generator) -> float:
-    """Return one random number."""
-    return low + (high - low) * float(torch.rand((), generator=generator))
-
-
-def augment(points: Tensor, label: Tensor, generator: torch.Generator) -> LabelledSweep:
-    """Turn, mirror and scale a sweep, and disturb what differs between LiDARs: density and intensity."""
-    share = uniform(0.6, 1.0, generator) * min(1.0, MOST_POINTS / max(len(points), 1))
-    kept = torch.rand(len(points), generator=generator) < share
-    points, label = points[kept].clone(), label[kept]
-    angle = torch.tensor(uniform(-torch.pi, torch.pi, generator))
-    cosine, sine = torch.cos(angle), torch.sin(angle)
-    turn = torch.stack((torch.stack((cosine, -sine)), torch.stack((sine, cosine))))
-    if uniform(0, 1, generator) < 0.5:
-        turn = turn @ torch.diag(torch.tensor([1.0, -1.0]))
-    scale = uniform(0.95, 1.05, generator)
-    points[:, :2] = points[:, :2] @ turn.T * scale
-    points[:, 2] = points[:, 2] * scale + uniform(-0.1, 0.1, generator)
-    points[:, :3] += 0.01 * torch.randn(len(points), 3, generator=generator)
-    gain = uniform(0.5, 1.6, generator) if uniform(0, 1, generator) < 0.85 else 0.0
-    points[:, 3] = (points[:, 3] * gain + uniform(-0.05, 0.1, generator)).clamp(0, 1)
-    return points, label
-
-
 def collate(samples: list[LabelledSweep]) -> Sweeps:
     """Put sweeps into one batch."""
     batch = torch.repeat_interleave(
@@ -135,15 +107,17 @@ def collate(samples: list[LabelledSweep]) -> Sweeps:
 
 
 class SegTask(Task[KestrelSeg]):
-    """Weighted cross-entropy plus Lovasz-Softmax; judged by the mean intersection over union."""
+    """Cross-entropy plus Lovasz-Softmax; judged by the mean intersection over union.
+
+    The cross-entropy counts every point the same, which leaves to the network how likely each class is; that
+    rare classes are learned is the part of Lovasz-Softmax, which counts every class the same.
+    """
 
     name = "kestrel-seg"
     classes = POINT_CLASSES
 
     def __init__(self, plan: Plan, config: SegConfig | None = None) -> None:
         super().__init__(KestrelSeg(config), plan)
-        self.weight: Tensor
-        self.register_buffer("weight", torch.tensor(CLASS_WEIGHT), persistent=False)
         self.confusion = torch.zeros(len(POINT_CLASSES), len(POINT_CLASSES), dtype=torch.int64)
 
     def training_step(self, batch: Sweeps, batch_idx: int) -> Tensor:
@@ -151,7 +125,7 @@ class SegTask(Task[KestrelSeg]):
         inside = self.network.inside(batch.points)
         logits = self.network(batch.points[inside], batch.batch[inside])
         label = batch.label[inside]
-        cross_entropy = F.cross_entropy(logits, label, self.weight, ignore_index=IGNORE)
+        cross_entropy = F.cross_entropy(logits, label, ignore_index=IGNORE)
         known = label != IGNORE
         lovasz = lovasz_softmax(logits[known].softmax(1), label[known])
         self.log_dict({"cross_entropy": cross_entropy.detach(), "lovasz": lovasz.detach()}, prog_bar=True)
@@ -179,10 +153,10 @@ class SegTask(Task[KestrelSeg]):
 
 
 def train(data: Path, out: Path, plan: Plan, *, resume: bool, start: str | None = None) -> Path:
-    """Train Kestrel-Seg on the sweeps of the splits train and train_lidar; return the exported weights.
+    """Train Kestrel-Seg on the sweeps of all training splits that have any; return the exported weights.
 
     Args:
-        data: folder of the splits; of train and validation either kind suffices.
+        data: folder of the splits; for training and for validation one each suffices.
         out: folder of the runs.
         plan: how long and how.
         resume: go on from the last checkpoint.

@@ -17,7 +17,7 @@ from kestrel.pipelines.runtime import fast_arithmetic
 from kestrel.pipelines.video import crop_to_road
 from kestrel.train import cache
 from kestrel.train.loop import Plan, Task, fit
-from kestrel.train.seg import uniform
+from kestrel.train.sweep_augmentation import uniform
 from kestrel.types import UInt8Array
 
 PLAN = Plan(
