@@ -234,15 +234,15 @@ def _add_entrance(
 def _add_bay(
     own: MeshBuilder, rng: np.random.Generator, front: Front, length: float, y: float, wall: Finish
 ) -> None:
-    """A bay window or a gabled projection, square or canted, over some of the storeys."""
+    """A bay window or a gabled projection, square or slanted, over some of the storeys."""
     width = min(float(rng.uniform(1.8, 4.0)), length - 1.5)
-    out, cant = float(rng.uniform(0.4, 1.6)), float(rng.choice([0.0, 0.0, 0.45]))
+    out, slant = float(rng.uniform(0.4, 1.6)), float(rng.choice([0.0, 0.0, 0.45]))
     x = float(rng.uniform(-(length - width) / 2, (length - width) / 2))
     low = -0.5 if out < front.clear and rng.random() < 0.7 else front.floor + front.storey
     top = front.height - float(rng.choice([0.0, front.storey])) if front.storeys > 1 else front.height
     if top - low < 1.0:
         return
-    inset = cant * width / 2
+    inset = slant * width / 2
     outline = np.array(
         [
             (x - width / 2, y),
