@@ -362,13 +362,18 @@ def test_whatever_arrives_every_message_is_used_or_counted_and_memory_is_bounded
         assert collector.buffered <= 8 * len(CAMERAS)
     bench.wait(10_000)
     assert bench.collector.pending == 0
-    bench.collector.reset()
+    waiting = bench.collector.waiting
     clouds = [frame.cloud for frame in bench.frames if frame.cloud is not None]
     assert len(clouds) == len(set(clouds)), "a sweep was fused twice"
-    for sensor in (LIDAR, *CAMERAS):
-        images = {frame.images[sensor] for frame in bench.frames if sensor in frame.images}
-        lost = sum(count for (name, _), count in bench.collector.unused.items() if name == sensor)
-        assert len(clouds if sensor == LIDAR else images) + lost == sent[sensor]
+    for reset in (False, True):
+        if reset:
+            bench.collector.reset()
+            assert not +bench.collector.waiting
+        for sensor in (LIDAR, *CAMERAS):
+            images = {frame.images[sensor] for frame in bench.frames if sensor in frame.images}
+            lost = sum(count for (name, _), count in bench.collector.unused.items() if name == sensor)
+            left = 0 if reset else waiting[sensor]
+            assert len(clouds if sensor == LIDAR else images) + lost + left == sent[sensor]
     for before, after in zip(bench.frames, bench.frames[1:], strict=False):
         assert after.stamp_ns > before.stamp_ns or after.generation > before.generation
     for frame in bench.frames:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Final, cast
 
+from kestrel.errors import SetupError, describe
 from kestrel.report import Figure
 
 BENCHMARKS: Final[dict[str, str]] = {
@@ -27,6 +28,7 @@ BENCHMARKS: Final[dict[str, str]] = {
     "second-encoder": "kestrel.bench.networks:second_encoder",
     "sparse-conv": "kestrel.bench.sparse_conv:forward",
     "sparse-conv-backward": "kestrel.bench.sparse_conv:backward",
+    "stack": "kestrel_nodes.stack_bench:stack",
     "spvcnn": "kestrel.bench.networks:spvcnn",
     "voxelize": "kestrel.bench.voxelization:voxelization",
 }
@@ -35,10 +37,24 @@ BENCHMARKS: Final[dict[str, str]] = {
 NODE_BENCHMARKS: Final = ("bevfusion-official", "fusion", "kestrel-seg", "seg-latency")
 """Those of what a node does; their threads wait like those of a node."""
 
+ROS_BENCHMARKS: Final = ("stack",)
+"""Those of the distribution kestrel_nodes, which need ROS 2."""
+
 
 def run(name: str) -> Mapping[str, Figure]:
-    """Run one benchmark of BENCHMARKS and return its figures by name."""
+    """Run one benchmark of BENCHMARKS and return its figures by name.
+
+    Raises:
+        SetupError: it needs the ROS 2 nodes, which are not installed.
+    """
     if name in NODE_BENCHMARKS:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     module, function = BENCHMARKS[name].split(":")
-    return cast(Mapping[str, Figure], getattr(importlib.import_module(module), function)())
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if name not in ROS_BENCHMARKS:
+            raise
+        expected = "the ROS 2 nodes (`make setup`)"
+        raise SetupError(describe(f"benchmark {name}", expected=expected, found=error)) from error
+    return cast(Mapping[str, Figure], getattr(loaded, function)())

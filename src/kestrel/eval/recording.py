@@ -45,6 +45,25 @@ class Answers:
 
 
 @dataclass
+class Traffic:
+    """When sensor messages were sent and outputs of nodes arrived: log times by topic and message."""
+
+    sent: dict[str, dict[Source, int]] = field(default_factory=lambda: defaultdict(dict))
+    received: dict[str, dict[Source, int]] = field(default_factory=lambda: defaultdict(dict))
+
+    def add(self, topic: str, msgtype: str, raw: bytes, log_time_ns: int) -> None:
+        """Note one message; truth, and what is neither sent by a sensor nor by a node, is left out."""
+        if topic.startswith(TRUTH):
+            return
+        output = OUTPUT.fullmatch(topic) is not None
+        if not output and msgtype not in SENSOR_TYPES:
+            return
+        source = source_of(msgtype, raw)
+        if source is not None:
+            (self.received if output else self.sent)[topic].setdefault(source, log_time_ns)
+
+
+@dataclass
 class Recording:
     """One recording, read completely.
 
@@ -73,27 +92,17 @@ def read_recording(path: str | Path) -> Recording:
         InputError: there is no such file, or a message in it is malformed.
     """
     reader = BagReader(path)
-    sent: dict[str, dict[Source, int]] = defaultdict(dict)
-    received: dict[str, dict[Source, int]] = defaultdict(dict)
+    traffic = Traffic()
     truth, predicted = _Collector(), _Collector()
     for message in reader.messages():
+        traffic.add(message.topic, message.msgtype, message.raw, message.log_time_ns)
         output = OUTPUT.fullmatch(message.topic)
         if message.topic.startswith(TRUTH):
             truth.add(message.topic.removeprefix(TRUTH), message)
         elif output is not None:
-            _note(received[message.topic], message)
             predicted.add(output["name"], message)
-        elif message.msgtype in SENSOR_TYPES:
-            _note(sent[message.topic], message)
-    return Recording(
-        Path(path), dict(sent), dict(received), truth.finish(), predicted.finish(), reader.damage
-    )
-
-
-def _note(times: dict[Source, int], message: BagMessage) -> None:
-    source = source_of(message.msgtype, message.raw)
-    if source is not None:
-        times.setdefault(source, message.log_time_ns)
+    sent, received = dict(traffic.sent), dict(traffic.received)
+    return Recording(Path(path), sent, received, truth.finish(), predicted.finish(), reader.damage)
 
 
 class _Collector:

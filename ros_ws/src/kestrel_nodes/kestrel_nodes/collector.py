@@ -164,6 +164,15 @@ class Collector:
         """How many images are kept."""
         return sum(len(camera.images) for camera in self._cameras.values())
 
+    @property
+    def waiting(self) -> Counter[str]:
+        """By sensor, how many messages have taken part in no frame so far and still may."""
+        count = Counter(
+            {name: sum(not image.used for image in own.images) for name, own in self._cameras.items()}
+        )
+        count[LIDAR] = sum(pending.cloud is not None for pending in self._pending)
+        return count
+
     def add_cloud(self, stamp_ns: int, message: Any) -> list[Collected]:
         """Take a LiDAR sweep."""
         time_ns = self._time(LIDAR, stamp_ns)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 
@@ -20,6 +21,9 @@ from kestrel.errors import KestrelError
 
 NODES = ("video", "segmentation", "fusion", "augment")
 """Nodes that must be active before the replay begins."""
+RIG = "nuscenes"
+LABELS_OF = "front"
+"""Camera whose label images the augment node gets."""
 DRAWN = "/debug/overlay/|_image$|points_filtered$"
 """Outputs that the recording does without: pictures of what is in it anyway, half a gigabyte of them."""
 STOP_TIMEOUT_S = 20.0
@@ -32,10 +36,15 @@ class Demo:
     """One run of the demo; everything it makes lies in ``out``."""
 
     out: Path
-    seconds: float
-    town: str
-    seed: int
-    rate: str
+    seconds: float = 10.0
+    town: str = "elm"
+    seed: int = 7
+    rate: str = "max"
+
+    @property
+    def drive(self) -> Path:
+        """The bag of the drive."""
+        return self.out / f"drive-{self.town}-{self.seed}-{self.seconds:g}s"
 
     def run(self) -> None:
         """Simulate (unless the drive is there), replay through the nodes, score, show.
@@ -44,22 +53,29 @@ class Demo:
             KestrelError: a step ended with an error; the text names it.
         """
         started = time.monotonic()
-        os.environ.setdefault("ROS_DOMAIN_ID", str(FREE_DOMAINS[os.getpid() % len(FREE_DOMAINS)]))
-        self.out.mkdir(parents=True, exist_ok=True)
-        drive = self.out / f"drive-{self.town}-{self.seed}-{self.seconds:g}s"
+        choose_domain()
+        self.simulate()
         recording, pictures = self.out / "recording.mcap", self.out / "pictures"
-        if not drive.exists():
-            kestrel("sim", "--rig", "nuscenes", "--scene", "urban", "--town", self.town,
-                    "--seed", str(self.seed), "--seconds", f"{self.seconds:g}", "--lidar-hz", "10",
-                    "--image-size", "704x256", "--out", str(drive))  # fmt: skip
         recording.unlink(missing_ok=True)
         with running_nodes(self.out / "nodes.log"):
             waits = [option for node in NODES for option in ("--wait-for", node)]
-            kestrel("replay", str(drive), "--rate", self.rate, "--record", str(recording),
-                    "--labels", "front", "--exclude", DRAWN, *waits)  # fmt: skip
+            kestrel("replay", str(self.drive), "--rate", self.rate, "--record", str(recording),
+                    "--labels", LABELS_OF, "--exclude", DRAWN, *waits)  # fmt: skip
         kestrel("eval", str(recording))
         kestrel("show", str(recording), "--out", str(pictures))
         self.say_where(recording, pictures, time.monotonic() - started)
+
+    def simulate(self, output: TextIO | None = None) -> None:
+        """Make the drive unless it is there; what is said of it goes to ``output``.
+
+        Raises:
+            KestrelError: the simulation ended with an error.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not self.drive.exists():
+            kestrel("sim", "--rig", RIG, "--scene", "urban", "--town", self.town,
+                    "--seed", str(self.seed), "--seconds", f"{self.seconds:g}", "--lidar-hz", "10",
+                    "--image-size", "704x256", "--out", str(self.drive), output=output)  # fmt: skip
 
     def say_where(self, recording: Path, pictures: Path, took_s: float) -> None:
         """Print what was made and how to look at it."""
@@ -74,22 +90,35 @@ class Demo:
         console.print(f"Score it again: [bold]kestrel eval {recording}[/]")
 
 
-def kestrel(*arguments: str) -> None:
-    """Run one command of the tool; raise KestrelError if it ends with an error."""
-    Console(highlight=False).print(f"[bold]$ kestrel {' '.join(arguments)}[/]")
-    code = subprocess.run([sys.executable, "-m", "kestrel", *arguments], check=False).returncode
+def choose_domain() -> None:
+    """Take a ROS domain for this process and its children, unless ROS_DOMAIN_ID says which."""
+    os.environ.setdefault("ROS_DOMAIN_ID", str(FREE_DOMAINS[os.getpid() % len(FREE_DOMAINS)]))
+
+
+def kestrel(*arguments: str, output: TextIO | None = None) -> None:
+    """Run one command of the tool; it writes to ``output``, by default to standard output.
+
+    Raises:
+        KestrelError: it ended with an error.
+    """
+    Console(highlight=False, file=output).print(f"[bold]$ kestrel {' '.join(arguments)}[/]")
+    command = [sys.executable, "-m", "kestrel", *arguments]
+    code = subprocess.run(command, check=False, stdout=output).returncode
     if code != 0:
         raise KestrelError(f"kestrel {arguments[0]}: ended with exit code {code}")
 
 
 @contextmanager
-def running_nodes(log: Path) -> Iterator[None]:
-    """Keep `kestrel up` running; its output goes to ``log``. It is stopped the way a user would: Ctrl-C."""
+def running_nodes(log: Path) -> Iterator[int]:
+    """Keep `kestrel up` running and yield its process id; its output goes to ``log``.
+
+    It is stopped the way a user would: Ctrl-C.
+    """
     with log.open("w") as sink:
-        command = [sys.executable, "-m", "kestrel", "up", "--rig", "nuscenes", "--use-sim-time"]
+        command = [sys.executable, "-m", "kestrel", "up", "--rig", RIG, "--use-sim-time"]
         nodes = subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True)
         try:
-            yield
+            yield nodes.pid
         finally:
             nodes.send_signal(signal.SIGINT)
             try:

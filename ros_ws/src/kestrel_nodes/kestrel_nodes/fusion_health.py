@@ -107,9 +107,11 @@ class FusionHealth:
         concern.check("layout", "; ".join(built.notes) or None)
 
     def show_unused(self, collector: Collector) -> None:
-        """Publish how many messages took part in no frame, by sensor and reason."""
+        """Publish how many messages took part in no frame, by sensor and reason, and how many still may."""
         for (sensor, reason), count in collector.unused.items():
             self._sync.set(f"{sensor}: {reason}", count)
+        for sensor, count in collector.waiting.items():
+            self._sync.set(f"{sensor}: waiting", count)
 
 
 def sensors_in(frame: SensorFrame) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from pathlib import Path
+from typing import Protocol
 
 from kestrel.data.bag import BagWriter
 
@@ -25,6 +26,19 @@ class WallClock:
     def now_ns(self) -> int:
         """Return the time now."""
         return self._offset_ns + time.monotonic_ns()
+
+
+class Sink(Protocol):
+    """Takes every message of a replay: what is published, what the nodes answer, and the truth."""
+
+    count: int
+    """Messages so far."""
+
+    def write(self, topic: str, msgtype: str, log_time_ns: int, raw: bytes) -> None:
+        """Take one message, from any thread."""
+
+    def close(self) -> None:
+        """No message comes any more."""
 
 
 class Recorder:

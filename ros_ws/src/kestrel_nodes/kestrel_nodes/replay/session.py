@@ -18,7 +18,7 @@ from kestrel.errors import InputError, SetupError, describe
 from kestrel_nodes.replay.listener import Listener
 from kestrel_nodes.replay.pacing import Answers
 from kestrel_nodes.replay.player import Played, Player, Progress, Selection
-from kestrel_nodes.replay.recorder import Recorder, WallClock
+from kestrel_nodes.replay.recorder import Recorder, Sink, WallClock
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -65,13 +65,16 @@ class Outcome:
     damage: str | None
 
 
-def replay(options: Options, *, say: Callable[[str], None], progress: Progress) -> Outcome:
+def replay(
+    options: Options, *, say: Callable[[str], None], progress: Progress, sink: Sink | None = None
+) -> Outcome:
     """Replay a bag into the running ROS graph until its end, SIGINT or SIGTERM.
 
     Args:
         options: what to do.
         say: shows one line.
         progress: see player.Progress.
+        sink: takes all messages where there is no file to record them in.
 
     Raises:
         InputError: the bag cannot be read, the recording exists already.
@@ -84,7 +87,7 @@ def replay(options: Options, *, say: Callable[[str], None], progress: Progress) 
     reader = BagReader(options.bag)
     if options.record is not None and options.record.suffix != ".mcap":
         raise InputError(describe("recording", expected="a file that ends with .mcap", found=options.record))
-    recorder = None if options.record is None else Recorder(options.record)
+    recorder = sink if options.record is None else Recorder(options.record)
     stop, finished = threading.Event(), threading.Event()
     handlers = {
         number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
@@ -123,7 +126,7 @@ class _Session:
         options: Options,
         node: Node,
         reader: BagReader,
-        recorder: Recorder | None,
+        recorder: Sink | None,
         stop: threading.Event,
         say: Callable[[str], None],
     ) -> None:
