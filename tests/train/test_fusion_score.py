@@ -17,7 +17,7 @@ from kestrel.cli import build_app
 from kestrel.errors import ConfigError, InputError
 from kestrel.sim.rig import load_rig
 from kestrel.train import cache, score
-from kestrel.train.fusion_score import Answers, score_fusion, score_without_sensors
+from kestrel.train.fusion_score import Answers, score_bfloat16, score_fusion, score_without_sensors
 from kestrel.train.sensor_cases import CAMERAS, LIDAR, RING, Without, camera_names, sensor_frame
 from kestrel.types import BevMap, Boxes3D, SensorFrame
 from kestrel.weights import Manifest, read_manifest, save
@@ -187,3 +187,39 @@ def test_the_command_prints_figures_and_the_manifest_keeps_them(
 def test_what_cannot_lose_sensors_is_refused(drives: Path) -> None:
     with pytest.raises(ConfigError, match="sensors out"):
         score.score(score.BASELINE, drives, "test", sensors_out=True)
+
+
+def test_what_rougher_arithmetic_costs_is_said_in_points(drives: Path) -> None:
+    exact, detector = SectorDetector(), SectorDetector()
+
+    def rough(frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
+        seen = {name: image for name, image in frame.images.items() if name != "back"}
+        calibrations = {name: frame.calibrations[name] for name in seen}
+        return detector(replace(frame, images=seen, calibrations=calibrations))
+
+    values = score_bfloat16(Answers(exact, sweeps=0), Answers(rough, sweeps=0), drives, 1)
+    assert values["bfloat16/frames"] == len(exact.seen) == 2  # of the first drive alone
+    assert values["float32/mAP"] == pytest.approx(1)
+    assert values["bfloat16/mAP_lost"] == pytest.approx(100 * (1 - values["bfloat16/mAP"]))
+    assert 10 < values["bfloat16/mAP_lost"] < 30
+
+
+def test_precision_is_scored_with_what_was_asked_for(
+    drives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "small.safetensors"
+    save(path, {}, Manifest("small", "KestrelFusion", {}, ()))
+    made = []
+
+    class Detector:
+        sweeps = 0
+
+        def __init__(self, weights: Path, score_threshold: float, **how: object) -> None:
+            made.append(how)
+            self.detect = SectorDetector()
+
+    monkeypatch.setattr(score, "FusionDetector", Detector)
+    values = score.score_precision(path, drives, "test", 1)
+    assert made == [{"engine": "eager", "bfloat16": False}, {"bfloat16": True}]
+    assert values["test/bfloat16/mAP_lost"] == 0
+    assert read_manifest(path).metrics == values

@@ -58,6 +58,12 @@ def train(
             help="score: also what kestrel-fusion loses where cameras or the LiDAR are out.",
         ),
     ] = False,
+    bfloat16: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="score: what kestrel-fusion loses in bfloat16, on the first so many drives, instead."
+        ),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="score: print one JSON object instead of a table.")
     ] = False,
@@ -77,9 +83,11 @@ def train(
         return
     if what is What.score:
         from kestrel.report import Report
-        from kestrel.train.score import as_figures, score, score_bag
+        from kestrel.train.score import as_figures, score, score_bag, score_precision
 
-        if bag is None:
+        if bfloat16 is not None:
+            found = score_precision(weights, data / split, split, bfloat16)
+        elif bag is None:
             found = score(weights, data / split, split, sensors_out=sensors_out)
         else:
             found = score_bag(weights, bag)

@@ -39,6 +39,7 @@ class FusionDetector:
         score_threshold: boxes below it are dropped, 0..1.
         threads: threads that torch may use in this process, None for its default.
         engine: how the dense parts run; "auto" measures at the first frame, which so takes seconds.
+        bfloat16: whether they compute in bfloat16, None: where the CPU multiplies it in hardware.
 
     Raises:
         ModelError: the weights cannot be used.
@@ -50,10 +51,11 @@ class FusionDetector:
         score_threshold: float = 0.1,
         threads: int | None = None,
         engine: EngineName = "auto",
+        bfloat16: bool | None = None,
     ) -> None:
         set_threads(threads)
         network, manifest = load_network(KestrelFusion, weights, CLASSES)
-        self._start(network, manifest, score_threshold, engine)
+        self._start(network, manifest, score_threshold, engine, bfloat16)
 
     @classmethod
     def untrained(
@@ -65,10 +67,17 @@ class FusionDetector:
         return pipeline
 
     def _start(
-        self, network: KestrelFusion, manifest: Manifest | None, score_threshold: float, engine: EngineName
+        self,
+        network: KestrelFusion,
+        manifest: Manifest | None,
+        score_threshold: float,
+        engine: EngineName,
+        bfloat16: bool | None = None,
     ) -> None:
         self.network = network
-        self.engine = FusionEngine(network, engine, bfloat16=has_fast_bfloat16())
+        self.engine = FusionEngine(
+            network, engine, bfloat16=has_fast_bfloat16() if bfloat16 is None else bfloat16
+        )
         self.manifest = manifest
         self.score_threshold = score_threshold
         self.classes = DETECTION_CLASSES

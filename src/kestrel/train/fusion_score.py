@@ -135,6 +135,26 @@ def score_without_sensors(answers: Answers, folder: Path) -> dict[str, float]:
     return values
 
 
+def score_bfloat16(exact: Answers, rough: Answers, folder: Path, count: int) -> dict[str, float]:
+    """Return the scores in float32 and in bfloat16, and by how many points the latter are below the former.
+
+    Args:
+        exact: answers computed in float32.
+        rough: answers computed in bfloat16.
+        folder: finished drives.
+        count: how many of them are looked at, the first ones.
+    """
+    drives = Drive.below(folder)[:count]
+    reference, frames = _compared(exact.to(drives, NOTHING)), rough.to(drives, NOTHING)
+    found = _compared(frames)
+    lost = {f"{figure}_lost": 100 * (reference[figure] - value) for figure, value in found.items()}
+    return {
+        "bfloat16/frames": float(len(frames)),
+        **_below("float32", reference),
+        **_below("bfloat16", found | lost),
+    }
+
+
 def _compared(frames: Sequence[ScoredFrame]) -> Values:
     return {name: value for name, value in summary(frames).items() if name in COMPARED}
 
