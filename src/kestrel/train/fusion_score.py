@@ -75,8 +75,9 @@ class Answers:
     def to(self, drives: Sequence[Drive], without: Without) -> list[ScoredFrame]:
         """Return the answers to all frames of ``drives`` without some sensors, beside their truth."""
         missing = [drive for drive in drives if (drive.folder, without) not in self._known]
+        files = [path for drive in missing for path in drive.files]
         what = f"without {', '.join(sorted(without))}" if without else "all sensors"
-        for path in track([path for drive in missing for path in drive.files], what):
+        for path in track(files, what) if files else ():
             self._known.setdefault((path.parent, without), []).append(self._answer(path, without))
         return [frame for drive in drives for frame in self._known[drive.folder, without]]
 
