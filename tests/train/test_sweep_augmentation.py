@@ -7,7 +7,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kestrel.train.sweep_augmentation import MOST_POINTS, augment, in_holes, in_sector
+from kestrel.train.sweep_augmentation import (
+    MOST_POINTS,
+    SENSOR_HEIGHT_M,
+    augment,
+    by_beam,
+    in_holes,
+    in_sector,
+)
 
 
 def sweep(count: int = 4000) -> tuple[Tensor, Tensor]:
@@ -63,3 +70,13 @@ def test_patches_of_a_wall_get_intensities_of_their_own() -> None:
     ]
     assert max(spreads) > 0.1
     assert min(spreads) < 0.01, "some sweeps have one intensity, or none"
+
+
+def test_lasers_differ_and_each_is_even() -> None:
+    points, _ = sweep()
+    inclination = -0.4 + 0.004 * (torch.arange(len(points)) % 64) + 0.002
+    points[:, 2] = SENSOR_HEIGHT_M + points[:, :2].norm(dim=1) * inclination.tan()
+    value = by_beam(torch.full((len(points),), 0.3), points, torch.Generator().manual_seed(4))
+    lasers = value[: len(points) // 64 * 64].view(-1, 64)
+    assert float(lasers.std(0).max()) < 1e-6
+    assert float(lasers.mean(0).std()) > 0.03

@@ -16,10 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from kestrel.train.sweep_augmentation import LabelledSweep
-
-SENSOR_HEIGHT_M: Final = 1.8
-"""Where inclinations are measured from; near enough to every rig."""
+from kestrel.train.sweep_augmentation import SENSOR_HEIGHT_M, LabelledSweep
 
 INCLINATIONS: Final = (-0.45, 0.1)
 """Radians between which the zones of :func:`laser_mix` lie."""

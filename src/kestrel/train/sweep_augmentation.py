@@ -33,12 +33,20 @@ TILT_RAD: Final = 0.01
 PATCHED: Final = 0.6
 """Share of the sweeps in which every patch of surface has a reflectivity of its own."""
 
-WITHOUT_INTENSITY: Final = 0.2
+UNEVEN: Final = 0.5
+"""Share of the sweeps whose lasers are calibrated differently from each other."""
+
+WITHOUT_INTENSITY: Final = 0.15
+
+SENSOR_HEIGHT_M: Final = 1.8
+"""Where inclinations are measured from; near enough to every rig."""
 
 _HASH: Final = (73_856_093, 19_349_663, 83_492_791)
 """Primes that spread cells of space over a table (Teschner et al., VMV 2003)."""
 
 _TABLE: Final = 4096
+
+_BEAMS: Final = 256
 
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
@@ -56,8 +64,8 @@ def augment(points: Tensor, label: Tensor, generator: torch.Generator) -> Labell
     if uniform(0, 1, generator) < PIERCED:
         whole = ~in_holes(points, generator)
         points, label = points[whole], label[whole]
-    points[:, :3] = _moved(points[:, :3], generator)
     points[:, 3] = _intensity(points, generator)
+    points[:, :3] = _moved(points[:, :3], generator)
     return points, label
 
 
@@ -99,12 +107,26 @@ def _moved(position: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _intensity(points: Tensor, generator: torch.Generator) -> Tensor:
-    """Return other intensities (P,) for points (P, 4): another curve, another paint on every patch."""
+    """Return other intensities (P,) for points (P, 4): another curve, another paint, other lasers."""
     if uniform(0, 1, generator) < WITHOUT_INTENSITY:
         return torch.full((len(points),), uniform(0, 0.1, generator))
-    value = points[:, 3].clamp(0, 1) ** uniform(0.6, 1.5, generator) * uniform(0.5, 1.6, generator)
+    value = points[:, 3].clamp(0, 1) ** uniform(0.6, 1.5, generator) * uniform(0.5, 1.8, generator)
     if uniform(0, 1, generator) < PATCHED:
         cell = (points[:, :3] / uniform(0.4, 3.0, generator)).floor().long() * torch.tensor(_HASH)
-        gain = torch.rand(_TABLE, generator=generator) * 1.6 + 0.2
+        gain = (torch.rand(_TABLE, generator=generator) * 1.9 - 0.15).clamp(min=0)
         value = value * gain[torch.remainder(cell.sum(1), _TABLE)]
-    return (value + uniform(-0.05, 0.1, generator)).clamp(0, 1)
+    value = value + uniform(-0.05, 0.1, generator)
+    return (by_beam(value, points, generator) if uniform(0, 1, generator) < UNEVEN else value).clamp(0, 1)
+
+
+def by_beam(value: Tensor, points: Tensor, generator: torch.Generator) -> Tensor:
+    """Return intensities (P,) of points (P, 4) as lasers give them of which each is calibrated differently.
+
+    On a road of one colour the lasers of a worn HDL-64E say anything from 0 to 0.3.
+    """
+    inclination = torch.atan2(points[:, 2] - SENSOR_HEIGHT_M, points[:, :2].norm(dim=1))
+    beam = torch.remainder((inclination / uniform(0.004, 0.012, generator)).floor().long(), _BEAMS)
+    gain = torch.rand(_BEAMS, generator=generator) * 0.9 + 0.6
+    offset = 0.08 * torch.randn(_BEAMS, generator=generator)
+    offset[torch.rand(_BEAMS, generator=generator) < 0.06] -= 0.3
+    return value * gain[beam] + offset[beam]
