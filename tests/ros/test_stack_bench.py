@@ -16,7 +16,7 @@ pytest.importorskip("rclpy")
 from kestrel.data import messages
 from kestrel.data.bag import serialize
 from kestrel.data.messages import Source
-from kestrel.errors import SetupError
+from kestrel.errors import InputError, SetupError
 from kestrel.eval.recording import Traffic
 from kestrel_nodes.demo import NODES
 from kestrel_nodes.stack_bench import Account, Meter, account, figures, inputs_of, node_processes
@@ -62,12 +62,17 @@ def test_figures_are_per_second_of_the_replay_and_per_fused_frame() -> None:
     accounts = {"fusion": Account(20, 15, 4, 1), "video": Account(10, 8, 0, 0)}
     found = figures(traffic(), accounts, {"fusion": 4.0, "video": 1.0, "replay": 1.0}, 2.0)
     assert found["fused frames"].value == pytest.approx(8 / 0.95)  # of ten, in 950 ms
-    assert found["processor of all"].value == pytest.approx(3.0)
+    assert found["all: processor"].value == pytest.approx(3.0)
     assert found["fusion: processor"].value == pytest.approx(2.0)
     assert found["fusion: processor per fused frame"].value == pytest.approx(500)
     assert found["fusion: answered"].value == pytest.approx(0.75)
     assert found["fusion: latency, p50"].value == pytest.approx(50)
     assert found["video: lost silently"].value == 2
+
+
+def test_a_node_that_answers_nothing_is_named() -> None:
+    with pytest.raises(InputError, match=r"none of \['augment'\]"):
+        figures(traffic(), {"fusion": Account(1, 1, 0, 0), "augment": Account(1, 0, 0, 0)}, {}, 1.0)
 
 
 def test_the_last_word_of_a_node_counts() -> None:

@@ -16,7 +16,7 @@ import psutil
 from rich.console import Console
 
 from kestrel.data.bag import deserialize
-from kestrel.errors import SetupError, describe
+from kestrel.errors import InputError, SetupError, describe
 from kestrel.eval.recording import Traffic
 from kestrel.eval.timing import node_timings
 from kestrel.report import Figure
@@ -80,14 +80,22 @@ class ProcessorClock:
             self._began, self._began_s = self._now(), time.monotonic()
 
     def read(self) -> tuple[dict[str, float], float]:
-        """Return the processor seconds of every process since then, and the seconds that have passed."""
+        """Return the processor seconds of every process since then, and the seconds that have passed.
+
+        Raises:
+            SetupError: a node has ended meanwhile.
+        """
         now = self._now()
         return {name: now[name] - began for name, began in self._began.items()}, (
             time.monotonic() - self._began_s
         )
 
     def _now(self) -> dict[str, float]:
-        times = {name: process.cpu_times() for name, process in self._nodes.items()}
+        try:
+            times = {name: process.cpu_times() for name, process in self._nodes.items()}
+        except psutil.NoSuchProcess as error:
+            expected = "all alive until the end"
+            raise SetupError(describe("processes of the nodes", expected=expected, found=error)) from error
         return {name: own.user + own.system for name, own in times.items()}
 
 
@@ -207,13 +215,19 @@ def figures(
         accounts: by node.
         spent_s: processor seconds by process, of ``passed_s`` seconds.
         passed_s: how long they were watched.
+
+    Raises:
+        InputError: a node answered nothing at all.
     """
     timings = {
         name.strip("/"): timing for name, timing in node_timings(traffic.sent, traffic.received).items()
     }
+    if silent := sorted(set(accounts) - set(timings)):
+        raise InputError(
+            describe("answers of nodes", expected=f"of {sorted(accounts)}", found=f"none of {silent}")
+        )
     frames = timings[FUSION].answered
     result = {"fused frames": Figure(frames / _span_s(traffic, timings[FUSION].inputs), "Hz")}
-    result["processor of all"] = Figure(sum(spent_s.values()) / passed_s, "cores")
     for node, own in accounts.items():
         result |= {
             f"{node}: inputs": Figure(own.sent, "messages"),
@@ -223,7 +237,7 @@ def figures(
         }
         for percent in (50, 99):
             result[f"{node}: latency, p{percent}"] = Figure(timings[node].percentile_ms(percent), "ms")
-    for name, seconds in spent_s.items():
+    for name, seconds in {**spent_s, "all": sum(spent_s.values())}.items():
         result[f"{name}: processor"] = Figure(seconds / passed_s, "cores")
         result[f"{name}: processor per fused frame"] = Figure(1e3 * seconds / frames, "ms")
     return result
