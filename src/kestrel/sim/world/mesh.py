@@ -199,9 +199,9 @@ def prism(outline: Float64Array, bottom: float, top: float) -> Shape:
 
 def fitted(meshes: list[Mesh]) -> tuple[tuple[Mesh, ...], tuple[float, float, float]]:
     """Move meshes so that their common bounds stand on the origin, and return the size of these bounds."""
-    low = np.min([mesh.vertices.min(0) for mesh in meshes], 0)
-    high = np.max([mesh.vertices.max(0) for mesh in meshes], 0)
+    low = np.stack([mesh.vertices.min(0) for mesh in meshes]).min(0)
+    high = np.stack([mesh.vertices.max(0) for mesh in meshes]).max(0)
     foot = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]], np.float32)
     moved = tuple(replace(mesh, vertices=mesh.vertices - foot) for mesh in meshes)
-    length, width, height = (float(v) for v in high - low)
+    length, width, height = (float(extent) for extent in high - low)
     return moved, (length, width, height)

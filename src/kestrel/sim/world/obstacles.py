@@ -64,7 +64,7 @@ def build_barrier(rng: np.random.Generator, kind: int) -> Model:
         steel = Finish(Semantic.BARRIER, (150, 154, 158), Texture.PLAIN, 0.5)
         for z in (0.2, 1.05):
             builder.add(tube((0, -width / 2, z), (0, width / 2, z), 0.025, sides=5), steel)
-        for y in np.linspace(-width / 2, width / 2, 14):
+        for y in np.linspace(-width / 2, width / 2, 14).tolist():
             builder.add(tube((0, y, 0.2), (0, y, 1.05), 0.014, sides=4), steel)
         for y in (-width / 2 + 0.3, width / 2 - 0.3):
             builder.add(box((0.55, 0.06, 0.04), (0, y, 0.02)), steel)
