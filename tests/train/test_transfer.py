@@ -15,7 +15,7 @@ from kestrel.data.bag import BagWriter
 from kestrel.data.perception_messages import DONT_CARE, objects_message
 from kestrel.data.sensor_messages import cloud_message
 from kestrel.errors import InputError
-from kestrel.train.transfer import score_boxes
+from kestrel.train.transfer import score_points
 from kestrel.types import Boxes3D, PointCloud, UInt8Array
 
 STAMP = 10**9
@@ -56,17 +56,17 @@ def labels(*values: int) -> UInt8Array:
 
 
 def test_a_truck_in_the_box_of_a_car_is_a_vehicle(bag: Path) -> None:
-    values = score_boxes(lambda cloud: labels(CAR, TRUCK, ROAD, ROAD, ROAD), bag)
+    values = score_points(lambda cloud: labels(CAR, TRUCK, ROAD, ROAD, ROAD), bag)
     assert values == {"recall/vehicle": 1.0, "precision/vehicle": 1.0}
 
 
 def test_points_outside_count_where_something_is_known(bag: Path) -> None:
-    values = score_boxes(lambda cloud: labels(CAR, ROAD, CAR, CAR, CAR), bag)
+    values = score_points(lambda cloud: labels(CAR, ROAD, CAR, CAR, CAR), bag)
     assert values == {"recall/vehicle": 0.5, "precision/vehicle": 0.5}
 
 
 def test_group_without_a_box_has_precision_alone(bag: Path) -> None:
-    values = score_boxes(lambda cloud: labels(ROAD, WALKER, ROAD, ROAD, ROAD), bag)
+    values = score_points(lambda cloud: labels(ROAD, WALKER, ROAD, ROAD, ROAD), bag)
     assert values == {"recall/vehicle": 0.0, "precision/pedestrian": 0.0}
 
 
@@ -74,4 +74,4 @@ def test_bag_without_boxes_is_refused(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "empty") as out:
         out.write("/tf_static", messages.tf_message([]), STAMP)
     with pytest.raises(InputError, match="/truth/objects"):
-        score_boxes(lambda cloud: labels(), tmp_path / "empty")
+        score_points(lambda cloud: labels(), tmp_path / "empty")

@@ -49,7 +49,7 @@ def train(
     ] = "kestrel-seg",
     bag: Annotated[
         Path | None,
-        typer.Option(help="score: a bag with true boxes instead of a split; kestrel-seg and its like alone."),
+        typer.Option(help="score: a bag with true boxes instead of a split; kestrel-seg and kestrel-fusion."),
     ] = None,
     sensors_out: Annotated[
         bool,

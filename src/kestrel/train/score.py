@@ -17,6 +17,7 @@ from kestrel.eval.overlap import PointConfusion
 from kestrel.pipelines import FusionDetector, PointSegmenter, VideoUnderstanding
 from kestrel.report import Figure
 from kestrel.train import cache
+from kestrel.train.box_transfer import THRESHOLDS, score_detections
 from kestrel.train.fusion_score import (
     SENSORS,
     Answers,
@@ -25,7 +26,7 @@ from kestrel.train.fusion_score import (
     score_without_sensors,
 )
 from kestrel.train.progress import track
-from kestrel.train.transfer import score_boxes
+from kestrel.train.transfer import score_points
 from kestrel.types import BevMap, Boxes3D, Image, PointCloud, SensorFrame, UInt8Array
 from kestrel.weights import load, remember
 
@@ -41,6 +42,9 @@ UNITS: Final = {
     **dict.fromkeys(("iou", "map_miou", "map_miou_best", "point_miou"), "IoU"),
     "NDS": "NDS",
     "frames": "frames",
+    "sweeps": "sweeps",
+    "found": "sweeps",
+    "false_per_sweep": "boxes per sweep",
     "mATE": "m",
     "mASE": "1 - IoU",
     "mAOE": "rad",
@@ -112,16 +116,27 @@ def _unit(name: str) -> str:
 
 
 def score_bag(weights: str | Path, bag: Path) -> dict[str, float]:
-    """Return how weights of a Kestrel-Seg, or BASELINE, label points inside and outside of true boxes.
+    """Return how well points or boxes of recorded sweeps are found, judged by true boxes.
 
     Args:
-        weights: name of shipped weights or path, or BASELINE.
+        weights: name of shipped weights of a Kestrel-Seg or Kestrel-Fusion or path, or BASELINE.
         bag: sweeps with boxes as truth, such as `kestrel import kitti-tracking` writes.
+
+    Raises:
+        ConfigError: weights of another network.
     """
-    if weights == BASELINE:
-        return score_boxes(lambda cloud: baseline.point_classes(cloud.points), bag)
-    segmenter = PointSegmenter(weights)
-    return score_boxes(lambda cloud: segmenter.segment(cloud).label, bag)
+    network = BASELINE if weights == BASELINE else load(weights)[1].network
+    if network == BASELINE:
+        points = score_points(lambda cloud: baseline.point_classes(cloud.points), bag)
+        return points | score_detections(_baseline_detect, bag)
+    if network == "KestrelSeg":
+        segmenter = PointSegmenter(weights)
+        return score_points(lambda cloud: segmenter.segment(cloud).label, bag)
+    if network == "KestrelFusion":
+        return score_detections(FusionDetector(weights, score_threshold=THRESHOLDS[0]).detect, bag)
+    raise ConfigError(
+        describe("network to score on a bag", expected="KestrelFusion or KestrelSeg", found=network)
+    )
 
 
 def _score_network(weights: str | Path, network: str, folder: Path, *, sensors_out: bool) -> dict[str, float]:
@@ -141,14 +156,14 @@ def _score_network(weights: str | Path, network: str, folder: Path, *, sensors_o
 
 def score_baseline(folder: Path) -> dict[str, float]:
     """Return the scores of the rules in kestrel.eval.baseline, which see the LiDAR alone."""
-
-    def detect(frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
-        assert frame.cloud is not None
-        boxes = baseline.boxes(frame.cloud.points[:, :3], frame.stamp_ns)
-        return boxes, baseline.straight_road(frame.stamp_ns)
-
     points = score_segmentation(lambda cloud: baseline.point_classes(cloud.points), folder)
-    return points | score_fusion(Answers(detect, sweeps=0), folder, ("lidar",))
+    return points | score_fusion(Answers(_baseline_detect, sweeps=0), folder, ("lidar",))
+
+
+def _baseline_detect(frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
+    assert frame.cloud is not None
+    boxes = baseline.boxes(frame.cloud.points[:, :3], frame.stamp_ns)
+    return boxes, baseline.straight_road(frame.stamp_ns)
 
 
 def score_segmentation(labels_of: Labeller, folder: Path) -> dict[str, float]:

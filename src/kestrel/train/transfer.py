@@ -7,32 +7,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kestrel.classes import DETECTION_CLASSES, POINT_CLASSES
-from kestrel.data.bag import BagReader
-from kestrel.data.messages import stamp_of, transform_from_message
-from kestrel.data.perception_messages import DONT_CARE, boxes_from_message
-from kestrel.data.sensor_messages import cloud_from_message
-from kestrel.errors import InputError, describe
+from kestrel.classes import POINT_CLASSES
+from kestrel.train.judged_bag import GROUPS, JudgedSweep, judged_sweeps
 from kestrel.train.progress import track
-from kestrel.types import Boxes3D, Float64Array, PointCloud, UInt8Array
-
-GROUPS: Final = {
-    "vehicle": ("car", "truck", "bus", "trailer", "construction_vehicle"),
-    "cycle": ("bicycle", "motorcycle"),
-    "pedestrian": ("pedestrian",),
-}
-"""What counts as the same thing: a van that is called a truck is no mistake here."""
-PRECISION_RANGE_M: Final = 40.0
+from kestrel.types import PointCloud, UInt8Array
 
 Labeller = Callable[[PointCloud], UInt8Array]
 
 
-def score_boxes(labels_of: Labeller, bag: Path) -> dict[str, float]:
+def score_points(labels_of: Labeller, bag: Path) -> dict[str, float]:
     """Return recall and precision of the points of each group, over all sweeps of a bag with true boxes.
 
     Recall: points inside of boxes of the group that got a class of it. Precision: points with a class of the
@@ -43,12 +29,8 @@ def score_boxes(labels_of: Labeller, bag: Path) -> dict[str, float]:
         InputError: the bag has no sweeps with /truth/objects.
     """
     counts: Counter[tuple[str, str]] = Counter()
-    sweeps, truth, base_from_lidar = _read(bag)
-    for stamp in track(sorted(sweeps.keys() & truth.keys()), "boxes"):
-        cloud = _in_base(sweeps[stamp], base_from_lidar)
-        _count(counts, labels_of(cloud), cloud.points[:, :3], truth[stamp])
-    if not counts:
-        raise InputError(describe(f"bag {bag}", expected="/lidar/points with /truth/objects", found="none"))
+    for sweep in track(judged_sweeps(bag), "boxes"):
+        _count(counts, sweep, labels_of(sweep.cloud))
     values = {}
     for group in GROUPS:
         for name, whole in (("recall", "true"), ("precision", "judged")):
@@ -57,40 +39,13 @@ def score_boxes(labels_of: Labeller, bag: Path) -> dict[str, float]:
     return values
 
 
-def _count(
-    counts: Counter[tuple[str, str]], label: UInt8Array, points: NDArray[np.float32], boxes: Boxes3D
-) -> None:
-    inside = boxes.contain(points)
-    names = np.array([boxes.class_names[index] for index in boxes.label])
-    known = ~inside[names == DONT_CARE].any(0) & (np.hypot(*points[:, :2].T) < PRECISION_RANGE_M)
+def _count(counts: Counter[tuple[str, str]], sweep: JudgedSweep, label: UInt8Array) -> None:
+    points = sweep.cloud.points[:, :3]
+    inside, known = sweep.truth.contain(points), sweep.known(points)
     for group, members in GROUPS.items():
         called = np.isin(label, [POINT_CLASSES.index(name) for name in members])
-        true = inside[np.isin(names, members)].any(0)
+        true = inside[np.isin(sweep.names, members)].any(0)
         counts[group, "true"] += int(true.sum())
         counts[group, "recall"] += int((true & called).sum())
         counts[group, "judged"] += int((called & known).sum())
         counts[group, "precision"] += int((called & known & true).sum())
-
-
-def _read(bag: Path) -> tuple[dict[int, PointCloud], dict[int, Boxes3D], Float64Array]:
-    """Return sweeps and true boxes by stamp, and where the LiDAR is mounted."""
-    sweeps: dict[int, PointCloud] = {}
-    truth: dict[int, Boxes3D] = {}
-    base_from_lidar = np.eye(4)
-    for message in BagReader(bag).messages(["/tf_static", "/lidar/points", "/truth/objects"]):
-        decoded = message.decode()
-        if message.topic == "/tf_static":
-            for transform in decoded.transforms:
-                if transform.child_frame_id == "lidar":
-                    base_from_lidar = transform_from_message(transform.transform)
-        elif message.topic == "/lidar/points":
-            sweeps[stamp_of(decoded)] = cloud_from_message(decoded)
-        else:
-            truth[stamp_of(decoded)] = boxes_from_message(decoded, DETECTION_CLASSES)
-    return sweeps, truth, base_from_lidar
-
-
-def _in_base(cloud: PointCloud, base_from_lidar: Float64Array) -> PointCloud:
-    points = cloud.points.copy()
-    points[:, :3] = points[:, :3] @ base_from_lidar[:3, :3].T + base_from_lidar[:3, 3]
-    return PointCloud(points, cloud.stamp_ns, "base_link")
