@@ -19,10 +19,10 @@ LabelledSweep: TypeAlias = tuple[Tensor, Tensor]
 MOST_POINTS: Final = 50_000
 """Of a training sweep; a denser one is thinned out."""
 
-CROPPED: Final = 0.2
+CROPPED: Final = 0.15
 """Share of the sweeps of which a sector is left."""
 
-PIERCED: Final = 0.5
+PIERCED: Final = 0.4
 """Share of the sweeps with holes."""
 
 MOST_HOLES: Final = 24
@@ -30,10 +30,10 @@ MOST_HOLES: Final = 24
 TILT_RAD: Final = 0.01
 """Standard deviation of pitch and roll: a car that brakes, a road that rises or is cambered."""
 
-PATCHED: Final = 0.6
+PATCHED: Final = 0.4
 """Share of the sweeps in which every patch of surface has a reflectivity of its own."""
 
-UNEVEN: Final = 0.5
+UNEVEN: Final = 0.35
 """Share of the sweeps whose lasers are calibrated differently from each other."""
 
 WITHOUT_INTENSITY: Final = 0.15
