@@ -203,5 +203,6 @@ def test_bfloat16_labels_the_points_ahead_in_a_scan_as_single_precision_does(lev
         half = narrow(positions, features.bfloat16())
     assert half.dtype == torch.bfloat16
     assert relative(half, single) < 1e-2
-    assert len(single.argmax(1).unique()) > 10
+    commonest = single.argmax(1).bincount().max() / len(points)
+    assert commonest < 0.7, "points of one class would agree however narrow the arithmetic"
     assert float((half.argmax(1) == single.argmax(1)).float().mean()) >= 0.995
