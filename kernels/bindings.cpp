@@ -146,6 +146,22 @@ void winograd(Address input, Address weight, Address bias, Address out, int64_t 
                              height, width, cin, cout, relu, threads});
 }
 
+// lengths: half a side of the grid, side of a pillar, lowest and highest z.
+bool pillar_canvas(Address points, Address frames, int64_t count, Address weight, Address bias, Address centers,
+                   Address out, int64_t batch, int side, int channels, const std::vector<float>& lengths,
+                   int64_t least, int threads) {
+  return kestrel::level().pillar_canvas({at<float>(points), at<int64_t>(frames), at<float>(weight),
+                                         at<float>(bias), at<float>(centers), at<float>(out), count, batch, least,
+                                         side, channels, lengths.at(0), lengths.at(1), lengths.at(2),
+                                         lengths.at(3), threads});
+}
+
+void sample_axes(Address grid, Address lower, Address share, Address out, int64_t images, int size, int channels,
+                 int places, int stride, bool bfloat16, int threads) {
+  kestrel::level().sample_axes({at<void>(grid), at<int32_t>(lower), at<float>(share), at<void>(out), images, size,
+                                channels, places, stride, bfloat16, threads});
+}
+
 int64_t unique_keys(Address keys, int64_t count, Address unique, Address inverse) {
   return kestrel::unique_keys(at<int64_t>(keys), count, at<int64_t>(unique), at<int64_t>(inverse));
 }
@@ -215,6 +231,8 @@ NB_MODULE(native, m) {
   m.def("weighted_gather", &weighted_gather, Release());
   m.def("weighted_scatter", &weighted_scatter, Release());
   m.def("winograd", &winograd, Release());
+  m.def("pillar_canvas", &pillar_canvas, Release());
+  m.def("sample_axes", &sample_axes, Release());
   m.def("unique_keys", &unique_keys, Release());
   m.def("submanifold_table", &submanifold_table, Release());
   m.def("strided_triples", &strided_triples);

@@ -77,6 +77,35 @@ struct Winograd {
   int threads;
 };
 
+// out[frame][i][j][c] = max(0, max over the points of pillar (i, j) of bias[c] + sum_k inputs[k] * weight[k][c]) with
+// inputs x, y, z, intensity, age, x and y from the centre of the pillar, x and y from the mean of its points.
+struct PillarCanvas {
+  const float* points;      // (count, 5) x, y, z [m], intensity, age [s]
+  const int64_t* frames;    // (count)
+  const float* weight;      // (9, channels)
+  const float* bias;        // (channels)
+  const float* centers;     // (side) of the pillars along one axis
+  float* out;               // (batch, side, side, channels)
+  int64_t count, batch;
+  int64_t least;            // with fewer points inside of the grid all stays empty
+  int32_t side, channels;
+  float extent, size;       // half a side of the grid and a side of a pillar [m]
+  float low, high;          // z from low to below high
+  int threads;
+};
+
+// Bilinear values of a square grid at places that are the same along both axes.
+struct AxisSampling {
+  const void* grid;         // (images, size, size, channels) float or bfloat16
+  const int32_t* lower;     // (places) grid line at or before each place, at most size - 2
+  const float* share;       // (places) of the line after it
+  void* out;                // (images, places, places, stride), whose first channels are written
+  int64_t images;
+  int32_t size, channels, places, stride;
+  bool bfloat16;
+  int threads;
+};
+
 struct Level {
   const char* name;
   int64_t (*pack_weight)(const PackWeight&);  // returns the size in bytes
@@ -87,6 +116,8 @@ struct Level {
   void (*lift_splat)(const LiftSplat&);
   void (*lift_splat_backward)(const LiftSplatBackward&);
   void (*winograd)(const Winograd&);
+  bool (*pillar_canvas)(const PillarCanvas&);  // false: a point is of a frame that the batch does not have
+  void (*sample_axes)(const AxisSampling&);
 };
 
 // The level in use: the best one of this machine, or what KESTREL_DISPATCH or set_level named.

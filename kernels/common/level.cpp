@@ -22,6 +22,8 @@
 #include "bev_pool/lift_splat.h"
 #include "bev_pool/lift_splat_backward.h"
 #include "winograd/forward.h"
+#include "pillars/canvas.h"
+#include "axis_sampling/forward.h"
 
 #define KESTREL_STRING_(x) #x
 #define KESTREL_STRING(x) KESTREL_STRING_(x)
@@ -34,7 +36,7 @@ extern const Level KESTREL_JOIN(level_, KESTREL_LEVEL);
 const Level KESTREL_JOIN(level_, KESTREL_LEVEL) = {
     KESTREL_STRING(KESTREL_LEVEL), pack_weight, sparse_conv, weight_gradient, weighted_gather, weighted_scatter,
     lift_splat, lift_splat_backward,
-    winograd,
+    winograd, pillar_canvas, sample_axes,
 };
 
 }  // namespace kestrel

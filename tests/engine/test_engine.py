@@ -17,7 +17,9 @@ from kestrel.engine.folded import WinogradConv2d, fold
 from kestrel.engine.packed import PackedConv2d, has_packed_convolutions
 from kestrel.errors import SetupError
 from kestrel.models.resnet import ResNet
+from kestrel.nn.axis_sampler import AxisSampler
 from kestrel.nn.bev_decoder import SECOND, SECONDFPN, ConvFuser
+from kestrel.ops.axis_sampling import sample_axes, sample_axes_reference
 from kestrel.ops.backend import NATIVE
 
 needs_openvino = pytest.mark.skipif(not has_openvino(), reason="the extra openvino is not installed")
@@ -93,6 +95,14 @@ def test_module_is_left_alone(decoder: nn.Module) -> None:
     assert any(isinstance(part, WinogradConv2d) for part in folded.modules())
     assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
     assert all(torch.equal(value, before[key]) for key, value in decoder.state_dict().items())
+
+
+def test_grids_are_sampled_by_the_operator_in_the_copy_alone() -> None:
+    module = AxisSampler(torch.linspace(-2, 2, 9), 2.5, (4, 6))
+    folded = fold(module, winograd=True)
+    assert (module.sample, folded.sample) == (sample_axes_reference, sample_axes)
+    grids = torch.randn(1, 3, 4, 4), torch.randn(1, 2, 6, 6)
+    torch.testing.assert_close(folded(*grids), module(*grids))
 
 
 @pytest.mark.skipif(not has_packed_convolutions(), reason="torch without oneDNN")

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights, fuse_linear_bn_eval
 
 from kestrel.engine.packed import ACTIVATIONS, PackedConv2d, has_packed_convolutions
+from kestrel.nn.axis_sampler import AxisSampler
+from kestrel.ops.axis_sampling import sample_axes
 from kestrel.ops.backend import NATIVE
 from kestrel.ops.winograd import PANEL, winograd_conv, winograd_weight
 
@@ -108,6 +110,8 @@ def fold(module: nn.Module, *, winograd: bool, packed: bool = False) -> nn.Modul
         for name, norm in part.named_children():
             if InstanceNorm.fits(norm):
                 setattr(part, name, InstanceNorm(cast(nn.InstanceNorm2d, norm)))
+        if isinstance(part, AxisSampler):
+            part.sample = sample_axes
         _replace_convolutions(part, winograd=winograd, packed=packed)
     return copied
 

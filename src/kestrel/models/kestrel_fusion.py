@@ -12,14 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from kestrel.models.mobilenetv2 import MobileNetV2, Stage
+from kestrel.nn.axis_sampler import AxisSampler
 from kestrel.nn.conv import conv_bn_relu
 from kestrel.ops.bev_pool import LiftSplatIndex, lift_splat
+from kestrel.ops.pillars import LEAST_POINTS, PillarGrid, pillar_canvas, pillar_features, pillar_maximum
 
 TRUNK = (
     Stage(1, 16, 1, 1),
@@ -31,6 +35,9 @@ TRUNK = (
 )
 LEVELS = (2, 4, 5)
 """Stages of TRUNK that go on: 1/8, 1/16 and 1/32 of the picture."""
+
+_FEATURE_SCALE = (0.02, 0.02, 0.5, 1.0, 2.0, 2.5, 2.5, 2.5, 2.5)
+"""Brings the columns of pillar_features to about one."""
 
 
 def block(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
@@ -112,43 +119,37 @@ class FusionOutput:
 
 
 class PillarEncoder(nn.Module):
-    """Dynamic pillars (Zhou et al., CoRL 2019): every point is used, features are reduced with max."""
+    """Dynamic pillars; see kestrel.ops.pillars."""
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
-        self.config = config
-        self.linear = nn.Linear(9, config.pillar_channels, bias=False)
+        self.grid = PillarGrid(config.extent, config.pillar_size, config.height_range)
+        self.linear = nn.Linear(len(_FEATURE_SCALE), config.pillar_channels, bias=False)
         self.norm = nn.BatchNorm1d(config.pillar_channels)
 
     def forward(self, points: Tensor, batch: Tensor, batch_size: int) -> Tensor:
         """Return the canvas (B, C, X, Y) float32; empty pillars are zero."""
-        config = self.config
-        side = config.pillars
-        low, high = config.height_range
-        grid = torch.floor((points[:, :2] + config.extent) / config.pillar_size).long()
-        inside = ((grid >= 0) & (grid < side)).all(1) & (points[:, 2] >= low) & (points[:, 2] < high)
-        points, grid, batch = points[inside], grid[inside], batch[inside]
-        canvas = points.new_zeros(batch_size * side * side, config.pillar_channels)
-        if len(points) >= 2:
-            pillar = (batch * side + grid[:, 0]) * side + grid[:, 1]
-            mean = _scatter_mean(points[:, :3], pillar, len(canvas))[pillar]
-            center = (grid + 0.5) * config.pillar_size - config.extent
-            features = torch.cat((points, points[:, :2] - center, points[:, :2] - mean[:, :2]), 1)
-            features = torch.relu(self.norm(self.linear(_scale(features)))).to(canvas.dtype)
-            # Nothing is below zero after the ReLU, so that the empty canvas takes no part in the maximum.
-            canvas = canvas.scatter_reduce(0, pillar[:, None].expand_as(features), features, "amax")
-        return canvas.view(batch_size, side, side, -1).permute(0, 3, 1, 2)
+        features, pillar = pillar_features(points, batch, self.grid, batch_size)
+        if len(features) < LEAST_POINTS:
+            return points.new_zeros(batch_size, self.linear.out_features, self.grid.side, self.grid.side)
+        features = features * features.new_tensor(_FEATURE_SCALE)
+        features = torch.relu(self.norm(self.linear(features))).to(points.dtype)
+        return pillar_maximum(features, pillar, batch_size, self.grid.side)
+
+    def folded(self) -> Callable[[Tensor, Tensor, int], Tensor]:
+        """Return what does the same without gradients, with scale and normalisation in the weights.
+
+        The module has to be in evaluation mode; later changes of its weights are not seen.
+        """
+        layer = fuse_linear_bn_eval(self.linear, self.norm)
+        weight = layer.weight.detach().t() * layer.weight.new_tensor(_FEATURE_SCALE)[:, None]
+        return partial(_encode_pillars, weight.contiguous(), layer.bias.detach(), self.grid)
 
 
-def _scale(features: Tensor) -> Tensor:
-    scale = features.new_tensor([0.02, 0.02, 0.5, 1.0, 2.0, 2.5, 2.5, 2.5, 2.5])
-    return features * scale
-
-
-def _scatter_mean(values: Tensor, index: Tensor, count: int) -> Tensor:
-    total = values.new_zeros(count, values.shape[1]).index_add_(0, index, values)
-    number = torch.bincount(index, minlength=count).clamp(min=1)
-    return total / number[:, None]
+def _encode_pillars(
+    weight: Tensor, bias: Tensor, grid: PillarGrid, points: Tensor, batch: Tensor, batch_size: int
+) -> Tensor:
+    return pillar_canvas(points, batch, weight, bias, grid, batch_size)
 
 
 class CameraEncoder(nn.Module):
@@ -351,43 +352,11 @@ class MapHead(nn.Module):
         super().__init__()
         cells = round(2 * config.map_extent / config.map_resolution)
         middle = (torch.arange(cells) + 0.5) * config.map_resolution - config.map_extent
-        self.samplers = nn.ModuleList(
-            AxisSampler(middle, config.extent, size) for size in (config.pillars // 2, config.pillars)
-        )
+        self.sampler = AxisSampler(middle, config.extent, (config.pillars // 2, config.pillars))
         self.mix = block(config.bev_channels + config.pillar_channels, 48)
         self.answer = nn.Conv2d(48, config.num_layers, 1)
 
     def forward(self, features: Tensor, fine: Tensor) -> Tensor:
         """Return logits (B, layers, Xm, Ym)."""
-        sampled = [sample(x) for sample, x in zip(self.samplers, (features, fine), strict=True)]
-        answer: Tensor = self.answer(self.mix(torch.cat(sampled, 1)))
+        answer: Tensor = self.answer(self.mix(self.sampler(features, fine)))
         return answer
-
-
-class AxisSampler(nn.Module):
-    """Bilinear values of a square grid at places that are the same along both axes.
-
-    Args:
-        places: (N,) metres, within the grid.
-        extent: half side of the grid, metres.
-        size: cells of the grid along one side; their middles are the known places.
-    """
-
-    def __init__(self, places: Tensor, extent: float, size: int) -> None:
-        super().__init__()
-        position = ((places + extent) * (size / (2 * extent)) - 0.5).clamp(0, size - 1)
-        lower = position.floor().clamp(max=size - 2)
-        self.lower: Tensor
-        self.share: Tensor
-        self.register_buffer("lower", lower.long(), persistent=False)
-        self.register_buffer("share", position - lower, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, size, size) to (B, C, N, N); fastest in channels_last, where whole cells are copied."""
-        share = self.share.to(x.dtype)
-        rows = _between(x.permute(0, 2, 3, 1), 1, self.lower, share[:, None, None])
-        return _between(rows, 2, self.lower, share[:, None]).permute(0, 3, 1, 2)
-
-
-def _between(x: Tensor, axis: int, lower: Tensor, share: Tensor) -> Tensor:
-    return torch.lerp(x.index_select(axis, lower), x.index_select(axis, lower + 1), share)

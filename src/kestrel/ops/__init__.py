@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from kestrel.ops.axis_sampling import sample_axes
 from kestrel.ops.backend import dispatch_level
 from kestrel.ops.bev_pool import LiftSplatIndex, bev_cells, bev_pool, lift_splat
 from kestrel.ops.kernel_map import (
@@ -14,6 +15,7 @@ from kestrel.ops.kernel_map import (
     torchsparse_offsets,
 )
 from kestrel.ops.nms import circle_nms, rotated_nms
+from kestrel.ops.pillars import PillarGrid, pillar_canvas
 from kestrel.ops.point_voxel import devoxelize, point_rows, point_to_voxel, trilinear_neighbours
 from kestrel.ops.rotated_iou import rotated_iou
 from kestrel.ops.sparse_conv import PackedWeight, pack_weight, pointwise, sparse_conv
@@ -25,6 +27,7 @@ __all__ = [
     "KernelMap",
     "LiftSplatIndex",
     "PackedWeight",
+    "PillarGrid",
     "Voxels",
     "bev_cells",
     "bev_pool",
@@ -35,11 +38,13 @@ __all__ = [
     "dispatch_level",
     "lift_splat",
     "pack_weight",
+    "pillar_canvas",
     "point_rows",
     "point_to_voxel",
     "pointwise",
     "rotated_iou",
     "rotated_nms",
+    "sample_axes",
     "sparse_conv",
     "temporal_shift",
     "temporal_shift_step",

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from kestrel.engine import Engine, EngineName, make_engine
-from kestrel.engine.folded import fold
 from kestrel.models.kestrel_fusion import BirdView, FusionInput, FusionOutput, KestrelFusion
 from kestrel.ops.bev_pool import LiftSplatIndex
 
@@ -45,7 +44,7 @@ class FusionEngine:
         self.network = network
         self.engine_name: EngineName = engine
         self.bfloat16 = bfloat16
-        self._pillars = fold(network.pillars, winograd=False)
+        self._pillars = network.pillars.folded()
         self._camera: Engine | None = None
         self._bird: Engine | None = None
         self._index: tuple[tuple[Tensor, Tensor], LiftSplatIndex] | None = None

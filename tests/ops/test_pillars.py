@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The canvas of pillars in one pass is the one that the layers give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+from kestrel.errors import InputError
+from kestrel.models.kestrel_fusion import FusionConfig, PillarEncoder
+from kestrel.ops import PillarGrid, pillar_canvas
+from kestrel.ops.backend import NATIVE
+from kestrel.ops.pillars import pillar_canvas_reference, pillar_features
+
+GRID = PillarGrid(4.8, 0.4, (-3.0, 6.0))
+
+
+def cloud(count: int, frames: int = 2) -> tuple[Tensor, Tensor]:
+    """Points of which some are outside, many share a pillar, and some lie on borders of pillars."""
+    generator = torch.Generator().manual_seed(count)
+    points = torch.randn(count, 5, generator=generator) * torch.tensor([3.0, 3.0, 3.0, 1.0, 0.1])
+    points[::7, :2] = (points[::7, :2] / 0.4).round() * 0.4
+    points[1::2, :2] *= 0.2
+    return points, torch.randint(frames, (count,), generator=generator)
+
+
+def layer(channels: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(channels)
+    return torch.randn(9, channels, generator=generator), torch.randn(channels, generator=generator)
+
+
+@pytest.mark.parametrize("channels", [1, 7, 32, 70])
+@pytest.mark.parametrize("count", [0, 2, 3000])
+def test_equals_the_reference(count: int, channels: int) -> None:
+    points, batch = cloud(count)
+    found = pillar_canvas(points, batch, *layer(channels), GRID, 2)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    wanted = pillar_canvas_reference(points, batch, *layer(channels), GRID, 2)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert bool((found > 0).any()) or count < 3000
+    assert torch.equal(found.sum(1) > 0, wanted.sum(1) > 0)
+
+
+def test_what_a_point_is_described_by() -> None:
+    points = torch.tensor([[0.1, -0.3, 1.0, 0.5, 0.05], [0.3, -0.1, 2.0, 0.7, 0.0], [9.0, 0, 0, 0, 0]])
+    features, pillar = pillar_features(points, torch.tensor([1, 1, 1]), GRID, 2)
+    assert pillar.tolist() == [(24 + 12) * 24 + 11] * 2
+    wanted = [[0.1, -0.3, 1.0, 0.5, 0.05, -0.1, -0.1, -0.1, -0.1], [0.3, -0.1, 2, 0.7, 0, 0.1, 0.1, 0.1, 0.1]]
+    torch.testing.assert_close(features, torch.tensor(wanted))
+
+
+def test_the_folded_encoder_answers_like_the_encoder() -> None:
+    torch.manual_seed(1)
+    encoder = PillarEncoder(FusionConfig(extent=4.8))
+    for _ in range(3):
+        encoder(*cloud(2000), 2)  # moves the running statistics
+    encoder.eval()
+    for points, batch in (cloud(2000), cloud(1), cloud(0)):
+        with torch.no_grad():
+            wanted = encoder(points, batch, 2)
+            torch.testing.assert_close(encoder.folded()(points, batch, 2), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_encoder_passes_gradients_to_its_weights() -> None:
+    encoder = PillarEncoder(FusionConfig(extent=4.8))
+    encoder(*cloud(500), 2).square().sum().backward()
+    assert encoder.linear.weight.grad is not None
+    assert (encoder.linear.weight.grad != 0).any(1).all()
+
+
+@pytest.mark.skipif(NATIVE is None, reason="compiled kernels are not installed")
+def test_all_levels_and_thread_counts_agree() -> None:
+    assert NATIVE is not None
+    points, batch = cloud(3000)
+    wanted = pillar_canvas_reference(points, batch, *layer(40), GRID, 2)
+    before, threads = NATIVE.dispatch_level(), torch.get_num_threads()
+    try:
+        for level in NATIVE.available_levels():
+            NATIVE.set_dispatch_level(level)
+            results = []
+            for count in (1, 2, 5):
+                torch.set_num_threads(count)
+                results.append(pillar_canvas(points, batch, *layer(40), GRID, 2))
+            torch.testing.assert_close(results[0], wanted, rtol=1e-5, atol=1e-5)
+            assert all(torch.equal(results[0], other) for other in results)
+    finally:
+        NATIVE.set_dispatch_level(before)
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("compute", [pillar_canvas, pillar_canvas_reference])
+def test_what_is_not_a_number_is_outside_as_a_place_and_passed_on_as_a_value(compute) -> None:
+    points = torch.tensor([[0.1, 0.1, 0.0, 0.5, 0.0]]).repeat(9, 1)
+    points[0, 0] = points[1, 1] = points[2, 2] = torch.nan
+    points[3, 0], points[4, 1] = torch.inf, -1e30
+    batch = torch.zeros(9, dtype=torch.int64)
+    weight, bias = torch.ones(9, 3), torch.ones(3)
+    assert compute(points, batch, weight, bias, GRID, 1).isfinite().all()
+    points[6, 3] = torch.nan
+    found = compute(points, batch, weight, bias, GRID, 1)
+    assert found[0, :, 12, 12].isnan().all()
+    assert int(found.isnan().sum()) == 3
+
+
+@pytest.mark.parametrize("compute", [pillar_canvas, pillar_canvas_reference])
+@pytest.mark.parametrize("frame", [-1, 2])
+def test_a_frame_that_does_not_exist_is_refused(compute, frame: int) -> None:
+    points, batch = cloud(10)
+    batch[3] = frame
+    with pytest.raises(InputError, match=r"frame of a point.*0 to 1"):
+        compute(points, batch, *layer(4), GRID, 2)
+
+
+def test_other_shapes_are_refused() -> None:
+    points, batch = cloud(10)
+    for wrong in ((points[:, :4], batch, *layer(4)), (points, batch[:9], *layer(4))):
+        with pytest.raises(InputError, match="points of pillars"):
+            pillar_canvas(*wrong, GRID, 2)
+
+
+def test_the_operator_is_registered_as_torch_wants_it() -> None:
+    opcheck(torch.ops.kestrel.pillar_canvas.default, (*cloud(50), *layer(4), [4.8, 0.4, -3.0, 6.0], 2))
