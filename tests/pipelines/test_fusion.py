@@ -12,8 +12,8 @@ from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.errors import InputError, ModelError
 from kestrel.models.kestrel_fusion import FusionConfig
 from kestrel.pipelines import FusionDetector
-from kestrel.pipelines.box_decoder import boxes_from_regression, without_neighbours
-from kestrel.pipelines.fusion import camera_rays
+from kestrel.pipelines.box_decoder import boxes_from_regression, highest_around, without_neighbours
+from kestrel.pipelines.fusion import camera_rays, stack_sweeps
 from tests.pipelines.conftest import make_calibration, make_frame
 
 
@@ -127,6 +127,21 @@ def test_of_boxes_of_a_class_that_are_too_close_the_best_stays() -> None:
     label, score = torch.tensor([car, car, pedestrian, car]), torch.tensor([0.9, 0.8, 0.7, 0.6])
     assert without_neighbours(places, label, score).tolist() == [0, 2, 3]
     assert without_neighbours(places[:0], label[:0], score[:0]).tolist() == []
+
+
+def test_only_the_highest_cell_of_its_surroundings_is_a_peak() -> None:
+    heat = torch.rand(3, 9, 7, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(highest_around(heat), torch.nn.functional.max_pool2d(heat, 3, 1, 1))
+
+
+def test_sweeps_are_stacked_with_their_ages() -> None:
+    frame = make_frame(cameras=0)
+    assert frame.cloud is not None
+    older = replace(frame.cloud, stamp_ns=frame.stamp_ns - 50_000_000, points=2 * frame.cloud.points[:7])
+    stacked = stack_sweeps(replace(frame, sweeps=(older, frame.cloud)), 1)
+    assert (stacked[:-7, :4] == frame.cloud.points).all()
+    assert (stacked[-7:, :4] == older.points).all()
+    assert stacked[:, 4] == pytest.approx([0] * len(frame.cloud) + [0.05] * 7)
 
 
 def test_engines_change_neither_boxes_nor_map(detector: FusionDetector) -> None:

@@ -35,26 +35,36 @@ def objects_message(
         modality=modality,
         sensors_used=list(sensors_used),
         sensors_missing=list(sensors_missing),
-        objects=[_object_message(boxes, index) for index in range(len(boxes))],
+        objects=_object_messages(boxes),
     )
 
 
-def _object_message(boxes: Boxes3D, index: int) -> Any:
-    velocity = boxes.velocity[index]
-    twist = new(
-        "geometry_msgs/msg/Twist", linear=vector3(velocity[0], velocity[1], 0.0), angular=vector3(0, 0, 0)
+def _object_messages(boxes: Boxes3D) -> list[Any]:
+    """Return one kestrel_msgs/PerceivedObject for each box; what is zero in all of them is one object."""
+    unknown = np.zeros(36)
+    still = vector3(0, 0, 0)
+    absent = [-1] * len(boxes)
+    columns = (
+        *(boxes.center, boxes.size, boxes.yaw, boxes.velocity, boxes.label, boxes.score),
+        *(boxes.track_id, boxes.num_points),
     )
-    at = pose(boxes.center[index], yaw_quaternion(float(boxes.yaw[index])))
-    return new(
-        "kestrel_msgs/msg/PerceivedObject",
-        class_id=boxes.class_names[boxes.label[index]],
-        score=float(boxes.score[index]),
-        track_id=-1 if boxes.track_id is None else int(boxes.track_id[index]),
-        pose=new("geometry_msgs/msg/PoseWithCovariance", pose=at, covariance=np.zeros(36)),
-        size=vector3(*boxes.size[index]),
-        twist=new("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=np.zeros(36)),
-        num_points=-1 if boxes.num_points is None else int(boxes.num_points[index]),
-    )
+    rows = zip(*(absent if column is None else column.tolist() for column in columns), strict=True)
+    messages = []
+    for center, size, yaw, (x, y), label, score, track_id, num_points in rows:
+        twist = new("geometry_msgs/msg/Twist", linear=vector3(x, y, 0.0), angular=still)
+        at = pose(center, yaw_quaternion(yaw))
+        message = new(
+            "kestrel_msgs/msg/PerceivedObject",
+            class_id=boxes.class_names[label],
+            score=score,
+            track_id=track_id,
+            pose=new("geometry_msgs/msg/PoseWithCovariance", pose=at, covariance=unknown),
+            size=vector3(*size),
+            twist=new("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=unknown),
+            num_points=num_points,
+        )
+        messages.append(message)
+    return messages
 
 
 def boxes_from_message(message: Any, class_names: Sequence[str]) -> Boxes3D:

@@ -46,8 +46,8 @@ class DecodedBoxes:
 def decode_boxes(output: FusionOutput, network: KestrelFusion, score_threshold: float) -> DecodedBoxes:
     """Return the boxes of the first frame of ``output``, best first."""
     config = network.config
-    heat = output.heatmap[0].sigmoid()
-    peaks = torch.where(F.max_pool2d(heat[None], 3, 1, 1)[0] == heat, heat, 0)
+    heat = output.heatmap[0].sigmoid().contiguous()
+    peaks = torch.where(highest_around(heat) == heat, heat, 0)
     score, flat = peaks.flatten().topk(min(CANDIDATES, peaks.numel()))
     kept = score >= max(score_threshold, 1e-6)
     score, flat = score[kept], flat[kept]
@@ -58,6 +58,16 @@ def decode_boxes(output: FusionOutput, network: KestrelFusion, score_threshold: 
     values = boxes_from_regression(raw, cell, config.cell_size, config.extent)
     chosen = without_neighbours(values, label, score)
     return DecodedBoxes(values[chosen], label[chosen], score[chosen])
+
+
+def highest_around(heat: Tensor) -> Tensor:
+    """Return the maximum of each cell (..., X, Y), none below zero, and its eight neighbours.
+
+    Torch's max_pool2d gives the same and takes several times as long: it also finds where the maximum is.
+    """
+    around = F.pad(heat, (1, 1, 1, 1))
+    around = torch.maximum(torch.maximum(around[..., :-2, :], around[..., 1:-1, :]), around[..., 2:, :])
+    return torch.maximum(torch.maximum(around[..., :-2], around[..., 1:-1]), around[..., 2:])
 
 
 def boxes_from_regression(raw: Tensor, cell: Tensor, cell_size: float, extent: float) -> Tensor:

@@ -155,7 +155,7 @@ class FusionDetector:
         return FusionInput(
             points=points,
             point_batch=torch.zeros(len(points), dtype=torch.int64),
-            images=torch.stack(pictures).permute(0, 3, 1, 2).float() / 255
+            images=torch.stack(pictures).permute(0, 3, 1, 2) / 255
             if pictures
             else torch.zeros(0, 3, height, width),
             image_batch=torch.zeros(len(pictures), dtype=torch.int64),
@@ -202,11 +202,14 @@ def stack_sweeps(frame: SensorFrame, sweeps: int) -> Float32Array:
     """Return the points of the current and the earlier sweeps, (P, 5) [x, y, z, intensity, age in s]."""
     if frame.cloud is None:
         return np.zeros((0, 5), np.float32)
-    stacked = []
-    for cloud in (frame.cloud, *frame.sweeps[:sweeps]):
-        age = np.full((len(cloud), 1), (frame.stamp_ns - cloud.stamp_ns) * 1e-9, np.float32)
-        stacked.append(np.concatenate((cloud.points, age), 1))
-    return np.concatenate(stacked)
+    clouds = frame.cloud, *frame.sweeps[:sweeps]
+    stacked = np.empty((sum(len(cloud) for cloud in clouds), 5), np.float32)
+    first = 0
+    for cloud in clouds:
+        rows = stacked[first : first + len(cloud)]
+        rows[:, :4], rows[:, 4] = cloud.points, (frame.stamp_ns - cloud.stamp_ns) * 1e-9
+        first += len(cloud)
+    return stacked
 
 
 def camera_rays(calibration: Calibration, config: FusionConfig) -> tuple[Float32Array, Float32Array]:
