@@ -39,6 +39,7 @@ def test_training_runs_exports_and_resumes(
     pipeline(weights)
     module.train(data, tmp_path, replace(PLAN, steps=4), resume=True)
     assert last_step(tmp_path / name) == 4 * moves
+    assert (tmp_path / name / "curves.png").stat().st_size > 5000
 
 
 def test_fusion_trains_in_two_stages_and_resumes_in_the_second(data: Path, tmp_path: Path) -> None:
