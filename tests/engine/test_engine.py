@@ -5,16 +5,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from kestrel import engine as engines
-from kestrel.engine import EngineName, has_openvino, make_engine
-from kestrel.engine.folded import WinogradConv2d, fold
-from kestrel.engine.packed import PackedConv2d, has_packed_convolutions
+from kestrel.engine import EngineName, as_tuple, has_openvino, make_engine
+from kestrel.engine.folded import FoldedEngine, WinogradConv2d, fold
+from kestrel.engine.packed import PackedLayer, has_packed_layers
 from kestrel.errors import SetupError
 from kestrel.models.resnet import ResNet
 from kestrel.nn.axis_sampler import AxisSampler
@@ -105,22 +104,69 @@ def test_grids_are_sampled_by_the_operator_in_the_copy_alone() -> None:
     torch.testing.assert_close(folded(*grids), module(*grids))
 
 
-@pytest.mark.skipif(not has_packed_convolutions(), reason="torch without oneDNN")
+@pytest.mark.skipif(not has_packed_layers(torch.float32), reason="torch without oneDNN")
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.Identity])
 @pytest.mark.parametrize(
-    "options", [{}, {"stride": 2, "padding": 1}, {"groups": 8}, {"padding": 2, "dilation": 2, "bias": False}]
+    "layer",
+    [
+        nn.Conv2d(8, 24, 3),
+        nn.Conv2d(8, 24, 3, stride=2, padding=1),
+        nn.Conv2d(8, 24, 3, groups=8),
+        nn.Conv2d(8, 24, 3, padding=2, dilation=2, bias=False),
+        nn.ConvTranspose2d(8, 24, 2, stride=2),
+        nn.ConvTranspose2d(8, 24, 3, stride=2, padding=1, output_padding=1, bias=False),
+    ],
 )
 def test_packed_convolutions_answer_like_plain_ones(
-    options: dict[str, Any], activation: type[nn.Module]
+    layer: nn.Conv2d | nn.ConvTranspose2d, activation: type[nn.Module]
 ) -> None:
+    module = nn.Sequential(layer, activation(), nn.Conv2d(24, 5, 1)).eval()
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.02)):
+        if not has_packed_layers(dtype):
+            continue
+        folded = fold(module, winograd=dtype == torch.float32, packed=True, dtype=dtype)
+        assert [type(part) for part in folded] == [PackedLayer, nn.Identity, PackedLayer]
+        for batch in (1, 3):  # 9 times as large, so that a ReLU6 has to cut off
+            x = 9 * torch.randn(batch, 8, 11, 14, generator=torch.Generator().manual_seed(3))
+            with torch.no_grad():
+                found, wanted = folded(x), module(x)
+            assert (found.dtype, found.shape) == (dtype, wanted.shape)
+            assert float((found.float() - wanted).norm() / wanted.norm()) < tolerance
+
+
+class Attention(nn.Module):
+    """Products of all kinds that autocast narrows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv1d(6, 32, 1)
+        self.attend = nn.MultiheadAttention(32, 4, batch_first=True)
+        self.norm = nn.LayerNorm(32)
+        self.feed = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.embed(x).transpose(1, 2)
+        tokens = self.norm(tokens + self.attend(tokens, tokens, tokens, need_weights=False)[0])
+        answer: torch.Tensor = self.feed(tokens)
+        return answer
+
+
+def test_in_bfloat16_no_weight_is_rounded_or_packed_again(decoder: nn.Module) -> None:
     torch.manual_seed(3)
-    module = nn.Sequential(nn.Conv2d(8, 24, 3, **options), activation(), nn.Conv2d(24, 5, 1)).eval()
-    folded = fold(module, winograd=True, packed=True)
-    assert [type(part) for part in folded] == [PackedConv2d, nn.Identity, PackedConv2d]
-    for batch in (1, 3):  # 9 times as large, so that a ReLU6 has to cut off
-        x = 9 * torch.randn(batch, 8, 11, 14)
+    for module, given in ((decoder, maps()), (trained(Attention()), (torch.randn(2, 6, 10),))):
+        run = FoldedEngine(module, bfloat16=True)
         with torch.no_grad():
-            torch.testing.assert_close(folded(x), module(x), rtol=1e-4, atol=1e-4)
+            wanted = as_tuple(module(*given))[0]
+            found = run(*given)[0]
+            with torch.profiler.profile(
+                activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True
+            ) as seen:
+                run(*given)
+        assert float((found.float() - wanted).norm() / wanted.norm()) < 0.02
+        weights = {tuple(value.shape) for value in module.parameters() if value.ndim > 1}
+        for event in seen.events():
+            shapes = {tuple(shape) for shape in event.input_shapes}
+            assert event.name not in ("aten::_to_copy", "aten::copy_") or not weights & shapes, event
 
 
 @pytest.mark.parametrize("winograd", [False, True])

@@ -10,13 +10,17 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights, fuse_linear_bn_eval
 
-from kestrel.engine.packed import ACTIVATIONS, PackedConv2d, has_packed_convolutions
+from kestrel.engine.packed import ACTIVATIONS, PackedLayer, has_packed_layers
 from kestrel.nn.axis_sampler import AxisSampler
 from kestrel.ops.axis_sampling import sample_axes
 from kestrel.ops.backend import NATIVE
 from kestrel.ops.winograd import PANEL, winograd_conv, winograd_weight
+
+_MULTIPLYING = (_ConvNd, nn.Linear, nn.MultiheadAttention)
+"""Layers whose products autocast does in its own type."""
 
 
 class WinogradConv2d(nn.Module):
@@ -86,15 +90,19 @@ class FoldedEngine:
 
     Args:
         module: in evaluation mode.
-        bfloat16: compute in bfloat16 (with torch's convolutions, which have it).
+        bfloat16: compute in bfloat16 (with oneDNN's convolutions, which have it) what autocast would.
         compiled: let torch.compile fuse what is left; takes a C++ compiler and a minute.
     """
 
     def __init__(self, module: nn.Module, *, bfloat16: bool = False, compiled: bool = False) -> None:
         self.name = "compiled" if compiled else "folded"
         self.bfloat16 = bfloat16
-        winograd = NATIVE is not None and not bfloat16
-        self.module = fold(module, winograd=winograd, packed=not (bfloat16 or compiled))
+        self.module = fold(
+            module,
+            winograd=NATIVE is not None and not bfloat16,
+            packed=not compiled,
+            dtype=torch.bfloat16 if bfloat16 else torch.float32,
+        )
         self._run = torch.compile(self.module) if compiled else self.module
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -104,7 +112,9 @@ class FoldedEngine:
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
-def fold(module: nn.Module, *, winograd: bool, packed: bool = False) -> nn.Module:
+def fold(
+    module: nn.Module, *, winograd: bool, packed: bool = False, dtype: torch.dtype = torch.float32
+) -> nn.Module:
     """Return a copy without batch normalisation behind convolutions and linear layers.
 
     A layer and a batch normalisation that were registered one after the other belong together, and so does
@@ -113,9 +123,10 @@ def fold(module: nn.Module, *, winograd: bool, packed: bool = False) -> nn.Modul
     Args:
         module: in evaluation mode.
         winograd: whether 3x3 convolutions become WinogradConv2d.
-        packed: whether the others become PackedConv2d where torch has what they need.
+        packed: whether the others, and what else gains, become PackedLayer where torch has what they need.
+        dtype: of the weights of all convolutions and products; with bfloat16 the copy runs under autocast.
     """
-    packed = packed and has_packed_convolutions()
+    packed = packed and has_packed_layers(dtype)
     copied = copy.deepcopy(module).eval().requires_grad_(False)
     copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for part in list(copied.modules()):
@@ -125,7 +136,11 @@ def fold(module: nn.Module, *, winograd: bool, packed: bool = False) -> nn.Modul
                 setattr(part, name, InstanceNorm(cast(nn.InstanceNorm2d, norm)))
         if isinstance(part, AxisSampler):
             part.sample = sample_axes
-        _replace_convolutions(part, winograd=winograd, packed=packed)
+        _replace_layers(part, winograd=winograd, packed=dtype if packed else None)
+    for part in copied.modules():
+        # Autocast would round the weights that are left at every call.
+        if dtype == torch.bfloat16 and isinstance(part, _MULTIPLYING):
+            part.to(dtype)
     return copied
 
 
@@ -162,17 +177,17 @@ def _folded_transpose(conv: nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> nn.Modu
     return conv
 
 
-def _replace_convolutions(parent: nn.Module, *, winograd: bool, packed: bool) -> None:
+def _replace_layers(parent: nn.Module, *, winograd: bool, packed: torch.dtype | None) -> None:
     children = [pair for pair in parent.named_children() if not isinstance(pair[1], nn.Identity)]
     behind = [*children[1:], ("", nn.Identity())]
-    for (name, conv), (after, activation) in zip(children, behind, strict=False):
+    for (name, layer), (after, activation) in zip(children, behind, strict=False):
         in_order = isinstance(parent, nn.Sequential)
-        if winograd and WinogradConv2d.fits(conv):
+        if winograd and WinogradConv2d.fits(layer):
             fused = in_order and isinstance(activation, nn.ReLU)
-            setattr(parent, name, WinogradConv2d(cast(nn.Conv2d, conv), relu=fused))
-        elif packed and PackedConv2d.fits(conv):
+            setattr(parent, name, WinogradConv2d(cast(nn.Conv2d, layer), relu=fused))
+        elif packed is not None and PackedLayer.fits(layer, packed):
             fused = in_order and type(activation) in ACTIVATIONS
-            setattr(parent, name, PackedConv2d(cast(nn.Conv2d, conv), activation if fused else None))
+            setattr(parent, name, PackedLayer(layer, activation if fused else None, packed))
         else:
             continue
         if fused:

@@ -297,10 +297,13 @@ class KestrelFusion(nn.Module):
         Returns:
             heatmap, features and map_logits of FusionOutput.
         """
-        fine = self.lidar_stem(canvas.contiguous(memory_format=torch.channels_last)) * there
+        fine = self.lidar_stem(canvas.contiguous(memory_format=torch.channels_last))
+        # Engines may compute in a narrower type than that of the inputs, and stay in it.
+        there, pictures, seen = there.to(fine), pictures.to(fine), seen.to(fine)
+        fine = fine * there
         lidar = self.lidar_down(fine) * there
         camera = self.view.reduce(pooled) * pictures
-        bev = self.fuser(torch.cat((lidar, camera.to(lidar), seen.to(lidar), there.expand_as(seen)), 1))
+        bev = self.fuser(torch.cat((lidar, camera.to(lidar), seen, there.expand_as(seen)), 1))
         near = self.decoder[0](bev)
         far = self.up(self.decoder[1](near))
         features = self.shared(torch.cat((near, far), 1))
