@@ -125,15 +125,12 @@ inline void multiply_columns(const float* a, int tiles, int depth, const float* 
 }
 
 inline void multiply_block(const float* a, int tiles, int depth, const float* weight, int padded, float* c) {
-  constexpr int step = kMaxVectors * kWidth;
-  int column = 0;
-  const auto from = [&](int at) {
-    return weight + static_cast<int64_t>(at / kPanel) * depth * kPanel + at % kPanel;
-  };
-  for (; column + step <= padded; column += step)
-    multiply_columns<kMaxVectors>(a, tiles, depth, from(column), c + column, padded);
-  for (; column < padded; column += kWidth)
-    multiply_columns<1>(a, tiles, depth, from(column), c + column, padded);
+  for_panels(padded, [&](int column, int vectors) {
+    const float* from = weight + static_cast<int64_t>(column / kPanel) * depth * kPanel + column % kPanel;
+    as_constant<kMaxVectors>(vectors, [&](auto constant) {
+      multiply_columns<decltype(constant)::value>(a, tiles, depth, from, c + column, padded);
+    });
+  });
 }
 
 void winograd(const Winograd& conv) {
