@@ -53,10 +53,12 @@ int64_t pack_weight(Address weight, Address to, int slices, int cin, int cout, b
 }
 
 void sparse_conv(Address features, Address weight, Address bias, Address residual, Address gather, Address out,
-                 int64_t outputs, int slices, int cin, int cout, bool bfloat16, bool relu, int threads) {
+                 int64_t outputs, int slices, int cin, int cout, bool bfloat16, bool relu, int threads,
+                 Address read, Address read_rows, Address read_weights, int neighbours) {
   kestrel::level().sparse_conv({at<void>(features), at<void>(weight), at<void>(bias), at<void>(residual),
                                 at<int32_t>(gather), at<void>(out), outputs, slices, cin, cout, bfloat16, relu,
-                                threads});
+                                threads,
+                                {at<void>(read), at<int32_t>(read_rows), at<float>(read_weights), neighbours}});
 }
 
 void weight_gradient(Address features, Address gradient, Address gather, Address out, int64_t outputs,
@@ -67,14 +69,20 @@ void weight_gradient(Address features, Address gradient, Address gather, Address
 
 void weighted_gather(Address features, Address rows, Address weights, Address out, int64_t points,
                      int neighbours, int channels, int threads) {
-  kestrel::level().weighted_gather({at<float>(features), at<int32_t>(rows), at<float>(weights),
-                                    at<float>(out), points, neighbours, channels, threads});
+  kestrel::level().weighted_gather({{at<void>(features), at<int32_t>(rows), at<float>(weights), neighbours},
+                                    at<float>(out), points, channels, threads});
 }
 
 void weighted_scatter(Address gradient, Address rows, Address weights, Address out, int64_t points,
                       int neighbours, int channels, int threads) {
   kestrel::level().weighted_scatter({at<float>(gradient), at<int32_t>(rows), at<float>(weights),
                                      at<float>(out), points, neighbours, channels, threads});
+}
+
+void scatter_mean(Address features, Address rows, Address out, Address counts, int64_t points, int channels,
+                  int64_t voxels, int threads) {
+  kestrel::level().scatter_mean({at<float>(features), at<int32_t>(rows), at<float>(out), at<float>(counts), points,
+                                 channels, voxels, threads});
 }
 
 // bounds: lower and upper corner; reduction: 0 first, 1 mean, 2 max.
@@ -193,9 +201,9 @@ void find_keys(Address keys, int64_t count, Address wanted, int64_t queries, Add
 }
 
 void trilinear(Address points, int64_t count, const std::vector<int>& stride, Address keys, int64_t voxels,
-               Address table, Address rows, Address weights, int threads) {
+               Address table, Address rows, Address weights, int threads, Address near) {
   kestrel::trilinear({at<float>(points), count, triple(stride), at<int64_t>(keys), voxels, at<int32_t>(table),
-                      at<int32_t>(rows), at<float>(weights), threads});
+                      at<int32_t>(rows), at<float>(weights), threads, at<int32_t>(near)});
 }
 
 void rotated_iou(Address boxes, int64_t count, Address others, int64_t other_count, Address out, int threads) {
@@ -226,10 +234,13 @@ NB_MODULE(native, m) {
   m.def("available_levels", &available_levels);
   m.def("set_dispatch_level", &set_dispatch_level, "name"_a);
   m.def("pack_weight", &pack_weight, Release());
-  m.def("sparse_conv", &sparse_conv, Release());
+  m.def("sparse_conv", &sparse_conv, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+        nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), "read"_a = 0, "read_rows"_a = 0,
+        "read_weights"_a = 0, "neighbours"_a = 0, Release());
   m.def("weight_gradient", &weight_gradient, Release());
   m.def("weighted_gather", &weighted_gather, Release());
   m.def("weighted_scatter", &weighted_scatter, Release());
+  m.def("scatter_mean", &scatter_mean, Release());
   m.def("winograd", &winograd, Release());
   m.def("pillar_canvas", &pillar_canvas, Release());
   m.def("sample_axes", &sample_axes, Release());
@@ -237,7 +248,8 @@ NB_MODULE(native, m) {
   m.def("submanifold_table", &submanifold_table, Release());
   m.def("strided_triples", &strided_triples);
   m.def("find_keys", &find_keys, Release());
-  m.def("trilinear", &trilinear, Release());
+  m.def("trilinear", &trilinear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+        nb::arg(), nb::arg(), "near"_a = 0, Release());
   m.def("voxelize", &voxelize, Release());
   m.def("lift_splat", &lift_splat);
   m.def("lift_splat_backward", &lift_splat_backward);

@@ -82,7 +82,7 @@ bool multiplies_correctly(const Level& level) {
   pack.to = packed.data();
   level.pack_weight(pack);
   level.sparse_conv({left.data(), packed.data(), nullptr, nullptr, nullptr, out.data(), kRows, 1, kInputs, kOutputs,
-                     true, false, 1});
+                     true, false, 1, {}});
   for (int row = 0; row < kRows; ++row) {
     for (int column = 0; column < kOutputs; ++column) {
       float sum = 0;

@@ -18,7 +18,15 @@ struct PackWeight {
   int threads;
 };
 
-// out[j] = act(sum_k features[gather[k][j]] @ weight[k] + bias + residual[j]); all matrices row-major.
+// Weighted sums of rows, read[j] = sum_n weights[j][n] * features[rows[j][n]]; rows below zero count as zero.
+struct Reading {
+  const void* features;     // (m, columns of the result) float or bfloat16; null: nothing is read
+  const int32_t* rows;      // (rows of the result, neighbours)
+  const float* weights;     // (rows of the result, neighbours)
+  int32_t neighbours;
+};
+
+// out[j] = act(sum_k features[gather[k][j]] @ weight[k] + bias + residual[j]) + read[j]; all matrices row-major.
 struct SparseConv {
   const void* features;     // (n, cin) float or bfloat16
   const void* weight;       // (slices, cin, cout), packed from the same type
@@ -30,6 +38,7 @@ struct SparseConv {
   int32_t slices, cin, cout;
   bool bfloat16, relu;
   int threads;
+  Reading read;
 };
 
 // out[k] = sum_j features[gather[k][j]]^T gradient[j], all float.
@@ -43,25 +52,35 @@ struct WeightGradient {
   int threads;
 };
 
-// out[p] = sum_n weights[p][n] * features[rows[p][n]]; rows below zero count as zero.
+// out[p] = read[p], float.
 struct WeightedGather {
-  const float* features;    // (m, channels)
+  Reading read;
+  float* out;               // (points, channels)
+  int64_t points;
+  int32_t channels;
+  int threads;
+};
+
+// The transpose of a reading: out[rows[p][n]] += weights[p][n] * gradient[p]; out starts at zero.
+struct WeightedScatter {
+  const float* gradient;    // (points, channels)
   const int32_t* rows;      // (points, neighbours)
   const float* weights;     // (points, neighbours)
-  float* out;               // (points, channels)
+  float* out;               // (m, channels), zeroed by the caller
   int64_t points;
   int32_t neighbours, channels;
   int threads;
 };
 
-// The transpose: out[rows[p][n]] += weights[p][n] * gradient[p]; out starts at zero.
-struct WeightedScatter {
-  const float* gradient;    // (points, channels)
-  const int32_t* rows;      // (points, neighbours)
-  const float* weights;     // (points, neighbours), or null for ones
-  float* out;               // (m, channels), zeroed by the caller
+// out[m] = mean of the features of the points with rows[p] = m, zeros where there is none.
+struct ScatterMean {
+  const float* features;    // (points, channels)
+  const int32_t* rows;      // (points), points below zero are left out
+  float* out;               // (voxels, channels)
+  float* counts;            // (voxels) points of each
   int64_t points;
-  int32_t neighbours, channels;
+  int32_t channels;
+  int64_t voxels;
   int threads;
 };
 
@@ -113,6 +132,7 @@ struct Level {
   void (*weight_gradient)(const WeightGradient&);
   void (*weighted_gather)(const WeightedGather&);
   void (*weighted_scatter)(const WeightedScatter&);
+  void (*scatter_mean)(const ScatterMean&);
   void (*lift_splat)(const LiftSplat&);
   void (*lift_splat_backward)(const LiftSplatBackward&);
   void (*winograd)(const Winograd&);

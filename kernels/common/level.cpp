@@ -12,13 +12,13 @@
 
 #include "common/dispatch.h"
 #include "common/simd.h"
+#include "point_voxel/weighted.h"
 #include "sparse_conv/product.h"
 #if defined(KESTREL_AMX)
 #include "sparse_conv/tiles.h"
 #endif
 #include "sparse_conv/forward.h"
 #include "sparse_conv/weight_gradient.h"
-#include "point_voxel/weighted.h"
 #include "bev_pool/lift_splat.h"
 #include "bev_pool/lift_splat_backward.h"
 #include "winograd/forward.h"
@@ -35,8 +35,7 @@ namespace kestrel {
 extern const Level KESTREL_JOIN(level_, KESTREL_LEVEL);
 const Level KESTREL_JOIN(level_, KESTREL_LEVEL) = {
     KESTREL_STRING(KESTREL_LEVEL), pack_weight, sparse_conv, weight_gradient, weighted_gather, weighted_scatter,
-    lift_splat, lift_splat_backward,
-    winograd, pillar_canvas, sample_axes,
+    scatter_mean, lift_splat, lift_splat_backward, winograd, pillar_canvas, sample_axes,
 };
 
 }  // namespace kestrel

@@ -3,7 +3,6 @@
 #include "point_voxel/trilinear.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace kestrel {
 namespace {
@@ -42,12 +41,16 @@ void trilinear(const Trilinear& request) {
       int64_t key = static_cast<int64_t>(point[0]);
       float part[3][2];
       for (int axis = 0; axis < 3; ++axis) {
-        const float scaled = point[axis + 1] / stride[axis], lower = std::floor(scaled);
-        part[axis][1] = scaled - lower;
+        const float scaled = point[axis + 1] / stride[axis];
+        // NaN lies at the lower end: the first comparison is false for it.
+        const float inside = std::min(scaled > -kLimit ? scaled : -kLimit, kLimit - 1);
+        const int64_t towards_zero = static_cast<int64_t>(inside);
+        const int64_t cell = towards_zero - (static_cast<float>(towards_zero) > inside);
+        part[axis][1] = scaled - static_cast<float>(cell);
         part[axis][0] = 1 - part[axis][1];
-        const float inside = std::min(std::max(lower, -kLimit), kLimit - 1);
-        key = key << kAxisBits | (static_cast<int64_t>(inside) + kAxisBias);
+        key = key << kAxisBits | (cell + kAxisBias);
       }
+      if (request.near) hint = std::max(request.near[p], 0);
       int32_t* rows = request.rows + 8 * p;
       float* weights = request.weights + 8 * p;
       corners(request, key, hint, rows);

@@ -19,6 +19,7 @@ struct Trilinear {
   int32_t* rows;            // (count, 8) z fastest, -1 for missing voxels
   float* weights;           // (count, 8) zero for missing voxels, the others divided by (sum + 1e-8)
   int threads;
+  const int32_t* near;      // (count) row to search first for the voxel of each point, or null
 };
 
 void trilinear(const Trilinear& request);

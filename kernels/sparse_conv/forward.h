@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Kestrel Authors
 // SPDX-License-Identifier: Apache-2.0
 // Sparse convolution in tiles of output rows: the sums of a tile stay in cache while all kernel slices are
-// added, and bias, residual and ReLU end the tile. How a slice is packed, and how the rows that meet it are
-// multiplied with it, is what the instruction sets differ in.
+// added, and bias, residual, ReLU and what is read end the tile. How a slice is packed, and how the rows that
+// meet it are multiplied with it, is what the instruction sets differ in.
 #pragma once
 
 namespace kestrel {
@@ -27,7 +27,8 @@ void with_product(int cin, bool bfloat16, const Action& act) {
 }
 
 template <class Element>
-void finish_tile(const SparseConv& conv, const float* sums, int padded, int64_t first, int count) {
+void finish_tile(const SparseConv& conv, const Reader<Element>& reader, const float* sums, int padded, int64_t first,
+                 int count) {
   const Element* residual = static_cast<const Element*>(conv.residual);
   Element* out = static_cast<Element*>(conv.out);
   const int whole = conv.cout / kWidth * kWidth, rest = conv.cout - whole;
@@ -36,14 +37,21 @@ void finish_tile(const SparseConv& conv, const float* sums, int padded, int64_t 
   for (int j = 0; j < count; ++j) {
     const float* sum = sums + static_cast<int64_t>(j) * padded;
     const int64_t row = (first + j) * conv.cout;
-    for (int c = 0; c < whole; c += kWidth) {
-      const Vector value = load(sum + c);
-      store(out + row + c, act(residual ? value + load(residual + row + c) : value));
+    const auto end = [&](int column) {
+      const Vector value = load(sum + column);
+      return act(residual ? value + load(residual + row + column) : value);
+    };
+    const auto end_some = [&] {
+      const Vector value = load(sum + whole);
+      return act(residual ? value + load_some(residual + row + whole, rest) : value);
+    };
+    if (conv.read.features) {
+      reader.row(first + j, [&](int column, Vector read) { store(out + row + column, end(column) + read); },
+                 [&](int, Vector read, int) { store_some(out + row + whole, end_some() + read, rest); });
+      continue;
     }
-    if (!rest) continue;
-    const Vector value = load(sum + whole);
-    const Vector added = residual ? value + load_some(residual + row + whole, rest) : value;
-    store_some(out + row + whole, act(added), rest);
+    for (int c = 0; c < whole; c += kWidth) store(out + row + c, end(c));
+    if (rest) store_some(out + row + whole, end_some(), rest);
   }
 }
 
@@ -83,6 +91,8 @@ void run_tiles(const SparseConv& conv) {
   const int64_t tiles = (conv.outputs + tile - 1) / tile;
   Scratch start(4 * padded);
   fill_start(conv, padded, start.floats());
+  const Reader<uint16_t> half_reader(conv.read, conv.cout);
+  const Reader<float> reader(conv.read, conv.cout);
 #pragma omp parallel num_threads(conv.threads)
   {
     Product product{conv, padded};
@@ -95,9 +105,9 @@ void run_tiles(const SparseConv& conv) {
       for (int j = 0; j < count; ++j) memcpy(sums + static_cast<int64_t>(j) * padded, start.data, 4 * padded);
       add_slices(conv, product, first, count, places.ints(), rows.ints(), sums);
       if (conv.bfloat16)
-        finish_tile<uint16_t>(conv, sums, padded, first, count);
+        finish_tile(conv, half_reader, sums, padded, first, count);
       else
-        finish_tile<float>(conv, sums, padded, first, count);
+        finish_tile(conv, reader, sums, padded, first, count);
     }
   }
 }

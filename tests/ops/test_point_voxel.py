@@ -15,6 +15,7 @@ from kestrel.ops import (
     torchsparse_offsets,
     trilinear_neighbours,
 )
+from kestrel.ops.point_voxel import scatter_mean_reference
 from tests.ops.voxels import random_voxels
 
 
@@ -119,10 +120,34 @@ def test_nothing_in_gives_nothing_out():
 def test_the_operators_are_registered_as_torch_wants_them():
     voxels = random_voxels(40)
     rows, weights = trilinear_neighbours(random_points(20), voxels)
-    arguments = (random_points(20), voxels.keys, voxels.stride, None)
+    arguments = (random_points(20), voxels.keys, voxels.stride, None, None)
     torch.library.opcheck(torch.ops.kestrel.trilinear_neighbours, arguments)
     features = torch.randn(len(voxels), 4, requires_grad=True)
     torch.library.opcheck(torch.ops.kestrel.devoxelize, (features, rows, weights))
     owner = point_rows(random_points(20), voxels)
     values = torch.randn(20, 4, requires_grad=True)
     torch.library.opcheck(torch.ops.kestrel.scatter_mean, (values, owner, len(voxels)))
+
+
+@pytest.mark.parametrize("near", [0, 7, -1, 1000])
+def test_where_the_search_for_corners_begins_changes_nothing(near):
+    points = random_points()
+    voxels, _ = coordinate_set(points.floor().long())
+    start = torch.full((len(points),), min(near, len(voxels) - 1), dtype=torch.int32)
+    for ours, searched in zip(
+        trilinear_neighbours(points, voxels, start), trilinear_neighbours(points, voxels), strict=True
+    ):
+        assert torch.equal(ours, searched)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 16, 33])
+def test_means_do_not_depend_on_the_number_of_threads(channels):
+    rows = torch.randint(-1, 50, (900,), dtype=torch.int32)
+    features, before = torch.randn(900, channels), torch.get_num_threads()
+    expected = scatter_mean_reference(features.double(), rows, 60)
+    for threads in (1, 2, 3, 70):
+        torch.set_num_threads(threads)
+        means = point_to_voxel(features, rows, 60)
+        torch.set_num_threads(before)
+        torch.testing.assert_close(means.double(), expected[0])
+        assert torch.equal(means, point_to_voxel(features, rows, 60))

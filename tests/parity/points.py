@@ -132,6 +132,13 @@ def minkunet(fixture: Any) -> Outputs:
 
 def spvcnn(fixture: Any) -> Outputs:
     network, recorder = _unet(SPVCNN, fixture)
+
+    def read_alone(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        """Let the recorder see what the transform reads and adds in one pass."""
+        network.to_point(*arguments)
+
+    for transform in network.point_transforms:
+        transform.register_forward_pre_hook(read_alone)
     recorder.watch(network.to_point, *(f"voxel_to_point{i}" for i in range(4)))
     recorder.watch(network.to_voxel, *(f"point_to_voxel{i}" for i in range(3)))
     return _classify(network, fixture, recorder)

@@ -44,8 +44,9 @@ class _Layer:
         """Sort, build the map, convolve; return the result in the order of the sorted voxels."""
         voxels, rows = coordinate_set(self.indices)
         features, weight = self.features.to(dtype), self.weight.to(dtype)
-        ordered = torch.empty_like(features).index_copy_(0, rows, features)
-        return sparse_conv(ordered, weight, submanifold(voxels))
+        # Rows are read in the new order: torch does that with all threads, unlike writing them there.
+        order = torch.empty_like(rows).scatter_(0, rows, torch.arange(len(rows)))
+        return sparse_conv(features.index_select(0, order), weight, submanifold(voxels))
 
     def prepare(self, peer: Peer) -> None:
         shape = [int(extent) + 1 for extent in self.indices[:, 1:].amax(0)]

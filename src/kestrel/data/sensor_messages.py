@@ -95,12 +95,19 @@ def cloud_from_message(message: Any) -> PointCloud:
     missing = [name for name in "xyz" if name not in names]
     if missing:
         raise InputError(describe("cloud fields", expected="x, y, z", found=list(names)))
-    intensity = fields["intensity"] if "intensity" in names else np.zeros(len(fields), np.float32)
-    points = np.stack([fields[name].astype(np.float32) for name in "xyz"] + [intensity.astype(np.float32)], 1)
-    finite = np.isfinite(points).all(1)
-    ring = fields["ring"].astype(np.uint16)[finite] if "ring" in names else None
-    time_s = fields["time"].astype(np.float32)[finite] if "time" in names else None
-    return PointCloud(points[finite], stamp_of(message), message.header.frame_id, ring, time_s)
+    points = np.zeros((len(fields), 4), np.float32)
+    for column, name in enumerate(("x", "y", "z", "intensity")):
+        if name in names:
+            points[:, column] = fields[name]
+    ring = fields["ring"].astype(np.uint16) if "ring" in names else None
+    time_s = fields["time"].astype(np.float32) if "time" in names else None
+    finite = np.isfinite(points)
+    if not finite.all():
+        kept = finite.all(1)
+        points = points[kept]
+        ring = None if ring is None else ring[kept]
+        time_s = None if time_s is None else time_s[kept]
+    return PointCloud(points, stamp_of(message), message.header.frame_id, ring, time_s)
 
 
 def compressed_image(picture: NDArray[Any], stamp_ns: int, frame_id: str, *, jpeg_quality: int | None) -> Any:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from kestrel.models.minkunet import BASE_CHANNELS, MinkUNet, climb
 from kestrel.nn.sparse import SparseTensor
-from kestrel.nn.sparse_points import PointTensor, PointToVoxel, VoxelToPoint, merge
+from kestrel.nn.sparse_points import PointTensor, PointToVoxel, VoxelToPoint
 
 
 class SPVCNN(MinkUNet):
@@ -57,21 +57,16 @@ class SPVCNN(MinkUNet):
         z0: PointTensor = self.to_point(x0, points)
 
         x1, x2, x3, x4 = self.encode(self.to_voxel(x0.coordinates, z0))
-        z1 = self._merge(x4, z0, self.point_transforms[0])
+        z1: PointTensor = self.point_transforms[0](x4, z0)
 
         y1: SparseTensor = self.to_voxel(x4.coordinates, z1)
         y1 = climb(self.up1, y1.replace(self.dropout(y1.features)), x3)
         y2 = climb(self.up2, y1, x2)
-        z2 = self._merge(y2, z1, self.point_transforms[1])
+        z2: PointTensor = self.point_transforms[1](y2, z1)
 
         y3: SparseTensor = self.to_voxel(y2.coordinates, z2)
         y3 = climb(self.up3, y3.replace(self.dropout(y3.features)), x1)
         y4 = climb(self.up4, y3, x0)
-        z3 = self._merge(y4, z2, self.point_transforms[2])
+        z3: PointTensor = self.point_transforms[2](y4, z2)
         logits: Tensor = self.classifier(z3.features)
         return logits
-
-    def _merge(self, x: SparseTensor, points: PointTensor, transform: nn.Module) -> PointTensor:
-        """Return voxel features read at the points plus the transformed features of the points."""
-        read: PointTensor = self.to_point(x, points)
-        return merge(read, transform(points.features))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kestrel.errors import ModelError, describe
 from kestrel.nn.sparse import SparseConv3d, SparseSequential, SparseTensor, concatenate
-from kestrel.nn.sparse_points import PointTensor, PointToVoxel, VoxelToPoint, linear_norm_relu, merge
+from kestrel.nn.sparse_points import PointTensor, PointToVoxel, VoxelToPoint, transform_and_read
 from kestrel.ops import CoordinateSet
 
 SUPERNET_CLASSIFIER_INPUTS = 128
@@ -91,18 +91,15 @@ class SPVNAS(nn.Module):
         for down in self.downsample:
             x = down(x)
             skips.append(x)
-        z1 = self._merge(x, z0, 0)
+        z1: PointTensor = self.point_transforms[0](x, z0)
         y: SparseTensor = self.to_voxel(x.coordinates, z1)
         y = self.upsample[1](self.upsample[0](y, skips[3]), skips[2])
-        z2 = self._merge(y, z1, 1)
+        z2: PointTensor = self.point_transforms[1](y, z1)
         y = self.to_voxel(y.coordinates, z2)
         y = self.upsample[3](self.upsample[2](y, skips[1]), skips[0])
-        logits: Tensor = self.classifier(self._merge(y, z2, 2).features)
+        z3: PointTensor = self.point_transforms[2](y, z2)
+        logits: Tensor = self.classifier(z3.features)
         return logits
-
-    def _merge(self, x: SparseTensor, points: PointTensor, stage: int) -> PointTensor:
-        read: PointTensor = self.to_point(x, points)
-        return merge(read, self.point_transforms[stage](points.features))
 
 
 class _Config:
@@ -211,8 +208,10 @@ class _PointTransform(nn.Module):
             )
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        return linear_norm_relu(features, cast(nn.Linear, self.net.conv), cast(nn.BatchNorm1d, self.net.bn))
+    def forward(self, x: SparseTensor, points: PointTensor) -> PointTensor:
+        return transform_and_read(
+            x, points, cast(nn.Linear, self.net.conv), cast(nn.BatchNorm1d, self.net.bn)
+        )
 
 
 class _SlicedClassifier(nn.Module):

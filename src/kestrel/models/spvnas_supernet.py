@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from kestrel.models.spvnas import SPVNAS
 from kestrel.models.spvnas_space import BLOCKS, STAGES, NetConfig, SearchSpace, stage_name
 from kestrel.nn.sparse import SparseConv3d, SparseSequential, SparseTensor, concatenate
-from kestrel.nn.sparse_points import PointTensor, PointToVoxel, VoxelToPoint, merge
+from kestrel.nn.sparse_points import PointTensor, PointToVoxel, VoxelToPoint
 from kestrel.ops import CoordinateSet, pointwise, sparse_conv
 
 
@@ -103,7 +103,7 @@ class SPVNASSuperNet(nn.Module):
 
     def _merge(self, x: SparseTensor, points: PointTensor, stage: int, width: int) -> PointTensor:
         read: PointTensor = self.to_point(x, points)
-        return merge(read, self.point_transforms[stage](points.features, width))
+        return read.replace(read.features + self.point_transforms[stage](points.features, width))
 
     def determinize(self, config: NetConfig) -> SPVNAS:
         """Return the sub-network ``config`` on its own, with a copy of its part of the weights.

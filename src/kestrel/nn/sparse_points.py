@@ -46,13 +46,21 @@ class PointTensor:
     def rows(self, voxels: CoordinateSet) -> Tensor:
         """Return the voxel of every point, see ``kestrel.ops.point_rows``."""
         if voxels not in self._rows:
-            self._rows[voxels] = point_rows(self.positions, voxels)
+            self._rows[voxels] = self._rows_of_finer(voxels)
         return self._rows[voxels]
+
+    def _rows_of_finer(self, voxels: CoordinateSet) -> Tensor:
+        """Return the rows through those of a finer grid if it leads here, otherwise by a search."""
+        for finer, rows in self._rows.items():
+            coarse = finer.rows_in(voxels)
+            if coarse is not None:
+                return torch.where(rows < 0, -1, coarse[rows.clamp(min=0)])
+        return point_rows(self.positions, voxels)
 
     def trilinear(self, voxels: CoordinateSet) -> tuple[Tensor, Tensor]:
         """Return the eight voxels around every point, see ``kestrel.ops.trilinear_neighbours``."""
         if voxels not in self._trilinear:
-            self._trilinear[voxels] = trilinear_neighbours(self.positions, voxels)
+            self._trilinear[voxels] = trilinear_neighbours(self.positions, voxels, self.rows(voxels))
         return self._trilinear[voxels]
 
     def voxelized(self) -> SparseTensor:
@@ -80,31 +88,29 @@ class VoxelToPoint(nn.Module):
         return points.replace(devoxelize(x.features, rows, weights))
 
 
-class PointTransform(nn.Sequential):
-    """A linear layer with batch norm and ReLU on every point; outside of training in one pass."""
+class PointTransform(nn.ModuleList):
+    """A linear layer with batch norm and ReLU on every point, beside which voxels are read."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(nn.Linear(in_channels, out_channels), nn.BatchNorm1d(out_channels), nn.ReLU())
+        super().__init__((nn.Linear(in_channels, out_channels), nn.BatchNorm1d(out_channels)))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the transformed (P, C_out) features of (P, C_in) ones."""
-        return linear_norm_relu(features, cast(nn.Linear, self[0]), cast(nn.BatchNorm1d, self[1]))
+    def forward(self, x: SparseTensor, points: PointTensor) -> PointTensor:
+        """Return the transformed features of the points plus the voxel features read at them."""
+        return transform_and_read(x, points, cast(nn.Linear, self[0]), cast(nn.BatchNorm1d, self[1]))
 
 
-def linear_norm_relu(features: Tensor, linear: nn.Linear, norm: nn.BatchNorm1d) -> Tensor:
-    """Return relu(norm(linear(features))); outside of training in one pass."""
+def transform_and_read(
+    x: SparseTensor, points: PointTensor, linear: nn.Linear, norm: nn.BatchNorm1d
+) -> PointTensor:
+    """Return relu(norm(linear(points))) plus voxels read at the points; outside of training in one pass."""
+    read = (x.features, *points.trilinear(x.coordinates))
     if norm.training or torch.is_grad_enabled():
-        return torch.relu(cast(Tensor, norm(linear(features))))
+        transformed = torch.relu(cast(Tensor, norm(linear(points.features))))
+        return points.replace(devoxelize(*read) + transformed)
     sources = own_tensors(linear) + own_tensors(norm)
     folded = _FOLDED.get(linear)
-    if folded is None or not folded.is_of(sources, features.dtype):
+    if folded is None or not folded.is_of(sources, points.features.dtype):
         both, shift = fold_norm(torch.cat((linear.weight.T, linear.bias[None])), norm)
-        folded = _FOLDED[linear] = Folded(sources, features.dtype, both[:-1], both[-1] + shift)
-    return pointwise(features, folded.matrices, bias=folded.bias, relu=True)
-
-
-def merge(read: PointTensor, transformed: Tensor) -> PointTensor:
-    """Return the sum of voxel features read at points and transformed features of the points."""
-    if torch.is_grad_enabled():
-        return read.replace(read.features + transformed)
-    return read.replace(transformed.add_(read.features))
+        folded = _FOLDED[linear] = Folded(sources, points.features.dtype, both[:-1], both[-1] + shift)
+    features = pointwise(points.features, folded.matrices, bias=folded.bias, relu=True, read=read)
+    return points.replace(features)

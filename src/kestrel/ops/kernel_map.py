@@ -24,6 +24,8 @@ from kestrel.ops.backend import NATIVE, call, triton_installed
 from kestrel.ops.coordinates import find, offset_key, pack, pack_unchecked, sort_unique, unpack
 
 Triple: TypeAlias = tuple[int, int, int]
+_Strided: TypeAlias = tuple[tuple[Triple, ...], Triple, bool]
+"""Offsets, stride and whether all voxels that any offset reaches are outputs."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class CoordinateSet:
     stride: Triple = (1, 1, 1)
     spatial_shape: Triple | None = None
     _submanifold: dict[tuple[Triple, ...], KernelMap] = field(default_factory=dict, repr=False)
-    _strided: dict[object, tuple[CoordinateSet, KernelMap]] = field(default_factory=dict, repr=False)
+    _strided: dict[_Strided, tuple[CoordinateSet, KernelMap]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -124,6 +126,20 @@ class CoordinateSet:
         if name not in self._strided:
             self._strided[name] = _strided_map(self, tuple(offsets), stride, dilate)
         return self._strided[name]
+
+    def rows_in(self, coarse: CoordinateSet) -> Tensor | None:
+        """Return the (N,) int32 row of the voxel of ``coarse`` around each voxel of this set.
+
+        None where ``coarse`` is not known to come from this set through windows that cover each voxel once.
+        """
+        for (offsets, stride, _), (next_set, kernel_map) in self._strided.items():
+            if self.spatial_shape is not None or not _covers_once(offsets, stride):
+                continue
+            rows = kernel_map.scatter.amax(0)
+            further = rows if next_set is coarse else next_set.rows_in(coarse)
+            if further is not None:
+                return rows if next_set is coarse else further[rows.long()]
+        return None
 
 
 def coordinate_set(indices: Tensor, *, spatial_shape: Triple | None = None) -> tuple[CoordinateSet, Tensor]:
@@ -184,12 +200,15 @@ def _triples(numbers: Sequence[int]) -> list[Triple]:
     return list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
 
 
+def _covers_once(offsets: tuple[Triple, ...], stride: Triple) -> bool:
+    """Return whether kernel and stride are equal: then every voxel lies in the window of one output."""
+    return offsets == tuple(itertools.product(*map(range, stride)))
+
+
 def _strided_map(
     source: CoordinateSet, offsets: tuple[Triple, ...], stride: Triple, dilate: bool
 ) -> tuple[CoordinateSet, KernelMap]:
-    # Where kernel and stride are equal, every voxel lies in the window of one output.
-    covers_once = offsets == tuple(itertools.product(*map(range, stride)))
-    if NATIVE is not None and source.keys.device.type == "cpu" and (dilate or covers_once):
+    if NATIVE is not None and source.keys.device.type == "cpu" and (dilate or _covers_once(offsets, stride)):
         return _strided_map_native(NATIVE, source, offsets, stride)
     indices = source.indices
     steps = torch.tensor((1, *stride), device=indices.device)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,7 +26,9 @@ def point_rows(points: Tensor, voxels: CoordinateSet) -> Tensor:
     return find(voxels.keys, pack(_cells(points, voxels.stride)[0]))
 
 
-def trilinear_neighbours(points: Tensor, voxels: CoordinateSet) -> tuple[Tensor, Tensor]:
+def trilinear_neighbours(
+    points: Tensor, voxels: CoordinateSet, near: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return rows and weights of the eight voxels around each point.
 
     The voxels are floor(p / stride) + {0, 1}^3, z fastest. Missing ones have row -1 and weight 0; the others
@@ -36,19 +37,21 @@ def trilinear_neighbours(points: Tensor, voxels: CoordinateSet) -> tuple[Tensor,
     Args:
         points: (P, 4) floating point, columns batch, x, y, z in voxels of the finest set.
         voxels: occupied voxels at their stride.
+        near: (P,) int32 rows at which the search for each point begins, or None. Any are right; those of
+            ``point_rows`` leave nothing to search for.
 
     Returns:
         (P, 8) int32 rows and (P, 8) weights in the dtype of the points.
     """
     known = voxels.known_map(torchsparse_offsets(3))
     table = None if known is None else known.gather
-    rows, weights = _trilinear_neighbours(points, voxels.keys, voxels.stride, table)
+    rows, weights = _trilinear_neighbours(points, voxels.keys, voxels.stride, table, near)
     return rows, weights
 
 
 @torch.library.custom_op("kestrel::trilinear_neighbours", mutates_args=())
 def _trilinear_neighbours(
-    points: Tensor, keys: Tensor, stride: Sequence[int], table: Tensor | None
+    points: Tensor, keys: Tensor, stride: Sequence[int], table: Tensor | None, near: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Search for the neighbours; ``table``, that of torchsparse_offsets(3), saves searches if it is known."""
     if NATIVE is None or points.device.type != "cpu" or points.dtype != torch.float32:
@@ -56,13 +59,13 @@ def _trilinear_neighbours(
     rows = torch.empty(len(points), 8, dtype=torch.int32)
     weights = torch.empty(len(points), 8)
     threads = torch.get_num_threads()
-    call(NATIVE.trilinear, points, len(points), stride, keys, len(keys), table, rows, weights, threads)
+    call(NATIVE.trilinear, points, len(points), stride, keys, len(keys), table, rows, weights, threads, near)
     return rows, weights
 
 
 @_trilinear_neighbours.register_kernel("cuda")
 def trilinear_neighbours_cuda(
-    points: Tensor, keys: Tensor, stride: Sequence[int], table: Tensor | None
+    points: Tensor, keys: Tensor, stride: Sequence[int], table: Tensor | None, near: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if points.dtype != torch.float32 or not triton_installed():
@@ -73,7 +76,9 @@ def trilinear_neighbours_cuda(
 
 
 @_trilinear_neighbours.register_fake
-def _(points: Tensor, keys: Tensor, stride: Sequence[int], table: Tensor | None) -> tuple[Tensor, Tensor]:
+def _(
+    points: Tensor, keys: Tensor, stride: Sequence[int], table: Tensor | None, near: Tensor | None
+) -> tuple[Tensor, Tensor]:
     shape = points.shape[0], 8
     return points.new_empty(shape, dtype=torch.int32), points.new_empty(shape)
 
@@ -128,26 +133,16 @@ def devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return result
 
 
-def _scatter(
-    native: ModuleType, values: Tensor, rows: Tensor, weights: Tensor | None, voxel_count: int
-) -> Tensor:
-    """Add weighted rows of points to their voxels; deterministic for any number of threads."""
-    source = values.float()
-    out = source.new_zeros(voxel_count, source.shape[1])
-    scale = None if weights is None else weights.float()
-    sizes = (*rows.shape, source.shape[1], torch.get_num_threads())
-    call(native.weighted_scatter, source, rows, scale, out, *sizes)
-    return out.to(values.dtype)
-
-
 @torch.library.custom_op("kestrel::scatter_mean", mutates_args=())
 def _scatter_mean(features: Tensor, rows: Tensor, voxel_count: int) -> tuple[Tensor, Tensor]:
     native = native_for(features)
     if native is None:
         return scatter_mean_reference(features, rows, voxel_count)
-    counts = _counts(rows, voxel_count).to(features.dtype)
-    sums = _scatter(native, features, rows[:, None], None, voxel_count)
-    return sums / counts.clamp(min=1)[:, None], counts
+    source = features.float()
+    means, counts = source.new_empty(voxel_count, source.shape[1]), source.new_empty(voxel_count)
+    sizes = (*source.shape, voxel_count, torch.get_num_threads())
+    call(native.scatter_mean, source, rows, means, counts, *sizes)
+    return means.to(features.dtype), counts.to(features.dtype)
 
 
 @_scatter_mean.register_kernel("cuda")
@@ -223,7 +218,11 @@ def _devoxelize_gradient(gradient: Tensor, rows: Tensor, weights: Tensor, voxel_
     native = native_for(gradient)
     if native is None:
         return devoxelize_gradient_reference(gradient, rows, weights, voxel_count)
-    return _scatter(native, gradient, rows, weights, voxel_count)
+    source = gradient.float()
+    out = source.new_zeros(voxel_count, source.shape[1])
+    sizes = (*rows.shape, source.shape[1], torch.get_num_threads())
+    call(native.weighted_scatter, source, rows, weights.float(), out, *sizes)
+    return out.to(gradient.dtype)
 
 
 @_devoxelize_gradient.register_kernel("cuda")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,10 @@ from torch import Tensor
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import call, dispatch_level, native_for, triton_for
 from kestrel.ops.kernel_map import KernelMap
+from kestrel.ops.point_voxel import devoxelize
+
+Reading: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""Voxel features, rows and weights, as ``devoxelize`` takes them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +117,7 @@ def pointwise(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     relu: bool = False,
+    read: Reading | None = None,
 ) -> Tensor:
     """Return ``features @ weight`` plus bias and residual, through ReLU: a kernel of size one, row by row.
 
@@ -124,19 +129,22 @@ def pointwise(
         bias: (C_out,) or None.
         residual: (N, C_out) or None.
         relu: whether negative results become zero.
+        read: voxels with C_out features that are read at the rows and added after the ReLU, or None.
 
     Returns:
         (N, C_out) in the dtype of the features.
     """
     plain = weight.plain if isinstance(weight, PackedWeight) else weight
-    native = None if torch.is_grad_enabled() else native_for(features, plain, bias, residual)
+    voxels = None if read is None else read[0]
+    native = None if torch.is_grad_enabled() else native_for(features, plain, bias, residual, voxels)
     if native is None:
         result = features @ plain if bias is None else torch.addmm(bias, features, plain)
         result = result if residual is None else result + residual
-        return torch.relu(result) if relu else result
+        result = torch.relu(result) if relu else result
+        return result if read is None else result + devoxelize(*read)
     packed = weight.fitting(native) if isinstance(weight, PackedWeight) else None
     packed = _pack(native, plain) if packed is None else packed
-    return _run_native(native, features, packed, plain, bias, residual, None, relu)
+    return _run_native(native, features, packed, plain, bias, residual, None, relu, read)
 
 
 def _run_native(
@@ -148,10 +156,12 @@ def _run_native(
     residual: Tensor | None,
     gather: Tensor | None,
     relu: bool,
+    read: Reading | None = None,
 ) -> Tensor:
     channels, width = plain.shape[-2:]
     slices, outputs = (1, len(features)) if gather is None else gather.shape
     out = features.new_empty(outputs, width)
+    voxels, rows, weights = (None, None, None) if read is None else (*read[:2], read[2].float())
     call(
         native.sparse_conv,
         *(features, packed, bias, residual, gather, out),
@@ -159,6 +169,7 @@ def _run_native(
         features.dtype == torch.bfloat16,
         relu,
         torch.get_num_threads(),
+        *(voxels, rows, weights, 0 if rows is None else rows.shape[1]),
     )
     return out
 

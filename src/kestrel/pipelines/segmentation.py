@@ -92,7 +92,7 @@ class PointSegmenter:
         points = torch.from_numpy(cloud.points)
         inside = self.network.inside(points)
         if bool(inside.any()):
-            kept = points[inside]
+            kept = points if bool(inside.all()) else points[inside]
             with torch.inference_mode():
                 best = self._probabilities(kept).max(1)
             label[inside.numpy()] = best.indices.numpy().astype(np.uint8)
