@@ -170,8 +170,12 @@ void sample_axes(Address grid, Address lower, Address share, Address out, int64_
                                 channels, places, stride, bfloat16, threads});
 }
 
-int64_t unique_keys(Address keys, int64_t count, Address unique, Address inverse) {
-  return kestrel::unique_keys(at<int64_t>(keys), count, at<int64_t>(unique), at<int64_t>(inverse));
+bool pack_keys(Address indices, int64_t count, Address keys, int threads) {
+  return kestrel::pack_keys(at<int64_t>(indices), count, at<int64_t>(keys), threads);
+}
+
+int64_t unique_keys(Address keys, int64_t count, Address unique, Address inverse, int threads) {
+  return kestrel::unique_keys(at<int64_t>(keys), count, at<int64_t>(unique), at<int64_t>(inverse), threads);
 }
 
 void submanifold_table(Address keys, int64_t count, const Offsets& offsets, Address table, int threads) {
@@ -182,7 +186,7 @@ void submanifold_table(Address keys, int64_t count, const Offsets& offsets, Addr
 
 nb::tuple strided_triples(Address keys, int64_t count, const Offsets& offsets, const std::vector<int>& stride,
                           const std::vector<int>& shape, int64_t capacity, Address outputs, Address input,
-                          Address slice, Address output) {
+                          Address slice, Address output, int threads) {
   const std::vector<kestrel::Offset> list = triples(offsets);
   const kestrel::Offset limit = shape.empty() ? kestrel::Offset{0, 0, 0} : triple(shape);
   const kestrel::StridedMap map{at<int64_t>(keys),  count, list.data(), static_cast<int>(list.size()),
@@ -191,7 +195,7 @@ nb::tuple strided_triples(Address keys, int64_t count, const Offsets& offsets, c
   {
     nb::gil_scoped_release release;
     found = kestrel::strided_triples(map, capacity, at<int64_t>(outputs), at<int32_t>(input),
-                                     at<int32_t>(slice), at<int32_t>(output));
+                                     at<int32_t>(slice), at<int32_t>(output), threads);
   }
   return nb::make_tuple(found.count, found.outputs);
 }
@@ -244,9 +248,11 @@ NB_MODULE(native, m) {
   m.def("winograd", &winograd, Release());
   m.def("pillar_canvas", &pillar_canvas, Release());
   m.def("sample_axes", &sample_axes, Release());
-  m.def("unique_keys", &unique_keys, Release());
+  m.def("pack_keys", &pack_keys, Release());
+  m.def("unique_keys", &unique_keys, nb::arg(), nb::arg(), nb::arg(), nb::arg(), "threads"_a = 1, Release());
   m.def("submanifold_table", &submanifold_table, Release());
-  m.def("strided_triples", &strided_triples);
+  m.def("strided_triples", &strided_triples, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+        nb::arg(), nb::arg(), nb::arg(), nb::arg(), "threads"_a = 1);
   m.def("find_keys", &find_keys, Release());
   m.def("trilinear", &trilinear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
         nb::arg(), nb::arg(), "near"_a = 0, Release());

@@ -3,12 +3,16 @@
 #include "kernel_map/kernel_map.h"
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 namespace kestrel {
 namespace {
 
 constexpr uint64_t kAxisMask = (uint64_t{1} << kAxisBits) - 1;
+
+// Arrays shorter than this are not worth a second thread.
+constexpr int64_t kShare = 1 << 13;
 
 struct Item {
   uint64_t key;
@@ -22,17 +26,21 @@ int bit_width(uint64_t value) { return value ? 64 - __builtin_clzll(value) : 0; 
 struct Compression {
   uint64_t low[4], bits[4];
 
-  Compression(const int64_t* keys, int64_t count) {
-    uint64_t high[4] = {0, 0, 0, 0};
-    for (uint64_t& value : low) value = ~uint64_t{0};
+  Compression(const int64_t* keys, int64_t count, int threads) {
+    uint64_t least[4], most[4] = {0, 0, 0, 0};
+    std::fill_n(least, 4, ~uint64_t{0});
+#pragma omp parallel for num_threads(threads) reduction(min : least) reduction(max : most) if (count > kShare)
     for (int64_t i = 0; i < count; ++i) {
       for (int field = 0; field < 4; ++field) {
         const uint64_t value = part(keys[i], field);
-        low[field] = std::min(low[field], value);
-        high[field] = std::max(high[field], value);
+        least[field] = std::min(least[field], value);
+        most[field] = std::max(most[field], value);
       }
     }
-    for (int field = 0; field < 4; ++field) bits[field] = count ? bit_width(high[field] - low[field]) : 0;
+    for (int field = 0; field < 4; ++field) {
+      low[field] = least[field];
+      bits[field] = count ? bit_width(most[field] - least[field]) : 0;
+    }
   }
 
   static uint64_t part(int64_t key, int field) {
@@ -50,35 +58,50 @@ struct Compression {
   int total() const { return static_cast<int>(bits[0] + bits[1] + bits[2] + bits[3]); }
 };
 
-// Stable radix sort by the lowest `bits` bits of the keys.
-void radix_sort(std::vector<Item>& items, int bits) {
+// Stable radix sort by the lowest `bits` bits of the keys; each thread moves one part of the items.
+void radix_sort(std::unique_ptr<Item[]>& items, int64_t count, int bits, int threads) {
   constexpr int kDigit = 11;
-  std::vector<Item> other(items.size());
-  std::vector<uint32_t> start(1 << kDigit);
+  constexpr uint64_t mask = (1 << kDigit) - 1;
+  const int parts = static_cast<int>(std::clamp<int64_t>(count / kShare, 1, std::max(threads, 1)));
+  std::unique_ptr<Item[]> other(new Item[count]);
+  std::vector<uint32_t> starts(static_cast<size_t>(parts) << kDigit);
   for (int shift = 0; shift < bits; shift += kDigit) {
-    std::fill(start.begin(), start.end(), 0);
-    constexpr uint64_t mask = (1 << kDigit) - 1;
-    for (const Item& item : items) ++start[item.key >> shift & mask];
-    uint32_t sum = 0;
-    for (uint32_t& entry : start) {
-      const uint32_t count = entry;
-      entry = sum;
-      sum += count;
+#pragma omp parallel for num_threads(parts) schedule(static)
+    for (int part = 0; part < parts; ++part) {
+      uint32_t* start = starts.data() + (static_cast<int64_t>(part) << kDigit);
+      std::fill_n(start, mask + 1, 0);
+      for (int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i)
+        ++start[items[i].key >> shift & mask];
     }
-    for (const Item& item : items) other[start[item.key >> shift & mask]++] = item;
+    uint32_t sum = 0;
+    for (uint64_t digit = 0; digit <= mask; ++digit) {
+      for (int part = 0; part < parts; ++part) {
+        uint32_t& entry = starts[(static_cast<uint64_t>(part) << kDigit) + digit];
+        const uint32_t found = entry;
+        entry = sum;
+        sum += found;
+      }
+    }
+#pragma omp parallel for num_threads(parts) schedule(static)
+    for (int part = 0; part < parts; ++part) {
+      uint32_t* start = starts.data() + (static_cast<int64_t>(part) << kDigit);
+      for (int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i)
+        other[start[items[i].key >> shift & mask]++] = items[i];
+    }
     items.swap(other);
   }
 }
 
-std::vector<Item> sorted_items(const int64_t* keys, int64_t count) {
-  const Compression compress(keys, count);
-  std::vector<Item> items(count);
+std::unique_ptr<Item[]> sorted_items(const int64_t* keys, int64_t count, int threads) {
+  const Compression compress(keys, count, threads);
+  std::unique_ptr<Item[]> items(new Item[count]);
   bool sorted = true;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : sorted) if (count > kShare)
   for (int64_t i = 0; i < count; ++i) {
     items[i] = {compress(keys[i]), static_cast<uint64_t>(i)};
-    sorted = sorted && (i == 0 || items[i - 1].key <= items[i].key);
+    sorted = sorted && (i == 0 || keys[i - 1] <= keys[i]);
   }
-  if (!sorted) radix_sort(items, compress.total());
+  if (!sorted) radix_sort(items, count, compress.total(), threads);
   return items;
 }
 
@@ -123,8 +146,26 @@ int64_t floor_divide(int64_t value, int64_t by) {
 
 }  // namespace
 
-int64_t unique_keys(const int64_t* keys, int64_t count, int64_t* unique, int64_t* inverse) {
-  const std::vector<Item> items = sorted_items(keys, count);
+bool pack_keys(const int64_t* indices, int64_t count, int64_t* keys, int threads) {
+  constexpr int64_t kLimit = kAxisBias - 64, kBatches = int64_t{1} << (63 - 3 * kAxisBits);
+  bool fit = true;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : fit) if (count > kShare)
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t* index = indices + 4 * i;
+    int64_t key = index[0];
+    bool fits = key >= 0 && key < kBatches;
+    for (int axis = 1; axis < 4; ++axis) {
+      fits = fits && index[axis] >= -kLimit && index[axis] < kLimit;
+      key = key * (int64_t{1} << kAxisBits) + index[axis] + kAxisBias;
+    }
+    keys[i] = fits ? key : -1;
+    fit = fit && fits;
+  }
+  return fit;
+}
+
+int64_t unique_keys(const int64_t* keys, int64_t count, int64_t* unique, int64_t* inverse, int threads) {
+  const std::unique_ptr<Item[]> items = sorted_items(keys, count, threads);
   int64_t found = 0;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t source = static_cast<int64_t>(items[i].value);
@@ -144,7 +185,10 @@ void submanifold_table(const int64_t* keys, int64_t count, const Offset* offsets
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(static)
-    for (int k = 0; k < slices; ++k) std::fill_n(table + k * count, count, -1);
+    for (int k = 0; k < slices; ++k) {
+      std::fill_n(table + k * count, count, -1);
+      for (int64_t j = 0; k == middle && j < count; ++j) table[k * count + j] = static_cast<int32_t>(j);
+    }
 #pragma omp for schedule(dynamic) collapse(2)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       for (size_t number = 0; number < columns.size(); ++number) {
@@ -165,41 +209,66 @@ void submanifold_table(const int64_t* keys, int64_t count, const Offset* offsets
       }
     }
   }
-  for (int64_t j = 0; j < count; ++j) table[middle * count + j] = static_cast<int32_t>(j);
 }
 
+namespace {
+
+// Along one axis: the output that reads an input index through each kernel slice. An index is
+// `stride * whole + rest`; slice k leads it to output whole + step[rest][k], or to none.
+struct Steps {
+  static constexpr int64_t kNone = INT64_MIN;
+  int64_t stride;
+  int slices;
+  std::vector<int64_t> step;
+
+  Steps(int64_t by, const Offset* offsets, int count, int axis) : stride(by), slices(count), step(by * count) {
+    for (int64_t rest = 0; rest < stride; ++rest) {
+      for (int k = 0; k < slices; ++k) {
+        const int64_t moved = rest - (axis == 0 ? offsets[k].x : axis == 1 ? offsets[k].y : offsets[k].z);
+        const int64_t cell = floor_divide(moved, stride);
+        step[rest * slices + k] = cell * stride == moved ? cell : kNone;
+      }
+    }
+  }
+};
+
+}  // namespace
+
 Triples strided_triples(const StridedMap& map, int64_t capacity, int64_t* outputs, int32_t* input,
-                        int32_t* slice, int32_t* output) {
-  const int64_t steps[3] = {map.stride.x, map.stride.y, map.stride.z};
+                        int32_t* slice, int32_t* output, int threads) {
+  const Steps axes[3] = {{map.stride.x, map.offsets, map.slices, 0},
+                         {map.stride.y, map.offsets, map.slices, 1},
+                         {map.stride.z, map.offsets, map.slices, 2}};
   const int64_t limits[3] = {map.shape ? map.shape->x : 0, map.shape ? map.shape->y : 0,
                              map.shape ? map.shape->z : 0};
-  std::vector<int64_t> reached;
-  reached.reserve(capacity);
+  std::unique_ptr<int64_t[]> reached(new int64_t[capacity]);
+  int64_t count = 0;
   for (int64_t i = 0; i < map.count; ++i) {
     const int64_t key = map.keys[i];
-    int64_t index[3];
-    for (int axis = 0; axis < 3; ++axis)
-      index[axis] = static_cast<int64_t>(Compression::part(key, axis + 1)) - kAxisBias;
+    int64_t whole[3];
+    const int64_t* step[3];
+    for (int axis = 0; axis < 3; ++axis) {
+      const int64_t index = static_cast<int64_t>(Compression::part(key, axis + 1)) - kAxisBias;
+      whole[axis] = floor_divide(index, axes[axis].stride);
+      step[axis] = axes[axis].step.data() + (index - whole[axis] * axes[axis].stride) * map.slices;
+    }
     for (int k = 0; k < map.slices; ++k) {
-      const int32_t offset[3] = {map.offsets[k].x, map.offsets[k].y, map.offsets[k].z};
       int64_t packed = key >> 3 * kAxisBits;
       bool fits = true;
       for (int axis = 0; axis < 3 && fits; ++axis) {
-        const int64_t moved = index[axis] - offset[axis];
-        const int64_t cell = floor_divide(moved, steps[axis]);
-        fits = cell * steps[axis] == moved && (!map.shape || (cell >= 0 && cell < limits[axis]));
+        fits = step[axis][k] != Steps::kNone;
+        const int64_t cell = fits ? whole[axis] + step[axis][k] : 0;
+        fits = fits && (!map.shape || (cell >= 0 && cell < limits[axis]));
         packed = packed << kAxisBits | (cell + kAxisBias);
       }
       if (!fits) continue;
-      const int64_t at = static_cast<int64_t>(reached.size());
-      if (at == capacity) return {-1, 0};
-      reached.push_back(packed);
-      input[at] = static_cast<int32_t>(i);
-      slice[at] = k;
+      if (count == capacity) return {-1, 0};
+      reached[count] = packed;
+      input[count] = static_cast<int32_t>(i);
+      slice[count++] = k;
     }
   }
-  const int64_t count = static_cast<int64_t>(reached.size());
-  const std::vector<Item> items = sorted_items(reached.data(), count);
+  const std::unique_ptr<Item[]> items = sorted_items(reached.get(), count, threads);
   int64_t found = 0;
   for (int64_t i = 0; i < count; ++i) {
     if (i == 0 || items[i].key != items[i - 1].key) outputs[found++] = reached[items[i].value];

@@ -15,9 +15,12 @@ struct Offset {
   int32_t x, y, z;
 };
 
+// keys of (count, 4) indices batch, x, y, z. Returns whether all of them fit; those that do not get the key -1.
+bool pack_keys(const int64_t* indices, int64_t count, int64_t* keys, int threads);
+
 // Sort keys and drop repetitions. unique and inverse hold `count` entries; returns how many unique ones there
 // are. inverse[i] is the position of keys[i] among them.
-int64_t unique_keys(const int64_t* keys, int64_t count, int64_t* unique, int64_t* inverse);
+int64_t unique_keys(const int64_t* keys, int64_t count, int64_t* unique, int64_t* inverse, int threads);
 
 // table[k][j] = row of keys[j] + offset_k, or -1. keys are sorted and unique, offsets point-symmetric around
 // the middle one.
@@ -40,7 +43,7 @@ struct Triples {
   int64_t count, outputs;
 };
 Triples strided_triples(const StridedMap& map, int64_t capacity, int64_t* outputs, int32_t* input,
-                        int32_t* slice, int32_t* output);
+                        int32_t* slice, int32_t* output, int threads);
 
 // rows[q] = position of wanted[q] in the sorted keys, or -1.
 void find_keys(const int64_t* keys, int64_t count, const int64_t* wanted, int64_t queries, int32_t* rows,

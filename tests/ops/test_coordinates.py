@@ -57,3 +57,16 @@ def test_missing_keys_are_minus_one():
     keys = torch.tensor([3, 5, 9])
     assert find(keys, torch.tensor([9, 4, 3, 100, -1])).tolist() == [2, -1, 0, -1, -1]
     assert find(keys[:0], torch.tensor([1, 2])).tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_sorting_many_keys_gives_the_same_with_any_number_of_threads(threads):
+    before, indices = torch.get_num_threads(), random_indices(60_000, extent=40, low=-20)
+    torch.set_num_threads(threads)
+    keys = pack(indices)
+    unique, inverse = sort_unique(keys)
+    torch.set_num_threads(before)
+    assert torch.equal(unpack(keys), indices)
+    expected, positions = torch.unique(keys, return_inverse=True)
+    assert torch.equal(unique, expected)
+    assert torch.equal(inverse, positions)

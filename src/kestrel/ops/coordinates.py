@@ -36,6 +36,10 @@ def pack(indices: Tensor) -> Tensor:
         found = f"{indices.dtype} of shape {tuple(indices.shape)}"
         raise InputError(describe("voxel indices", expected="integers of shape (N, 4)", found=found))
     wide = indices.long()
+    if NATIVE is not None and wide.device.type == "cpu":
+        keys = torch.empty(len(wide), dtype=torch.int64)
+        if call(NATIVE.pack_keys, wide, len(wide), keys, torch.get_num_threads()):
+            return keys
     if len(wide):
         low, high = torch.aminmax(wide, dim=0)
         fits = bool((low[1:] >= -COORDINATE_LIMIT).all() and (high[1:] < COORDINATE_LIMIT).all())
@@ -73,7 +77,7 @@ def sort_unique(keys: Tensor) -> tuple[Tensor, Tensor]:
         unique, inverse = torch.unique(keys, return_inverse=True)
         return unique, inverse
     unique, inverse = torch.empty(2, len(keys), dtype=torch.int64)
-    count = call(NATIVE.unique_keys, keys, len(keys), unique, inverse)
+    count = call(NATIVE.unique_keys, keys, len(keys), unique, inverse, torch.get_num_threads())
     return unique[:count].clone(), inverse
 
 

@@ -237,7 +237,7 @@ def _strided_map_native(
     count, found = call(
         native.strided_triples,
         *(source.keys, len(source), offsets, stride, shape or (), capacity),
-        *(keys, inputs, slices, outputs),
+        *(keys, inputs, slices, outputs, torch.get_num_threads()),
     )
     gather = torch.full((len(offsets), found), -1, dtype=torch.int32)
     scatter = torch.full((len(offsets), len(source)), -1, dtype=torch.int32)
