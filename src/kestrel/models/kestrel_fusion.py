@@ -303,7 +303,9 @@ class KestrelFusion(nn.Module):
         fine = fine * there
         lidar = self.lidar_down(fine) * there
         camera = self.view.reduce(pooled) * pictures
-        bev = self.fuser(torch.cat((lidar, camera.to(lidar), seen, there.expand_as(seen)), 1))
+        # Of single channels torch cannot tell the layout; it would then join all of them element by element.
+        known = torch.cat((seen, there.expand_as(seen)), 1).contiguous(memory_format=torch.channels_last)
+        bev = self.fuser(torch.cat((lidar, camera.to(lidar), known), 1))
         near = self.decoder[0](bev)
         far = self.up(self.decoder[1](near))
         features = self.shared(torch.cat((near, far), 1))
