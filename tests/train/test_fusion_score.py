@@ -17,7 +17,7 @@ from kestrel.cli import build_app
 from kestrel.errors import ConfigError, InputError
 from kestrel.sim.rig import load_rig
 from kestrel.train import cache, score
-from kestrel.train.fusion_score import Answers, score_bfloat16, score_fusion, score_without_sensors
+from kestrel.train.fusion_score import Answers, score_fusion, score_rounded, score_without_sensors
 from kestrel.train.sensor_cases import CAMERAS, LIDAR, RING, Without, camera_names, sensor_frame
 from kestrel.types import BevMap, Boxes3D, SensorFrame
 from kestrel.weights import Manifest, read_manifest, save
@@ -197,7 +197,8 @@ def test_what_rougher_arithmetic_costs_is_said_in_points(drives: Path) -> None:
         calibrations = {name: frame.calibrations[name] for name in seen}
         return detector(replace(frame, images=seen, calibrations=calibrations))
 
-    values = score_bfloat16(Answers(exact, sweeps=0), Answers(rough, sweeps=0), drives, 1)
+    answers = Answers(exact, sweeps=0), Answers(rough, sweeps=0)
+    values = score_rounded(*answers, "bfloat16", drives, 1)
     assert values["bfloat16/frames"] == len(exact.seen) == 2  # of the first drive alone
     assert values["float32/mAP"] == pytest.approx(1)
     assert values["bfloat16/mAP_lost"] == pytest.approx(100 * (1 - values["bfloat16/mAP"]))
@@ -223,3 +224,10 @@ def test_precision_is_scored_with_what_was_asked_for(
     assert made == [{"engine": "eager", "bfloat16": False}, {"bfloat16": True}]
     assert values["test/bfloat16/mAP_lost"] == 0
     assert read_manifest(path).metrics == values
+    made.clear()
+    int8 = score.score_int8(path, tmp_path, drives, "test")
+    exact, rough = {"engine": "eager", "bfloat16": False}, {"engine": "int8", "bfloat16": False}
+    assert made == [exact, rough | {"int8": tmp_path}]
+    assert int8["test/int8/mAP_lost"] == 0
+    assert int8["test/int8/frames"] > values["test/bfloat16/frames"]  # of all drives
+    assert read_manifest(path).metrics == values  # one calibration is not a property of the weights

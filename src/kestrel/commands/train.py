@@ -64,6 +64,12 @@ def train(
             min=1, help="score: what kestrel-fusion loses in bfloat16, on the first so many drives, instead."
         ),
     ] = None,
+    int8: Annotated[
+        Path | None,
+        typer.Option(
+            help="score: what kestrel-fusion loses with the int8 models of `kestrel calibrate`, instead."
+        ),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="score: print one JSON object instead of a table.")
     ] = False,
@@ -83,10 +89,12 @@ def train(
         return
     if what is What.score:
         from kestrel.report import Report
-        from kestrel.train.score import as_figures, score, score_bag, score_precision
+        from kestrel.train.score import as_figures, score, score_bag, score_int8, score_precision
 
         if bfloat16 is not None:
             found = score_precision(weights, data / split, split, bfloat16)
+        elif int8 is not None:
+            found = score_int8(weights, int8, data / split, split)
         elif bag is None:
             found = score(weights, data / split, split, sensors_out=sensors_out)
         else:

@@ -13,19 +13,21 @@ import importlib.util
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from kestrel.engine.folded import FoldedEngine
-from kestrel.errors import SetupError, describe
+from kestrel.errors import ConfigError, SetupError, describe
 
 _LOG = logging.getLogger(__name__)
 
-EngineName = Literal["auto", "eager", "folded", "compiled", "openvino"]
+EngineName = Literal["auto", "eager", "folded", "compiled", "openvino", "int8"]
 """eager: torch as it is. folded: batch normalisation folded, own 3x3 convolutions. compiled: torch.compile of
-that. openvino: Intel's compiler and run time (optional extra ``openvino``)."""
+that. openvino: Intel's compiler and run time (optional extra ``openvino``). int8: that with a quantized model
+(kestrel.engine.int8, optional extra ``int8``)."""
 
 TRIALS: Final = 3
 
@@ -72,6 +74,7 @@ def make_engine(
     *,
     bfloat16: bool = False,
     dynamic_batch: bool = False,
+    int8: Path | None = None,
 ) -> Engine:
     """Build an engine that runs ``module``.
 
@@ -81,9 +84,11 @@ def make_engine(
         name: which engine; "auto" measures.
         bfloat16: let it compute in bfloat16 where that is faster.
         dynamic_batch: whether the size of the first dimension changes from call to call.
+        int8: the quantized model of ``module``, for the engine of that name.
 
     Raises:
         SetupError: an engine is asked for by name whose library is not installed.
+        ConfigError: int8 is asked for without a model.
     """
     if name == "auto":
         return _fastest(module, examples, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
@@ -92,9 +97,15 @@ def make_engine(
     if name in ("folded", "compiled"):
         return FoldedEngine(module, bfloat16=bfloat16, compiled=name == "compiled")
     if not has_openvino():
-        raise SetupError(
-            describe("engine openvino", expected="pip install kestrel-perception[openvino]", found="none")
-        )
+        expected = f"pip install kestrel-perception[{name}]"
+        raise SetupError(describe(f"engine {name}", expected=expected, found="no openvino"))
+    if name == "int8":
+        from kestrel.engine.openvino import Int8Engine
+
+        if int8 is None:
+            part = f"engine int8 of {type(module).__name__}"
+            raise ConfigError(describe(part, expected="a quantized model", found="none"))
+        return Int8Engine(int8, bfloat16=bfloat16)
     from kestrel.engine.openvino import OpenVinoEngine
 
     return OpenVinoEngine(module, examples, bfloat16=bfloat16, dynamic_batch=dynamic_batch)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import openvino
@@ -38,6 +39,22 @@ class OpenVinoEngine:
         if dynamic_batch:
             shapes = [[-1, *shape[1:]] for shape in shapes]
         model.reshape(dict(zip(model.inputs, shapes, strict=True)))
+        self._run = CompiledModel(model, bfloat16=bfloat16)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the module's outputs; they are overwritten by the next call."""
+        return self._run(*inputs)
+
+
+class CompiledModel:
+    """An openvino.Model compiled for one request at a time on as many threads as torch has.
+
+    Args:
+        model: its operations in int8, if it has such, stay in int8.
+        bfloat16: allow bfloat16 arithmetic for the others; otherwise float32.
+    """
+
+    def __init__(self, model: Any, *, bfloat16: bool = False) -> None:
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -47,12 +64,30 @@ class OpenVinoEngine:
         self._request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the module's outputs; they are overwritten by the next call."""
+        """Return the model's outputs; they are overwritten by the next call."""
         arrays = [each.contiguous().numpy() for each in inputs]
         found = self._request.infer(arrays, share_inputs=True, share_outputs=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return tuple(torch.from_numpy(array) for array in found.values())
+
+
+class Int8Engine:
+    """A quantized model, as kestrel.engine.quantization makes it.
+
+    Args:
+        path: the .xml file; the .bin file is beside it.
+        bfloat16: allow bfloat16 arithmetic in what is not in int8; otherwise float32.
+    """
+
+    name = "int8"
+
+    def __init__(self, path: Path, *, bfloat16: bool = False) -> None:
+        self._run = CompiledModel(openvino.Core().read_model(path), bfloat16=bfloat16)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the model's outputs; they are overwritten by the next call."""
+        return self._run(*inputs)
 
 
 def convert(module: nn.Module, examples: Sequence[Tensor]) -> Any:

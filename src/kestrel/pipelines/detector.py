@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kestrel.engine import EngineName
+from kestrel.errors import ConfigError, describe
 from kestrel.models.bevfusion import BEVFusion
 from kestrel.pipelines.bevfusion import BEVFusionDetector
 from kestrel.pipelines.fusion import FusionDetector
@@ -52,12 +53,16 @@ def load_detector(
     score_threshold: float = 0.1,
     threads: int | None = None,
     engine: EngineName = "auto",
+    int8: str | Path | None = None,
 ) -> Detector:
     """Return Kestrel-Fusion or a converted BEVFusion; arguments as for FusionDetector.
 
     Raises:
         ModelError: the weights cannot be used.
+        ConfigError: engine int8 for a BEVFusion, or not as FusionDetector wants it.
     """
-    released = read_manifest(weights).network == BEVFusion.__name__
-    kind = BEVFusionDetector if released else FusionDetector
-    return kind(weights, score_threshold, threads, engine)
+    if read_manifest(weights).network != BEVFusion.__name__:
+        return FusionDetector(weights, score_threshold, threads, engine, int8=int8)
+    if engine == "int8" or int8 is not None:
+        raise ConfigError(describe("network for engine int8", expected="KestrelFusion", found="BEVFusion"))
+    return BEVFusionDetector(weights, score_threshold, threads, engine)

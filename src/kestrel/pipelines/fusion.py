@@ -13,7 +13,8 @@ from torch import Tensor
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.engine import EngineName
-from kestrel.errors import InputError, describe
+from kestrel.engine.int8 import Int8Models
+from kestrel.errors import ConfigError, InputError, describe
 from kestrel.models.kestrel_fusion import FusionConfig, FusionInput, FusionOutput, KestrelFusion
 from kestrel.pipelines.box_decoder import decode_boxes
 from kestrel.pipelines.fusion_engine import FusionEngine, Stage, run_stage
@@ -40,9 +41,11 @@ class FusionDetector:
         threads: threads that torch may use in this process, None for its default.
         engine: how the dense parts run; "auto" measures at the first frame, which so takes seconds.
         bfloat16: whether they compute in bfloat16, None: where the CPU multiplies it in hardware.
+        int8: folder of quantized models (`kestrel calibrate`), with the engine of that name alone.
 
     Raises:
-        ModelError: the weights cannot be used.
+        ModelError: the weights, or the quantized models with these weights, cannot be used.
+        ConfigError: engine int8 without a folder, or a folder without engine int8.
     """
 
     def __init__(
@@ -52,10 +55,15 @@ class FusionDetector:
         threads: int | None = None,
         engine: EngineName = "auto",
         bfloat16: bool | None = None,
+        int8: str | Path | None = None,
     ) -> None:
+        if (engine == "int8") != (int8 is not None):
+            expected = "a folder of int8 models with the engine int8, and with no other"
+            raise ConfigError(describe(f"engine {engine}", expected=expected, found=int8))
         set_threads(threads)
         network, manifest = load_network(KestrelFusion, weights, CLASSES)
-        self._start(network, manifest, score_threshold, engine, bfloat16)
+        models = None if int8 is None else Int8Models.open(int8, manifest.sha256)
+        self._start(network, manifest, score_threshold, engine, bfloat16, models)
 
     @classmethod
     def untrained(
@@ -73,10 +81,11 @@ class FusionDetector:
         score_threshold: float,
         engine: EngineName,
         bfloat16: bool | None = None,
+        int8: Int8Models | None = None,
     ) -> None:
         self.network = network
         self.engine = FusionEngine(
-            network, engine, bfloat16=has_fast_bfloat16() if bfloat16 is None else bfloat16
+            network, engine, bfloat16=has_fast_bfloat16() if bfloat16 is None else bfloat16, int8=int8
         )
         self.manifest = manifest
         self.score_threshold = score_threshold

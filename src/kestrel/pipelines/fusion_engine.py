@@ -5,16 +5,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kestrel.engine import Engine, EngineName, make_engine
+from kestrel.engine.int8 import Int8Models
 from kestrel.models.kestrel_fusion import BirdView, FusionInput, FusionOutput, KestrelFusion
 from kestrel.ops.bev_pool import LiftSplatIndex
 
 ResultT = TypeVar("ResultT")
+
+CAMERA: Final = "camera"
+BIRD: Final = "bird"
+"""Names of the two parts that run in engines, as quantized models are called."""
 
 
 class Stage(Protocol):
@@ -36,12 +41,19 @@ class FusionEngine:
         network: in evaluation mode.
         engine: how the camera branch and the bird's-eye view run.
         bfloat16: whether they may use bfloat16.
+        int8: quantized models of CAMERA and BIRD, for the engine int8; a part that has none is measured.
     """
 
     def __init__(
-        self, network: KestrelFusion, engine: EngineName = "auto", *, bfloat16: bool = False
+        self,
+        network: KestrelFusion,
+        engine: EngineName = "auto",
+        *,
+        bfloat16: bool = False,
+        int8: Int8Models | None = None,
     ) -> None:
         self.network = network
+        self.int8 = int8
         self.engine_name: EngineName = engine
         self.bfloat16 = bfloat16
         self._pillars = network.pillars.folded()
@@ -67,16 +79,22 @@ class FusionEngine:
 
     def _run_camera(self, images: Tensor) -> tuple[Tensor, ...]:
         if self._camera is None:
-            self._camera = make_engine(
-                self.network.camera, (images,), self.engine_name, bfloat16=self.bfloat16, dynamic_batch=True
-            )
+            self._camera = self._engine(CAMERA, self.network.camera, (images,), dynamic_batch=True)
         return self._camera(images)
 
     def _run_bird(self, *maps: Tensor) -> tuple[Tensor, ...]:
         if self._bird is None:
-            module = BirdView(self.network).eval()
-            self._bird = make_engine(module, maps, self.engine_name, bfloat16=self.bfloat16)
+            self._bird = self._engine(BIRD, BirdView(self.network).eval(), maps)
         return self._bird(*maps)
+
+    def _engine(
+        self, part: str, module: nn.Module, examples: tuple[Tensor, ...], *, dynamic_batch: bool = False
+    ) -> Engine:
+        model = None if self.int8 is None else self.int8.model(part)
+        name = "auto" if self.int8 is not None and model is None else self.engine_name
+        return make_engine(
+            module, examples, name, bfloat16=self.bfloat16, dynamic_batch=dynamic_batch, int8=model
+        )
 
     def _lift_splat_index(self, inputs: FusionInput) -> LiftSplatIndex:
         """Return the index of these calibrations; the last one is kept."""

@@ -136,23 +136,26 @@ def score_without_sensors(answers: Answers, folder: Path) -> dict[str, float]:
     return values
 
 
-def score_bfloat16(exact: Answers, rough: Answers, folder: Path, count: int) -> dict[str, float]:
-    """Return the scores in float32 and in bfloat16, and by how many points the latter are below the former.
+def score_rounded(
+    exact: Answers, rough: Answers, name: str, folder: Path, count: int | None
+) -> dict[str, float]:
+    """Return the scores in float32 and in fewer bits, and by how many points the latter are below the former.
 
     Args:
         exact: answers computed in float32.
-        rough: answers computed in bfloat16.
+        rough: answers computed in fewer bits.
+        name: what they are called, with which the figures begin: "bfloat16" or "int8".
         folder: finished drives.
-        count: how many of them are looked at, the first ones.
+        count: how many of them are looked at, the first ones; None: all.
     """
     drives = Drive.below(folder)[:count]
     reference, frames = _compared(exact.to(drives, NOTHING)), rough.to(drives, NOTHING)
     found = _compared(frames)
     lost = {f"{figure}_lost": 100 * (reference[figure] - value) for figure, value in found.items()}
     return {
-        "bfloat16/frames": float(len(frames)),
+        f"{name}/frames": float(len(frames)),
         **_below("float32", reference),
-        **_below("bfloat16", found | lost),
+        **_below(name, found | lost),
     }
 
 

@@ -21,8 +21,8 @@ from kestrel.train.box_transfer import THRESHOLDS, score_detections
 from kestrel.train.fusion_score import (
     SENSORS,
     Answers,
-    score_bfloat16,
     score_fusion,
+    score_rounded,
     score_without_sensors,
 )
 from kestrel.train.progress import track
@@ -79,10 +79,14 @@ def score(weights: str | Path, folder: Path, split: str, *, sensors_out: bool = 
 
 
 def _remembered(weights: str | Path, split: str, values: Mapping[str, float]) -> dict[str, float]:
-    figures = {f"{split}/{name}": round(value, 4) for name, value in values.items()}
+    figures = _rounded(split, values)
     if weights != BASELINE:
         remember(weights, figures)
     return figures
+
+
+def _rounded(split: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": round(value, 4) for name, value in values.items()}
 
 
 def score_precision(weights: str | Path, folder: Path, split: str, drives: int) -> dict[str, float]:
@@ -99,8 +103,34 @@ def score_precision(weights: str | Path, folder: Path, split: str, drives: int) 
     """
     exact = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, engine="eager", bfloat16=False)
     rough = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, bfloat16=True)
-    answers = [Answers(detector.detect, detector.sweeps) for detector in (exact, rough)]
-    return _remembered(weights, split, score_bfloat16(answers[0], answers[1], folder, drives))
+    found = score_rounded(_answers(exact), _answers(rough), "bfloat16", folder, drives)
+    return _remembered(weights, split, found)
+
+
+def score_int8(weights: str | Path, models: Path, folder: Path, split: str) -> dict[str, float]:
+    """Score a Kestrel-Fusion with parts in int8 against eager float32.
+
+    The figures belong to one calibration, so the manifest of the weights does not take them.
+
+    Args:
+        weights: name of shipped weights or path.
+        models: folder made by `kestrel calibrate`; not from the drives below ``folder``.
+        folder: finished drives of one split.
+        split: its name, with which the figures begin.
+
+    Raises:
+        ModelError: the weights are not those of a Kestrel-Fusion, or the models not of these weights.
+    """
+    exact = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, engine="eager", bfloat16=False)
+    rough = FusionDetector(
+        weights, score_threshold=SCORE_THRESHOLD, engine="int8", bfloat16=False, int8=models
+    )
+    found = score_rounded(_answers(exact), _answers(rough), "int8", folder, None)
+    return _rounded(split, found)
+
+
+def _answers(detector: FusionDetector) -> Answers:
+    return Answers(detector.detect, detector.sweeps)
 
 
 def as_figures(values: Mapping[str, float]) -> dict[str, Figure]:

@@ -58,7 +58,9 @@ class FusionNode(KestrelNode[FusionParameters]):
         params = self.params
         lowest = params.box_selection().lowest
         engine = cast(EngineName, params.engine)
-        return load_detector(params.weights, lowest, params.threads or None, engine)
+        return load_detector(
+            params.weights, lowest, params.threads or None, engine, params.int8_folder or None
+        )
 
     def setup(self) -> None:
         """Load the network and warm it up, create inputs and outputs."""

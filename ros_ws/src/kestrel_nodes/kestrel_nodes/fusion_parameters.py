@@ -24,7 +24,10 @@ class FusionParameters(NodeParameters):
     engine: str = parameter(
         "auto",
         "What runs the dense parts of the network; auto measures at the start.",
-        choices=("auto", "eager", "folded", "compiled", "openvino"),
+        choices=("auto", "eager", "folded", "compiled", "openvino", "int8"),
+    )
+    int8_folder: str = parameter(
+        "", "Folder of quantized models that `kestrel calibrate` made; with the engine int8 alone."
     )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
     score_threshold: float = parameter(0.1, "Boxes below this score are dropped.", minimum=0.0, maximum=1.0)
