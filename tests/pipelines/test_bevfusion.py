@@ -14,7 +14,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
-from kestrel.errors import InputError, ModelError
+from kestrel.errors import ConfigError, InputError, ModelError
 from kestrel.models.bevfusion_released import CENTER_TASKS
 from kestrel.models.checkpoints import STANDARD_BOXES
 from kestrel.nn.boxes import DecodedBoxes
@@ -206,6 +206,13 @@ def test_the_weights_file_says_which_network_runs(tmp_path: Path) -> None:
     found, wanted = (each.detect(make_frame())[1].probability for each in (loaded, made))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert isinstance(load_detector("kestrel-fusion", engine="folded"), FusionDetector)
+
+
+def test_int8_is_refused_for_a_bevfusion(tmp_path: Path) -> None:
+    path = tmp_path / "seg.safetensors"
+    write_weights(path, "seg", "camera+lidar")
+    with pytest.raises(ConfigError, match="network for engine int8: expected KestrelFusion, found BEVFusion"):
+        load_detector(path, engine="int8", int8=tmp_path)
 
 
 def test_a_conversion_from_mmdetection3d_keeps_its_box_convention(tmp_path: Path) -> None:

@@ -92,6 +92,15 @@ def test_messages_end_as_answered_after_deactivation_too(graph: Graph) -> None:
     assert view.count("received") == 2
 
 
+@pytest.mark.parametrize(
+    ("folder", "reason"), [("", "engine int8: expected a folder"), ("/none", "int8 models /none")]
+)
+def test_int8_without_its_models_fails_at_configure(graph: Graph, folder: str, reason: str) -> None:
+    node = graph.add(FusionNode, "fusion", active=False, engine="int8", int8_folder=folder)
+    assert node.trigger_configure() is TransitionCallbackReturn.FAILURE
+    graph.await_status("fusion: life cycle", lambda s: s.level == ERROR and reason in s.message, reason)
+
+
 def test_cameras_named_twice_fail_at_configure(graph: Graph) -> None:
     node = graph.add(Fusion, "fusion", active=False, cameras=["front", "front"])
     assert node.trigger_configure() is TransitionCallbackReturn.FAILURE
