@@ -121,6 +121,22 @@ def test_regression_is_the_inverse_of_the_target() -> None:
     torch.testing.assert_close(boxes_from_regression(raw, cell, 0.8, 51.2), boxes, atol=1e-4, rtol=1e-4)
 
 
+def test_a_yaw_whose_sense_is_uncertain_still_has_its_axis() -> None:
+    from kestrel.train.fusion_loss import regression_target
+
+    yaw = torch.linspace(-3.1, 3.1, 25)
+    boxes = torch.zeros(25, 9)
+    boxes[:, 3:6], boxes[:, 6] = 1.0, yaw
+    cell = torch.full((25, 2), 64)
+    raw = regression_target(boxes, cell, FusionConfig())
+    raw[:, 6:8] = 0.1 * raw[:, 6:8] + torch.tensor([0.02, -0.02])
+    found = boxes_from_regression(raw, cell, 0.8, 51.2)[:, 6]
+    torch.testing.assert_close(found, yaw, atol=1e-4, rtol=0)
+    raw[:, 6:8] *= -1
+    opposite = boxes_from_regression(raw, cell, 0.8, 51.2)[:, 6]
+    torch.testing.assert_close(torch.cos(opposite - yaw), torch.full((25,), -1.0), atol=1e-4, rtol=0)
+
+
 def test_of_boxes_of_a_class_that_are_too_close_the_best_stays() -> None:
     places = torch.tensor([[0.0, 0], [1, 0], [1, 0], [3, 0]])
     car, pedestrian = 0, DETECTION_CLASSES.index("pedestrian")

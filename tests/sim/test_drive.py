@@ -40,6 +40,13 @@ def test_every_sensor_delivers_at_its_own_rate_in_the_order_of_stamps():
     }
 
 
+def test_sweeps_may_be_made_in_bursts_and_turn_as_fast_as_ever():
+    samples = drive(seconds=1.0, cameras=(), every_sweep=8, burst=3)
+    stamps = [sample.stamp_ns for sample in samples if isinstance(sample, LidarSample)]
+    turns = [round((stamp - EPOCH_NS) * 20 / 1e9) for stamp in stamps]
+    assert turns == [0, 6, 7, 8, 14, 15, 16]
+
+
 def test_samples_do_not_depend_on_those_made_before_by_the_same_sensors():
     fresh = Drive(Street(ego_speed=4.0), load_rig("nuscenes"), 0.1, (64, 32))
     for number, sample in reversed(list(enumerate(drive(seconds=0.1)))):
@@ -84,6 +91,7 @@ def test_imu_feels_gravity_and_the_acceleration_of_the_vehicle():
         ({"lidar_hz": 0.0}, "lidar_hz"),
         ({"seconds": 0.0}, "seconds"),
         ({"seconds": float("nan")}, "seconds"),
+        ({"every_sweep": 3, "burst": 4}, "burst"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(options, named):

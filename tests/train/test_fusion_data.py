@@ -13,8 +13,10 @@ from kestrel.models.kestrel_fusion import FusionConfig, KestrelFusion
 from kestrel.pipelines.box_decoder import DecodedBoxes
 from kestrel.train import cache
 from kestrel.train.detection_score import DetectionScore
-from kestrel.train.fusion_data import FrameSource, FusionSample, augment_view, collate, depth_bins
+from kestrel.train.fusion_augmentation import augment_view
+from kestrel.train.fusion_data import FrameSource, depth_bins
 from kestrel.train.fusion_loss import draw_heatmap, focal_loss, fusion_loss
+from kestrel.train.fusion_sample import FusionSample, collate
 from kestrel.train.lovasz import lovasz_softmax
 from kestrel.types import Calibration
 

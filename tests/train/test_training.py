@@ -15,6 +15,7 @@ from kestrel.errors import InputError
 from kestrel.pipelines import Augmenter, FusionDetector, PointSegmenter, VideoUnderstanding
 from kestrel.train import augment, fusion, seg, video
 from kestrel.train.loop import Endless, Plan
+from kestrel.weights import load
 
 PLAN = Plan(steps=2, batch_size=2, lr=1e-3, validate_every=2, validation_batches=1, workers=0)
 
@@ -43,8 +44,10 @@ def test_training_runs_exports_and_resumes(
 
 
 def test_fusion_trains_in_two_stages_and_resumes_in_the_second(data: Path, tmp_path: Path) -> None:
-    weights = fusion.train(data, tmp_path, PLAN, PLAN, resume=False)
+    weights = fusion.train(data, tmp_path, PLAN, PLAN, resume=False, start="kestrel-fusion")
     FusionDetector(weights)
+    started = load(tmp_path / "fusion-lidar" / "kestrel-fusion.safetensors")[1].training["started_from"]
+    assert started["sha256"] == load("kestrel-fusion")[1].sha256
     first = (tmp_path / "fusion-lidar" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     fusion.train(data, tmp_path, replace(PLAN, steps=3), replace(PLAN, steps=3), resume=True)
     assert (tmp_path / "fusion-lidar" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == first
@@ -88,8 +91,6 @@ def test_clips_are_one_hop_apart(data: Path) -> None:
 
 
 def test_training_starts_from_weights_and_names_them_and_its_data(data: Path, tmp_path: Path) -> None:
-    from kestrel.weights import load
-
     plan = replace(PLAN, steps=1, lr=0.0, weight_decay=0.0)
     weights = seg.train(data, tmp_path, plan, resume=False, start="kestrel-seg")
     (given, shipped), (found, manifest) = load("kestrel-seg"), load(weights)

@@ -38,9 +38,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the initial weights and the order of samples.")] = 0,
     start: Annotated[
         str | None,
-        typer.Option(
-            help="seg, video, augment: name or path of weights to start from instead of random ones."
-        ),
+        typer.Option(help="Name or path of weights to start from instead of random ones."),
     ] = None,
     split: Annotated[str, typer.Option(help="prepare, score: one of kestrel.sim.drives.yaml.")] = "train",
     drives: Annotated[int, typer.Option(min=1, help="prepare: how many drives of the split.")] = 64,
@@ -111,6 +109,7 @@ def train(
             scaled(fusion.LIDAR_PLAN, steps, seed),
             scaled(fusion.PLAN, steps, seed),
             resume=resume,
+            start=start,
         )
     else:
         module = {What.seg: seg, What.video: video, What.augment: augment}[what]

@@ -329,9 +329,14 @@ class BoxRegression(nn.Module):
 
     The 3x3 neighbourhoods of the cells go through two linear layers, which is a convolution evaluated at
     a few places; with some hundred candidates it costs nothing. The class picks one of the answers.
+
+    Front and rear of many objects look alike to a LiDAR. Where a yaw may as well be its opposite, the safest
+    sine and cosine are the mean of both, which is no direction at all. So the axis, which is the yaw without
+    its sense, is answered as well: by sine and cosine of twice the yaw.
     """
 
-    OUTPUTS = 10  # offset x y, z, log length width height, sin and cos of the yaw, velocity x y
+    OUTPUTS = 12
+    """Offset x y in cells, z, log length width height, sine and cosine of the yaw, velocity x y, axis."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -340,7 +345,7 @@ class BoxRegression(nn.Module):
         self.answer = nn.Linear(128, num_classes * self.OUTPUTS)
 
     def forward(self, features: Tensor, frame: Tensor, cell: Tensor, label: Tensor) -> Tensor:
-        """Return (K, 10) for K objects of frame (K,), cell (K, 2) and class (K,)."""
+        """Return (K, OUTPUTS) for K objects of frame (K,), cell (K, 2) and class (K,)."""
         padded = F.pad(features.float(), (1, 1, 1, 1)).permute(0, 2, 3, 1)
         step = torch.arange(3, device=cell.device)
         rows, columns = (cell[:, :1] + step)[:, :, None], (cell[:, 1:] + step)[:, None, :]

@@ -71,10 +71,15 @@ def highest_around(heat: Tensor) -> Tensor:
 
 
 def boxes_from_regression(raw: Tensor, cell: Tensor, cell_size: float, extent: float) -> Tensor:
-    """Turn the (N, 10) regression at cells (N, 2) into (N, 9) boxes; see BoxRegression for the order."""
+    """Turn the regression at cells (N, 2) into (N, 9) boxes; BoxRegression says what is where in it.
+
+    The yaw lies along the axis, in the sense that the yaw's own sine and cosine tell.
+    """
     place = (cell + 0.5 + raw[:, :2]) * cell_size - extent
     size = raw[:, 3:6].clamp(-3, 4).exp()
-    yaw = torch.atan2(raw[:, 6], raw[:, 7])
+    axis = torch.atan2(raw[:, 10], raw[:, 11]) / 2
+    sense = torch.where(axis.sin() * raw[:, 6] + axis.cos() * raw[:, 7] < 0, -1.0, 1.0)
+    yaw = torch.atan2(sense * axis.sin(), sense * axis.cos())
     return torch.cat((place, raw[:, 2:3], size, yaw[:, None], raw[:, 8:10]), 1)
 
 

@@ -49,6 +49,7 @@ def simulate(
     lidar_hz: float | None = None,
     cameras: tuple[str, ...] | None = None,
     every_sweep: int = 1,
+    burst: int = 1,
     seed: int = 0,
 ) -> Iterator[Sample]:
     """Yield what the sensors of ``rig`` deliver during a drive, in the order of the stamps.
@@ -61,6 +62,7 @@ def simulate(
         lidar_hz: Another rate of the LiDAR, or None for that of the rig.
         cameras: Only these cameras (an empty tuple: none), or None for all.
         every_sweep: Make only every so many-th turn of the LiDAR, which turns as fast as ever.
+        burst: Make so many turns in a row, of which that one is the last.
         seed: Of all sensor noise.
 
     Raises:
@@ -68,7 +70,9 @@ def simulate(
     """
     if every_sweep < 1:
         raise ConfigError(describe("every_sweep", expected="1 or more", found=every_sweep))
-    drive = Drive(world, rig.select(cameras, lidar_hz), seconds, image_size, every_sweep, seed)
+    if not 1 <= burst <= every_sweep:
+        raise ConfigError(describe("burst", expected=f"1 to every_sweep, {every_sweep}", found=burst))
+    drive = Drive(world, rig.select(cameras, lidar_hz), seconds, image_size, every_sweep, burst, seed)
     return (drive.make(number) for number in range(len(drive.tasks)))
 
 
@@ -89,6 +93,7 @@ class Drive:
         seconds: float,
         image_size: tuple[int, int] | None = None,
         every_sweep: int = 1,
+        burst: int = 1,
         seed: int = 0,
     ) -> None:
         if not seconds > 0:
@@ -96,6 +101,7 @@ class Drive:
         if image_size is not None and min(image_size) < 1:
             raise ConfigError(describe("image size", expected="positive", found=image_size))
         self._every_sweep = every_sweep
+        self._burst = burst
         self._world = world
         self._rig = rig
         self._seconds = seconds
@@ -125,7 +131,7 @@ class Drive:
         tasks = self._schedule(_ODOMETRY, rig.odometry_hz, 0.0, self._seconds, self._odometry)
         tasks += self._schedule(_IMU, rig.imu_hz, 0.0, self._seconds, self._imu)
         sweeps = self._schedule(_SWEEPS, rig.lidar.hz, rig.lidar.phase_s, self._seconds - turn, self._sweep)
-        tasks += sweeps[:: self._every_sweep]
+        tasks += [task for task in sweeps if -task.index % self._every_sweep < self._burst]
         for number, camera in enumerate(self._cameras):
             spec = camera.spec
             tasks += self._schedule(

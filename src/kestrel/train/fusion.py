@@ -16,8 +16,9 @@ from kestrel.pipelines.fusion import CLASSES
 from kestrel.pipelines.runtime import fast_arithmetic
 from kestrel.train import cache
 from kestrel.train.detection_score import DetectionScore
-from kestrel.train.fusion_data import FrameSource, FusionBatch, collate
+from kestrel.train.fusion_data import FrameSource
 from kestrel.train.fusion_loss import fusion_loss
+from kestrel.train.fusion_sample import FusionBatch, collate
 from kestrel.train.loop import Plan, Task, fit, mean_loss
 
 LIDAR_PLAN = Plan(steps=600, batch_size=2, lr=2e-3, validate_every=200, validation_batches=36)
@@ -76,14 +77,27 @@ class FusionTask(Task[KestrelFusion]):
         return {"mean": (mean_ap + mean_iou) / 2, "map_miou": mean_iou, "ap2m": mean_ap, **boxes, **layers}
 
 
-def train(data: Path, out: Path, lidar_plan: Plan, plan: Plan, *, resume: bool) -> Path:
-    """Train Kestrel-Fusion on the drives below ``data`` in two stages; return the exported weights.
+def train(
+    data: Path, out: Path, lidar_plan: Plan, plan: Plan, *, resume: bool, start: str | None = None
+) -> Path:
+    """Train Kestrel-Fusion in two stages on all training splits that have LiDAR; return the exported weights.
 
     The stages have their own folders below ``out``. Resuming skips the first once the second began.
+
+    Args:
+        data: folder of the splits; for training and for validation one each suffices.
+        out: folder of the runs.
+        lidar_plan: how long and how LiDAR alone is trained.
+        plan: the same for all sensors, after that.
+        resume: go on from the last checkpoint.
+        start: weights that the first stage starts from, or None for random ones.
     """
     first, second = out / "fusion-lidar", out / "fusion"
     if not (resume and _started(second)):
-        _stage(FusionTask(lidar_plan), data, first, resume=resume and _started(first), with_cameras=False)
+        lidar = FusionTask(lidar_plan)
+        if start is not None:
+            lidar.start_from(start)
+        _stage(lidar, data, first, resume=resume and _started(first), with_cameras=False)
     task = FusionTask(plan)
     task.start_from(first / f"{task.name}.safetensors")
     return _stage(task, data, second, resume=resume and _started(second), with_cameras=True)
@@ -91,10 +105,11 @@ def train(data: Path, out: Path, lidar_plan: Plan, plan: Plan, *, resume: bool) 
 
 def _stage(task: FusionTask, data: Path, out: Path, *, resume: bool, with_cameras: bool) -> Path:
     config = task.network.config
-    task.data = cache.summary([data / "train"])
+    splits = {purpose: cache.split_folders(data, purpose, "lidar") for purpose in ("train", "validation")}
+    task.data = cache.summary(splits["train"])
     train_source, validation = (
-        FrameSource(cache.frame_files(data / split), config, with_cameras=with_cameras)
-        for split in ("train", "validation")
+        FrameSource(cache.frame_files(*folders), config, with_cameras=with_cameras)
+        for folders in splits.values()
     )
     return fit(task, train_source, validation, collate, out, resume=resume)
 

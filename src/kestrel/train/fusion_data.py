@@ -1,56 +1,38 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batches for Kestrel-Fusion: cached frames, augmented in bird's-eye view, with some sensors left out."""
+"""Cached frames for Kestrel-Fusion: drawn, augmented, with some sensors left out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from kestrel.classes import MAP_LAYERS
-from kestrel.models.kestrel_fusion import FusionConfig, FusionInput
+from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.models.kestrel_fusion import FusionConfig
 from kestrel.pipelines.fusion import camera_rays
 from kestrel.train import cache
+from kestrel.train.drawing import drawing_weights
+from kestrel.train.fusion_augmentation import augment_sensors, augment_view
+from kestrel.train.fusion_sample import FusionSample
+from kestrel.train.object_paste import paste_objects
 from kestrel.train.sweep_augmentation import uniform
 from kestrel.types import Calibration
 
+WITH_PICTURES: Final = 0.5
+"""Share of the frames drawn from those with pictures, where cameras are trained at all."""
 
-@dataclass(frozen=True)
-class FusionSample:
-    """One frame as tensors.
-
-    points: (P, 5). pictures: (M, 3, H, W) uint8. rays: (M, h, w, 3). origins: (M, 3). has_lidar: whether
-    points took part. boxes: (N, 9), box_label, box_points: (N,). map_truth: (layers, X, Y) float, 0 or 1, NaN
-    where it is not known. depth: (M, h, w) int64 depth bin that LiDAR sees, -1 where none.
-    """
-
-    points: Tensor
-    pictures: Tensor
-    rays: Tensor
-    origins: Tensor
-    has_lidar: bool
-    boxes: Tensor
-    box_label: Tensor
-    box_points: Tensor
-    map_truth: Tensor
-    depth: Tensor
-
-
-@dataclass(frozen=True)
-class FusionBatch:
-    """inputs of the network and the truth of every frame."""
-
-    inputs: FusionInput
-    samples: tuple[FusionSample, ...]
+PASTED_INTO: Final = 0.5
+"""Share of the frames of the LiDAR alone into which objects of another frame are set."""
 
 
 class FrameSource:
-    """Cached frames as samples.
+    """Cached frames as samples; :meth:`draw` prefers those with objects of classes that few frames have.
 
     with_cameras: whether pictures are read at all (the first stage trains on LiDAR alone).
     """
@@ -59,6 +41,9 @@ class FrameSource:
         self.files = files
         self.config = config
         self.with_cameras = with_cameras
+        described = [_described(path) for path in files]
+        self._chance = torch.from_numpy(drawing_weights(np.array([classes for classes, _ in described])))
+        self._has_pictures = torch.tensor([pictures for _, pictures in described])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -69,14 +54,22 @@ class FrameSource:
 
     def draw(self, generator: torch.Generator) -> FusionSample:
         """Return a random frame with a random set of sensors, augmented."""
-        index = int(torch.randint(len(self.files), (1,), generator=generator))
         cameras, lidar = self._sensors(generator)
         sweeps = int(torch.randint(self.config.sweeps + 1, (1,), generator=generator))
-        sweeps = self.config.sweeps if uniform(0, 1, generator) < 0.6 else sweeps
-        sample = self._load(index, cameras, sweeps)
+        sweeps = self.config.sweeps if uniform(0, 1, generator) < 0.25 else sweeps
+        sample = self._load(self._index(generator), cameras, sweeps)
         if not lidar and len(sample.pictures):
             sample = replace(sample, points=sample.points[:0], has_lidar=False)
+        if not len(sample.pictures) and uniform(0, 1, generator) < PASTED_INTO:
+            other = self._load(self._index(generator), range(0), sweeps)
+            sample = paste_objects(sample, other, self.config, generator)
         return augment_view(augment_sensors(sample, generator), self.config, generator)
+
+    def _index(self, generator: torch.Generator) -> int:
+        chance = self._chance
+        if self.with_cameras and self._has_pictures.any() and uniform(0, 1, generator) < WITH_PICTURES:
+            chance = chance * self._has_pictures
+        return int(torch.multinomial(chance, 1, generator=generator))
 
     def _sensors(self, generator: torch.Generator) -> tuple[range | list[int], bool]:
         """Draw which cameras take part and whether LiDAR does."""
@@ -124,6 +117,13 @@ class FrameSource:
         )
 
 
+def _described(path: Path) -> tuple[NDArray[np.bool_], bool]:
+    """Return objects of which classes the LiDAR sees in a cached frame, and whether it has pictures."""
+    with np.load(path) as stored:
+        seen = stored["box_label"][stored["box_points"] > 0]
+        return np.isin(np.arange(len(DETECTION_CLASSES)), seen), len(stored["picture_ends"]) > 0
+
+
 def depth_bins(points: np.ndarray, calibration: Calibration, config: FusionConfig) -> Tensor:
     """Return the depth bin of the nearest point in every feature cell, (h, w) int64, -1 where none is."""
     h, w = config.feature_size
@@ -139,77 +139,3 @@ def depth_bins(points: np.ndarray, calibration: Calibration, config: FusionConfi
     nearest = np.full(h * w, count, np.int64)
     np.minimum.at(nearest, row[seen] * w + column[seen], bins[seen])
     return torch.from_numpy(np.where(nearest == count, -1, nearest).reshape(h, w))
-
-
-def augment_sensors(sample: FusionSample, generator: torch.Generator) -> FusionSample:
-    """Disturb what differs between sensors: density and intensity of points, colours and sharpness."""
-    kept = torch.rand(len(sample.points), generator=generator) < uniform(0.7, 1.0, generator)
-    points = sample.points[kept].clone()
-    gain = uniform(0.6, 1.5, generator) if uniform(0, 1, generator) < 0.9 else 0.0
-    points[:, 3] = (points[:, 3] * gain + uniform(-0.03, 0.05, generator)).clamp(0, 1)
-    pictures = sample.pictures
-    if len(pictures):
-        bright = pictures.float() * uniform(0.7, 1.3, generator)
-        middle = bright.mean((2, 3), keepdim=True)
-        changed = (bright - middle) * uniform(0.7, 1.3, generator) + middle
-        changed *= 1 + 0.1 * torch.randn(1, 3, 1, 1, generator=generator)
-        if uniform(0, 1, generator) < 0.5:
-            changed = F.avg_pool2d(F.pad(changed, (1, 1, 1, 1), mode="replicate"), 3, 1) * 0.5 + changed * 0.5
-        pictures = changed.clamp(0, 255).to(torch.uint8)
-    return replace(sample, points=points, pictures=pictures)
-
-
-def augment_view(sample: FusionSample, config: FusionConfig, generator: torch.Generator) -> FusionSample:
-    """Turn, mirror and scale everything about the vehicle: points, rays, boxes and map."""
-    angle = uniform(-torch.pi / 4, torch.pi / 4, generator)
-    scale = uniform(0.95, 1.05, generator)
-    flips = [1.0 if uniform(0, 1, generator) < 0.5 else -1.0 for _ in range(2)]
-    cosine, sine = float(np.cos(angle)), float(np.sin(angle))
-    turn = torch.tensor([[cosine, -sine], [sine, cosine]]) @ torch.diag(torch.tensor(flips))
-    full = torch.eye(3)
-    full[:2, :2] = turn
-    full *= scale
-    points, boxes = sample.points.clone(), sample.boxes.clone()
-    points[:, :3] = points[:, :3] @ full.T
-    boxes[:, :3] = boxes[:, :3] @ full.T
-    boxes[:, 3:6] *= scale
-    ahead = torch.stack((boxes[:, 6].cos(), boxes[:, 6].sin()), 1) @ turn.T
-    boxes[:, 6] = torch.atan2(ahead[:, 1], ahead[:, 0])
-    boxes[:, 7:9] = boxes[:, 7:9] @ turn.T * scale
-    return replace(
-        sample,
-        points=points,
-        boxes=boxes,
-        rays=sample.rays @ full.T,
-        origins=sample.origins @ full.T,
-        map_truth=_turn_map(sample.map_truth, full[:2, :2], config),
-    )
-
-
-def _turn_map(truth: Tensor, matrix: Tensor, config: FusionConfig) -> Tensor:
-    """Return the map as seen after points moved by ``matrix``; NaN where the truth does not reach."""
-    cells = truth.shape[1]
-    middle = (torch.arange(cells) + 0.5) * config.map_resolution - config.map_extent
-    x, y = torch.meshgrid(middle, middle, indexing="ij")
-    source = torch.stack((x, y), -1) @ torch.linalg.inv(matrix).T
-    index = torch.floor((source + config.map_extent) / config.map_resolution).long()
-    known = ((index >= 0) & (index < cells)).all(-1)
-    index = index.clamp(0, cells - 1)
-    return torch.where(known, truth[:, index[..., 0], index[..., 1]], torch.nan)
-
-
-def collate(samples: list[FusionSample]) -> FusionBatch:
-    """Put frames with any sensors into one batch."""
-    frames = torch.arange(len(samples))
-    return FusionBatch(
-        FusionInput(
-            points=torch.cat([sample.points for sample in samples]),
-            point_batch=frames.repeat_interleave(torch.tensor([len(s.points) for s in samples])),
-            images=torch.cat([sample.pictures for sample in samples]).float() / 255,
-            image_batch=frames.repeat_interleave(torch.tensor([len(s.pictures) for s in samples])),
-            rays=torch.cat([sample.rays for sample in samples]),
-            origins=torch.cat([sample.origins for sample in samples]),
-            has_lidar=torch.tensor([sample.has_lidar for sample in samples]),
-        ),
-        tuple(samples),
-    )

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kestrel.models.kestrel_fusion import FusionConfig, FusionOutput, KestrelFusion
-from kestrel.train.fusion_data import FusionBatch, FusionSample
+from kestrel.train.fusion_sample import FusionBatch, FusionSample
 
-REGRESSION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2])
+REGRESSION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.2, 0.2, 1.0, 1.0])
 
 DEPTH_WEIGHT = 0.2
 MAP_WEIGHT = 4.0
@@ -67,10 +67,12 @@ def focal_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def regression_target(boxes: Tensor, cell: Tensor, config: FusionConfig) -> Tensor:
-    """Return the (K, 10) numbers that BoxRegression should answer for boxes (K, 9) at cells (K, 2)."""
+    """Return the numbers that BoxRegression should answer for boxes (K, 9) at cells (K, 2)."""
     offset = (boxes[:, :2] + config.extent) / config.cell_size - cell - 0.5
     yaw = boxes[:, 6:7]
-    return torch.cat((offset, boxes[:, 2:3], boxes[:, 3:6].log(), yaw.sin(), yaw.cos(), boxes[:, 7:9]), 1)
+    direction = torch.cat((yaw.sin(), yaw.cos()), 1)
+    axis = torch.cat(((2 * yaw).sin(), (2 * yaw).cos()), 1)
+    return torch.cat((offset, boxes[:, 2:3], boxes[:, 3:6].log(), direction, boxes[:, 7:9], axis), 1)
 
 
 def map_loss(logits: Tensor, truth: Tensor) -> Tensor:

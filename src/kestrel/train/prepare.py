@@ -39,25 +39,27 @@ VIDEO_HZ: Final = 10.0
 class Selection:
     """What of a drive is simulated and kept.
 
-    cameras: their names, None for all. every_sweep: every so many-th sweep is made.
-    frame_every: every so many-th made sweep is a key frame, 0 for none. sweeps: earlier ones kept with it.
+    cameras: their names, None for all. every_sweep, burst: every so many-th sweep is made, and those right
+    before it. frame_every: every so many-th made sweep is a key frame, 0 for none. sweeps: earlier ones kept
+    with it.
     """
 
     cameras: tuple[str, ...] | None
     every_sweep: int
+    burst: int
     frame_every: int
     sweeps: int
 
     @property
     def frame_hz(self) -> float:
         """Key frames per second."""
-        return SWEEP_HZ / self.every_sweep / max(1, self.frame_every)
+        return SWEEP_HZ * self.burst / self.every_sweep / max(1, self.frame_every)
 
 
 SELECTIONS: Final = {
-    "all": Selection(cameras=None, every_sweep=1, frame_every=5, sweeps=2),
-    "lidar": Selection(cameras=(), every_sweep=10, frame_every=1, sweeps=0),
-    "video": Selection(cameras=("front",), every_sweep=50, frame_every=0, sweeps=0),
+    "all": Selection(cameras=None, every_sweep=1, burst=1, frame_every=5, sweeps=2),
+    "lidar": Selection(cameras=(), every_sweep=10, burst=3, frame_every=3, sweeps=2),
+    "video": Selection(cameras=("front",), every_sweep=50, burst=1, frame_every=0, sweeps=0),
 }
 """By the ``sensors`` of a DriveSpec. A drive of the LiDAR or the video alone is several times cheaper."""
 
@@ -101,6 +103,7 @@ def prepare_drive(drive: DriveSpec, out: Path) -> None:
         seconds=drive.seconds,
         image_size=PICTURE_SIZE,
         every_sweep=selection.every_sweep,
+        burst=selection.burst,
         seed=drive.seed,
     )
     frames, video = 0, _Video()

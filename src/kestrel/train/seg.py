@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from kestrel.classes import IGNORE, POINT_CLASSES
 from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
 from kestrel.train import cache
+from kestrel.train.drawing import drawing_weights
 from kestrel.train.loop import Plan, Task, fit
 from kestrel.train.lovasz import lovasz_softmax
 from kestrel.train.scan_mixing import laser_mix, paste_things, polar_mix
 from kestrel.train.sweep_augmentation import LabelledSweep, augment, uniform
-from kestrel.types import Float64Array, Int64Array
 
 PLAN = Plan(steps=2000, batch_size=2, lr=4e-3, validate_every=250, validation_batches=50)
 
@@ -51,7 +52,7 @@ class SweepSource:
 
     def __init__(self, files: list[Path]) -> None:
         self.files = files
-        self._chance = torch.from_numpy(drawing_weights([_class_counts(path) for path in files]))
+        self._chance = torch.from_numpy(drawing_weights(np.array([_classes(path) for path in files])))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -80,20 +81,11 @@ class SweepSource:
         return augment(points, label, generator)
 
 
-def _class_counts(path: Path) -> Int64Array:
+def _classes(path: Path) -> NDArray[np.bool_]:
+    """Return which classes the sweep of a cached frame has."""
     with np.load(path) as stored:
-        return np.bincount(stored["label"], minlength=len(POINT_CLASSES))[: len(POINT_CLASSES)]
-
-
-def drawing_weights(counts: list[Int64Array]) -> Float64Array:
-    """Return how often to draw each sweep, given its points per class.
-
-    A class that one sweep in ten has makes such a sweep three times as likely as one with common classes
-    only; of several rare classes the rarest decides (repeat factor sampling, Gupta et al., CVPR 2019).
-    """
-    there = np.array(counts) >= LEAST_POINTS
-    share = there.mean(0).clip(1 / len(counts))
-    return np.asarray((there / np.sqrt(share)).max(1).clip(1.0))
+        count = np.bincount(stored["label"], minlength=len(POINT_CLASSES))[: len(POINT_CLASSES)]
+    return np.asarray(count >= LEAST_POINTS)
 
 
 def collate(samples: list[LabelledSweep]) -> Sweeps:

@@ -64,7 +64,7 @@ def augment(points: Tensor, label: Tensor, generator: torch.Generator) -> Labell
     if uniform(0, 1, generator) < PIERCED:
         whole = ~in_holes(points, generator)
         points, label = points[whole], label[whole]
-    points[:, 3] = _intensity(points, generator)
+    points[:, 3] = disturbed_intensity(points, generator)
     points[:, :3] = _moved(points[:, :3], generator)
     return points, label
 
@@ -106,8 +106,8 @@ def _moved(position: Tensor, generator: torch.Generator) -> Tensor:
     return moved + 0.01 * torch.randn(moved.shape, generator=generator)
 
 
-def _intensity(points: Tensor, generator: torch.Generator) -> Tensor:
-    """Return other intensities (P,) for points (P, 4): another curve, another paint, other lasers."""
+def disturbed_intensity(points: Tensor, generator: torch.Generator) -> Tensor:
+    """Return other intensities (P,) for points (P, 4 or more): another curve, another paint, other lasers."""
     if uniform(0, 1, generator) < WITHOUT_INTENSITY:
         return torch.full((len(points),), uniform(0, 0.1, generator))
     value = points[:, 3].clamp(0, 1) ** uniform(0.6, 1.5, generator) * uniform(0.5, 1.8, generator)

@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What Kestrel-Fusion is trained with: frames as tensors, and batches of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kestrel.models.kestrel_fusion import FusionInput
+
+
+@dataclass(frozen=True)
+class FusionSample:
+    """One frame as tensors.
+
+    points: (P, 5). pictures: (M, 3, H, W) uint8. rays: (M, h, w, 3). origins: (M, 3). has_lidar: whether
+    points took part. boxes: (N, 9), box_label, box_points: (N,). map_truth: (layers, X, Y) float, 0 or 1, NaN
+    where it is not known. depth: (M, h, w) int64 depth bin that LiDAR sees, -1 where none.
+    """
+
+    points: Tensor
+    pictures: Tensor
+    rays: Tensor
+    origins: Tensor
+    has_lidar: bool
+    boxes: Tensor
+    box_label: Tensor
+    box_points: Tensor
+    map_truth: Tensor
+    depth: Tensor
+
+
+@dataclass(frozen=True)
+class FusionBatch:
+    """inputs of the network and the truth of every frame."""
+
+    inputs: FusionInput
+    samples: tuple[FusionSample, ...]
+
+
+def collate(samples: list[FusionSample]) -> FusionBatch:
+    """Put frames with any sensors into one batch."""
+    frames = torch.arange(len(samples))
+    return FusionBatch(
+        FusionInput(
+            points=torch.cat([sample.points for sample in samples]),
+            point_batch=frames.repeat_interleave(torch.tensor([len(s.points) for s in samples])),
+            images=torch.cat([sample.pictures for sample in samples]).float() / 255,
+            image_batch=frames.repeat_interleave(torch.tensor([len(s.pictures) for s in samples])),
+            rays=torch.cat([sample.rays for sample in samples]),
+            origins=torch.cat([sample.origins for sample in samples]),
+            has_lidar=torch.tensor([sample.has_lidar for sample in samples]),
+        ),
+        tuple(samples),
+    )
