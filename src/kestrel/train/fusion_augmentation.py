@@ -16,6 +16,9 @@ from kestrel.models.kestrel_fusion import FusionConfig
 from kestrel.train.fusion_sample import FusionSample
 from kestrel.train.sweep_augmentation import PIERCED, TILT_RAD, disturbed_intensity, in_holes, uniform
 
+DISTURBED: Final = 0.4
+"""Share of the frames whose intensity tells little; in the others paint on the road is seen by it."""
+
 NOISE_M: Final = 0.01
 """Standard deviation of what is added to every point."""
 
@@ -29,7 +32,11 @@ def augment_sensors(sample: FusionSample, generator: torch.Generator) -> FusionS
     if uniform(0, 1, generator) < PIERCED:
         kept &= ~in_holes(sample.points, generator)
     points = sample.points[kept].clone()
-    points[:, 3] = disturbed_intensity(points, generator)
+    if uniform(0, 1, generator) < DISTURBED:
+        points[:, 3] = disturbed_intensity(points, generator)
+    else:
+        gain, offset = uniform(0.6, 1.5, generator), uniform(-0.03, 0.05, generator)
+        points[:, 3] = (points[:, 3] * gain + offset).clamp(0, 1)
     points[:, :3] += NOISE_M * torch.randn(len(points), 3, generator=generator)
     pictures = sample.pictures
     if len(pictures):
