@@ -346,10 +346,14 @@ class BoxRegression(nn.Module):
 
     def forward(self, features: Tensor, frame: Tensor, cell: Tensor, label: Tensor) -> Tensor:
         """Return (K, OUTPUTS) for K objects of frame (K,), cell (K, 2) and class (K,)."""
-        padded = F.pad(features.float(), (1, 1, 1, 1)).permute(0, 2, 3, 1)
-        step = torch.arange(3, device=cell.device)
-        rows, columns = (cell[:, :1] + step)[:, :, None], (cell[:, 1:] + step)[:, None, :]
-        patch = padded[frame[:, None, None], rows, columns].flatten(1)
+        step = torch.arange(-1, 2, device=cell.device)
+        place = cell[:, None, None] + torch.stack(torch.meshgrid(step, step, indexing="ij"), -1)
+        size = torch.tensor(features.shape[2:], device=cell.device)
+        outside = ((place < 0) | (place >= size)).any(-1, keepdim=True)
+        rows, columns = torch.minimum(place.clamp(min=0), size - 1).unbind(-1)
+        # Only what is asked for is copied; padding would copy everything.
+        found = features.permute(0, 2, 3, 1)[frame[:, None, None], rows, columns]
+        patch = found.float().masked_fill(outside, 0).flatten(1)
         answers = self.answer(torch.relu(self.hidden(patch))).view(-1, self.num_classes, self.OUTPUTS)
         chosen: Tensor = answers[torch.arange(len(label), device=cell.device), label]
         return chosen

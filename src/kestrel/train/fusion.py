@@ -22,7 +22,7 @@ from kestrel.train.fusion_sample import FusionBatch, collate
 from kestrel.train.loop import Plan, Task, fit, mean_loss
 
 LIDAR_PLAN = Plan(steps=2000, batch_size=2, lr=2e-3, validate_every=500, validation_batches=60, threads=2)
-PLAN = Plan(steps=1000, batch_size=2, lr=1e-3, validate_every=500, validation_batches=60, threads=2)
+PLAN = Plan(steps=800, batch_size=2, lr=1e-3, validate_every=400, validation_batches=60, threads=2)
 """Of the first stage, and of the second, which starts from its weights."""
 
 MAP_THRESHOLDS = torch.arange(0.35, 0.66, 0.05)
