@@ -229,7 +229,7 @@ int64_t circle_nms(Address centers, Address labels, Address squared, int64_t cou
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
-constexpr int interface_version = 5;
+constexpr int interface_version = 6;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;
@@ -238,9 +238,7 @@ NB_MODULE(native, m) {
   m.def("available_levels", &available_levels);
   m.def("set_dispatch_level", &set_dispatch_level, "name"_a);
   m.def("pack_weight", &pack_weight, Release());
-  m.def("sparse_conv", &sparse_conv, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-        nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), "read"_a = 0, "read_rows"_a = 0,
-        "read_weights"_a = 0, "neighbours"_a = 0, Release());
+  m.def("sparse_conv", &sparse_conv, Release());
   m.def("weight_gradient", &weight_gradient, Release());
   m.def("weighted_gather", &weighted_gather, Release());
   m.def("weighted_scatter", &weighted_scatter, Release());
@@ -249,13 +247,11 @@ NB_MODULE(native, m) {
   m.def("pillar_canvas", &pillar_canvas, Release());
   m.def("sample_axes", &sample_axes, Release());
   m.def("pack_keys", &pack_keys, Release());
-  m.def("unique_keys", &unique_keys, nb::arg(), nb::arg(), nb::arg(), nb::arg(), "threads"_a = 1, Release());
+  m.def("unique_keys", &unique_keys, Release());
   m.def("submanifold_table", &submanifold_table, Release());
-  m.def("strided_triples", &strided_triples, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-        nb::arg(), nb::arg(), nb::arg(), nb::arg(), "threads"_a = 1);
+  m.def("strided_triples", &strided_triples);
   m.def("find_keys", &find_keys, Release());
-  m.def("trilinear", &trilinear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-        nb::arg(), nb::arg(), "near"_a = 0, Release());
+  m.def("trilinear", &trilinear, Release());
   m.def("voxelize", &voxelize, Release());
   m.def("lift_splat", &lift_splat);
   m.def("lift_splat_backward", &lift_splat_backward);

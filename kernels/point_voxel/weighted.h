@@ -73,7 +73,7 @@ void weighted_scatter(const WeightedScatter& scatter) {
       const float* from = scatter.gradient + p * channels;
       for (int n = 0; n < scatter.neighbours; ++n) {
         const int64_t index = p * scatter.neighbours + n;
-        const float weight = scatter.weights ? scatter.weights[index] : 1.0f;
+        const float weight = scatter.weights[index];
         if (scatter.rows[index] < 0 || weight == 0) continue;
         float* out = scatter.out + static_cast<int64_t>(scatter.rows[index]) * channels;
         for (int c = first; c < last; ++c) out[c] += weight * from[c];
