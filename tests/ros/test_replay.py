@@ -251,8 +251,16 @@ def test_waiting_ends_with_the_answer_of_the_same_stamp():
     answers.sent("/lidar/points", Source(10, "lidar"))
     answers.received("/fusion", Source(9, "base_link"))
     answers.received("/video", Source(10, "base_link"))
-    threading.Timer(0.05, lambda: answers.received("/fusion", Source(10, "base_link"))).start()
-    assert answers.wait("/lidar/points", never)
+    answer = threading.Thread(target=answers.received, args=("/fusion", Source(10, "base_link")))
+
+    def asked_whether_to_stop() -> bool:
+        """Send the answer once the wait has begun; it holds the lock here, so that none comes too early."""
+        if answer.ident is None:
+            answer.start()
+        return False
+
+    assert answers.wait("/lidar/points", asked_whether_to_stop)
+    answer.join()
     assert not answers.wait("/lidar/points", never)
     assert answers.counts() == {"/fusion": (1, 1)}
 
