@@ -21,7 +21,7 @@ from kestrel.types import BevMap, Boxes3D, Float64Array, SensorFrame
 Detector = Callable[[SensorFrame], tuple[Boxes3D, BevMap]]
 Counts = Counter[tuple[str, ...]]
 
-THRESHOLDS: Final = (0.1, 0.3, 0.5)
+THRESHOLDS: Final = (0.1, 0.3, 0.4, 0.5)
 """Scores from which on a box counts; the first is that of the fusion node."""
 
 MATCHES: Final = {
