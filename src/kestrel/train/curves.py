@@ -13,8 +13,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+LOGGED: Final = "metrics.csv"
+"""What the logger writes, and begins anew when a run is resumed."""
+
 METRICS: Final = "metrics*.csv"
-"""Files of a run: what the logger writes, and what it wrote before the run was resumed."""
+"""That, and what it wrote before."""
 
 PICTURE: Final = "curves.png"
 
@@ -60,6 +63,16 @@ def read_metrics(run: Path) -> Curves:
                     if text and name not in ("step", "epoch"):
                         found[name][int(row["step"])] = float(text)
     return {name: sorted(values.items()) for name, values in found.items()}
+
+
+def keep_metrics(run: Path, *, resumed: bool) -> None:
+    """Put aside what the run in folder ``run`` logged if it is resumed, or remove what another one logged."""
+    earlier = list(run.glob(METRICS))
+    if not resumed:
+        for path in earlier:
+            path.unlink()
+    elif (run / LOGGED).exists():
+        (run / LOGGED).rename(run / f"metrics-{len(earlier)}.csv")
 
 
 def _draw_loss(axes: Axes, name: str, curve: list[tuple[int, float]]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from kestrel.errors import InputError, describe
-from kestrel.train.curves import METRICS, draw_curves
+from kestrel.train.curves import draw_curves, keep_metrics
 from kestrel.weights import Manifest, assign, load, save
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -211,7 +211,7 @@ def fit(
     if resume and not checkpoint.exists():
         raise InputError(describe("--resume", expected=f"a checkpoint {checkpoint}", found="none"))
     done = int(torch.load(checkpoint, weights_only=True)["global_step"]) if resume else 0
-    _keep_metrics(out, done)
+    keep_metrics(out, resumed=done > 0)
     loaders = _loaders(task, train_source, validation_source, collate, done * plan.batch_size)
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -238,15 +238,6 @@ def fit(
     trainer.fit(task, *loaders, ckpt_path=str(checkpoint) if resume else None, weights_only=True)
     draw_curves(out)
     return out / f"{task.name}.safetensors"
-
-
-def _keep_metrics(out: Path, done: int) -> None:
-    """Put aside what a run logged before step ``done``, where it is resumed; what another run logged goes."""
-    if not done:
-        for path in out.glob(METRICS):
-            path.unlink()
-    elif (out / "metrics.csv").exists():
-        (out / "metrics.csv").rename(out / f"metrics-to-{done}.csv")
 
 
 def _loaders(
