@@ -41,14 +41,13 @@ def drives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_frames_to_measure_with_come_from_a_stretch_of_their_own() -> None:
-    recorded = [lambda number=number: number for number in range(100)]
-    used, others = split(recorded, 9, Path("drive.mcap"))  # type: ignore[arg-type]
-    assert [read() for read in used] == [0, 10, 20, 30, 40, 49, 59, 69, 79]
-    assert [read() for read in others] == [80, 90, 99]
-    everything = split(recorded[:5], 64, Path("drive.mcap"))  # type: ignore[arg-type]
-    assert [[read() for read in part] for part in everything] == [[0, 1, 2, 3], [4]]
+    recorded = range(100)
+    used, others = split(recorded, 9, Path("drive.mcap"))
+    assert used == [0, 10, 20, 30, 40, 49, 59, 69, 79]
+    assert others == [80, 90, 99]
+    assert split(recorded[:5], 64, Path("drive.mcap")) == ([0, 1, 2, 3], [4])
     with pytest.raises(InputError, match=r"recording drive\.mcap: expected at least 5 frames, found 4"):
-        split(recorded[:4], 64, Path("drive.mcap"))  # type: ignore[arg-type]
+        split(recorded[:4], 64, Path("drive.mcap"))
 
 
 def test_frames_of_a_bag_are_those_of_its_sensors(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ more than TOLERANCE.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ HELD_OUT: Final = 5
 """One part in so many of the recording, its end, is only for measuring."""
 
 Recorded = Callable[[], SensorFrame]
+EntryT = TypeVar("EntryT")
 
 
 def calibrate(weights: str | Path, source: Path, out: Path, frames: int) -> Int8Models:
@@ -59,9 +61,10 @@ def calibrate(weights: str | Path, source: Path, out: Path, frames: int) -> Int8
     detector = FusionDetector(weights, engine="eager", bfloat16=False)
     assert detector.manifest is not None
     used, others = split(recorded_frames(source, detector.sweeps), frames, source)
-    unfinished = out.with_name(out.name + ".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    unfinished = scratch / out.name
+    unfinished.mkdir()
     try:
         models = Int8Models(
             weights=detector.manifest.name,
@@ -77,7 +80,7 @@ def calibrate(weights: str | Path, source: Path, out: Path, frames: int) -> Int8
         models.write()
         unfinished.rename(out)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     return replace(models, folder=out)
 
 
@@ -108,7 +111,7 @@ def scene_frame(scene: Scene, stamp_ns: int) -> SensorFrame:
     return SensorFrame(stamp_ns, "base_link", cloud, images, calibrations)
 
 
-def split(recorded: Sequence[Recorded], frames: int, source: Path) -> tuple[list[Recorded], list[Recorded]]:
+def split(recorded: Sequence[EntryT], frames: int, source: Path) -> tuple[list[EntryT], list[EntryT]]:
     """Return frames to calibrate with and others, from another stretch of the recording, to measure with.
 
     Raises:
@@ -121,7 +124,7 @@ def split(recorded: Sequence[Recorded], frames: int, source: Path) -> tuple[list
     return _evenly(recorded[:end], frames), _evenly(recorded[end:], -(-frames // 4))
 
 
-def _evenly(recorded: Sequence[Recorded], count: int) -> list[Recorded]:
+def _evenly(recorded: Sequence[EntryT], count: int) -> list[EntryT]:
     places = np.linspace(0, len(recorded) - 1, min(count, len(recorded)))
     return [recorded[round(float(place))] for place in places]
 
