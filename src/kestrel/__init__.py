@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # OpenMP threads spin for tens of milliseconds after each parallel loop, on a core that another node may
-# need: on two busy cores a sweep took four times the processor time. 1000 turns are some ten microseconds.
+# need: on two busy cores a sweep took more than twice the processor time. 1000 turns are some ten
+# microseconds.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
