@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from kestrel.errors import InputError
 from kestrel.ops import (
     coordinate_set,
     devoxelize,
@@ -133,11 +134,18 @@ def test_the_operators_are_registered_as_torch_wants_them():
 def test_where_the_search_for_corners_begins_changes_nothing(near):
     points = random_points()
     voxels, _ = coordinate_set(points.floor().long())
-    start = torch.full((len(points),), min(near, len(voxels) - 1), dtype=torch.int32)
+    start = torch.full((len(points),), near, dtype=torch.int32)
     for ours, searched in zip(
         trilinear_neighbours(points, voxels, start), trilinear_neighbours(points, voxels), strict=True
     ):
         assert torch.equal(ours, searched)
+
+
+def test_a_start_of_the_search_is_asked_for_each_point():
+    points = random_points()
+    voxels, _ = coordinate_set(points.floor().long())
+    with pytest.raises(InputError, match=r"near: expected int32 of shape"):
+        trilinear_neighbours(points, voxels, torch.zeros(3, dtype=torch.int32))
 
 
 @pytest.mark.parametrize("channels", [1, 4, 16, 33])

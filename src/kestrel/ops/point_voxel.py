@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, native_for, triton_for, triton_installed
 from kestrel.ops.coordinates import COORDINATE_LIMIT, find, offset_key, pack
 from kestrel.ops.kernel_map import CoordinateSet, torchsparse_offsets
@@ -42,7 +43,13 @@ def trilinear_neighbours(
 
     Returns:
         (P, 8) int32 rows and (P, 8) weights in the dtype of the points.
+
+    Raises:
+        InputError: ``near`` of another shape or type.
     """
+    if near is not None and (near.shape != points.shape[:1] or near.dtype != torch.int32):
+        found = f"{near.dtype} of shape {tuple(near.shape)}"
+        raise InputError(describe("near", expected=f"int32 of shape ({len(points)},)", found=found))
     known = voxels.known_map(torchsparse_offsets(3))
     table = None if known is None else known.gather
     rows, weights = _trilinear_neighbours(points, voxels.keys, voxels.stride, table, near)
