@@ -316,6 +316,19 @@ def test_reset_counts_what_it_forgets() -> None:
     assert bench.collector.pending == bench.collector.buffered == 0
 
 
+def test_a_sweep_that_sets_time_back_is_not_taken_twice() -> None:
+    bench = Bench({})
+    bench.collector.add_cloud(START, 0)
+    for number in range(1, 5):
+        bench.wait(400)
+        bench.frames += bench.collector.add_image("front", START + (100_000 + 400 * number) * MS, number)
+    bench.frames += bench.collector.add_cloud(START + 50_000 * MS, 8)
+    bench.frames += bench.collector.add_cloud(START + 50_000 * MS, 9)
+    bench.wait(10_000)
+    assert [frame.cloud for frame in bench.frames if frame.cloud is not None] == [0, 8]
+    assert bench.collector.unused[LIDAR, "same stamp again"] == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -180,12 +180,13 @@ class Collector:
             return []
         if self._lidar_newest_ns is not None and time_ns < self._lidar_newest_ns:
             self._restart(time_ns)
-        self._lidar_newest_ns, self._lidar_heard_ns, self._silent_since_ns = time_ns, self._clock(), None
         ready = []
         while not self.lidar_leads and self._pending:
             ready.append(self._build(self._pending.popleft()))
         self.lidar_leads = True
         self._expect(LIDAR, stamp_ns, message, self.settings.lidar_timeout_s)
+        # Not before: where time was set back, everything is forgotten, but the next sweep follows this one.
+        self._lidar_newest_ns, self._lidar_heard_ns, self._silent_since_ns = time_ns, self._clock(), None
         return ready + self.poll()
 
     def add_image(self, name: str, stamp_ns: int, message: Any) -> list[Collected]:
