@@ -316,6 +316,16 @@ def test_reset_counts_what_it_forgets() -> None:
     assert bench.collector.pending == bench.collector.buffered == 0
 
 
+def test_a_leading_camera_that_sets_time_back_begins_a_generation_while_its_frames_wait() -> None:
+    bench = Bench({"use_lidar": False})
+    for number, ms in enumerate((0, 100_000, 0)):
+        bench.frames += bench.collector.add_image("front", START + ms * MS, number)
+    bench.wait(10_000)
+    order = [(frame.generation, frame.stamp_ns) for frame in bench.frames]
+    assert order == sorted(set(order))
+    assert bench.frames[-1].images == {"front": 2}
+
+
 def test_a_sweep_that_sets_time_back_is_not_taken_twice() -> None:
     bench = Bench({})
     bench.collector.add_cloud(START, 0)

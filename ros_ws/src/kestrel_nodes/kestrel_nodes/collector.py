@@ -195,11 +195,12 @@ class Collector:
         if not self._in_order(name, stamp_ns, time_ns, camera.newest_ns):
             return []
         camera.heard_ns = self._clock()
-        if camera.newest_ns is not None and time_ns < camera.newest_ns:
+        jumped = camera.newest_ns is not None and time_ns < camera.newest_ns
+        if jumped:
             self._discard(name, "before a jump back", len(camera.images))
             camera.forget()
         leads = name == self.leading_camera() and self._lidar_is_silent(time_ns)
-        if leads and time_ns < self._oldest_useful_ns() - self._jump_ns:
+        if leads and (jumped or time_ns < self._oldest_useful_ns() - self._jump_ns):
             self._restart(time_ns)
         if self._is_late(time_ns):
             self.unused[name, "late"] += 1
