@@ -49,7 +49,8 @@ class KestrelSeg(nn.Module):
         """Return which of the points (P, 4) lie where the network classifies, (P,) bool."""
         config = self.config
         low, high = config.height_range
-        return (points[:, :2].abs() < config.extent).all(1) & (points[:, 2] >= low) & (points[:, 2] < high)
+        x, y, z = points[:, :3].unbind(1)  # in columns torch vectorizes, in rows of two or three it does not
+        return (x.abs() < config.extent) & (y.abs() < config.extent) & (z >= low) & (z < high)
 
     def forward(self, points: Tensor, batch: Tensor) -> Tensor:
         """Classify points that are all :meth:`inside`.
