@@ -3,7 +3,10 @@
 #include "kernel_map/kernel_map.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
+#include <numeric>
+#include <utility>
 #include <vector>
 
 namespace kestrel {
@@ -109,32 +112,28 @@ int64_t offset_key(const Offset& offset) {
   return offset.x * (int64_t{1} << 2 * kAxisBits) + offset.y * (int64_t{1} << kAxisBits) + offset.z;
 }
 
-// Kernel slices in one column (x, y): slice_of[z - low] or -1.
+// Kernel slices of one (x, y), a step of one cell in z apart.
 struct Column {
+  struct Slice {
+    int32_t* rows;         // null where the kernel has no slice
+    int32_t* opposite[2];  // where to write if nothing is found, and the rows of the opposite slice
+  };
   int64_t first_key;  // of the lowest slice
-  std::vector<int> slice_of;
+  std::vector<Slice> slices;
 };
 
-std::vector<Column> columns_of(const Offset* offsets, int slices) {
+// The slices that lead to smaller keys: those of a cube are fewer columns than its first half in the given order.
+std::vector<Column> columns_below(const Offset* offsets, int slices, int32_t* table, int64_t count,
+                                  int32_t* nowhere) {
+  std::map<std::pair<int32_t, int32_t>, std::map<int32_t, int>> slice_at;
+  for (int k = 0; k < slices; ++k)
+    if (offset_key(offsets[k]) < 0) slice_at[{offsets[k].x, offsets[k].y}][offsets[k].z] = k;
   std::vector<Column> columns;
-  std::vector<bool> taken(slices, false);
-  for (int k = 0; k < slices; ++k) {
-    if (taken[k]) continue;
-    int low = offsets[k].z, high = offsets[k].z;
-    const auto same = [&](int other) {
-      return offsets[other].x == offsets[k].x && offsets[other].y == offsets[k].y;
-    };
-    for (int other = k; other < slices; ++other) {
-      if (!same(other)) continue;
-      low = std::min(low, offsets[other].z);
-      high = std::max(high, offsets[other].z);
-    }
-    Column column{offset_key({offsets[k].x, offsets[k].y, low}), std::vector<int>(high - low + 1, -1)};
-    for (int other = k; other < slices; ++other) {
-      if (!same(other)) continue;
-      taken[other] = true;
-      column.slice_of[offsets[other].z - low] = other;
-    }
+  for (const auto& [place, slice_of] : slice_at) {
+    const int32_t low = slice_of.begin()->first, high = slice_of.rbegin()->first;
+    Column column{offset_key({place.first, place.second, low}), std::vector<Column::Slice>(high - low + 1)};
+    for (const auto& [z, k] : slice_of)
+      column.slices[z - low] = {table + k * count, {nowhere, table + (slices - 1 - k) * count}};
     columns.push_back(column);
   }
   return columns;
@@ -177,33 +176,47 @@ int64_t unique_keys(const int64_t* keys, int64_t count, int64_t* unique, int64_t
 
 void submanifold_table(const int64_t* keys, int64_t count, const Offset* offsets, int slices, int32_t* table,
                        int threads) {
-  const int middle = slices / 2;
-  // A pair (j, i) at one offset is the pair (i, j) at the opposite one: half of the searches suffice.
-  const std::vector<Column> columns = columns_of(offsets, middle);
-  constexpr int64_t kChunk = 4096;
+  // No key is as large as the padding, so that the search may look kStep keys ahead without asking for the end.
+  constexpr int64_t kChunk = 2048, kStep = 4;
+  const std::unique_ptr<int64_t[]> padded(new int64_t[count + kStep]);
+  std::copy_n(keys, count, padded.get());
+  std::fill_n(padded.get() + count, kStep, INT64_MAX);
   const int64_t chunks = (count + kChunk - 1) / kChunk;
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(static)
     for (int k = 0; k < slices; ++k) {
-      std::fill_n(table + k * count, count, -1);
-      for (int64_t j = 0; k == middle && j < count; ++j) table[k * count + j] = static_cast<int32_t>(j);
+      if (offset_key(offsets[k]) > 0) std::fill_n(table + k * count, count, -1);
+      if (offset_key(offsets[k]) == 0) std::iota(table + k * count, table + (k + 1) * count, 0);
     }
-#pragma omp for schedule(dynamic) collapse(2)
+    // A pair (j, i) at one offset is the pair (i, j) at the opposite one: half of the searches suffice.
+    int32_t nowhere;
+    const std::vector<Column> columns = columns_below(offsets, slices, table, count, &nowhere);
+    std::vector<const int64_t*> reached(columns.size());
+#pragma omp for schedule(dynamic)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      for (size_t number = 0; number < columns.size(); ++number) {
-        const Column& column = columns[number];
-        const int64_t first = chunk * kChunk, last = std::min(count, first + kChunk);
-        const int64_t reach = static_cast<int64_t>(column.slice_of.size());
-        int64_t at = std::lower_bound(keys, keys + count, keys[first] + column.first_key) - keys;
-        for (int64_t j = first; j < last; ++j) {
-          const int64_t base = keys[j] + column.first_key;
-          while (at < count && keys[at] < base) ++at;
-          for (int64_t i = at; i < count && keys[i] < base + reach; ++i) {
-            const int k = column.slice_of[keys[i] - base];
-            if (k < 0) continue;
-            table[k * count + j] = static_cast<int32_t>(i);
-            table[(slices - 1 - k) * count + i] = static_cast<int32_t>(j);
+      const int64_t first = chunk * kChunk, last = std::min(count, first + kChunk);
+      for (size_t c = 0; c < columns.size(); ++c)
+        reached[c] = std::lower_bound(padded.get(), padded.get() + count, keys[first] + columns[c].first_key);
+      // Columns take turns: their searches do not wait for each other. Nothing branches on what is found, which
+      // cannot be predicted.
+      for (int64_t j = first; j < last; ++j) {
+        for (size_t c = 0; c < columns.size(); ++c) {
+          int64_t wanted = keys[j] + columns[c].first_key;
+          const int64_t* at = reached[c];
+          for (int64_t smaller = kStep; smaller == kStep; at += smaller) {
+            smaller = 0;
+            for (int64_t i = 0; i < kStep; ++i) smaller += at[i] < wanted;
+          }
+          reached[c] = at;
+          for (const Column::Slice& slice : columns[c].slices) {
+            const bool found = *at == wanted++;
+            const int64_t i = at - padded.get(), all = -int64_t{found};
+            if (slice.rows) {
+              slice.rows[j] = static_cast<int32_t>(i | ~all);
+              slice.opposite[found][i & all] = static_cast<int32_t>(j);
+            }
+            at += found;
           }
         }
       }
