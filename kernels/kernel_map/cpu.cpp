@@ -17,9 +17,10 @@ constexpr uint64_t kAxisMask = (uint64_t{1} << kAxisBits) - 1;
 // Arrays shorter than this are not worth a second thread.
 constexpr int64_t kShare = 1 << 13;
 
+template <class Key>
 struct Item {
-  uint64_t key;
-  uint64_t value;
+  Key key;
+  uint32_t value;
 };
 
 int bit_width(uint64_t value) { return value ? 64 - __builtin_clzll(value) : 0; }
@@ -27,22 +28,24 @@ int bit_width(uint64_t value) { return value ? 64 - __builtin_clzll(value) : 0; 
 // Keys spread their fields over 63 bits although a cloud spans few cells along each axis. Moving each field to its
 // smallest value keeps the order and leaves fewer bits to sort by.
 struct Compression {
-  uint64_t low[4], bits[4];
+  uint64_t weight[4], least = 0;
+  int bits = 0;
 
   Compression(const int64_t* keys, int64_t count, int threads) {
-    uint64_t least[4], most[4] = {0, 0, 0, 0};
-    std::fill_n(least, 4, ~uint64_t{0});
-#pragma omp parallel for num_threads(threads) reduction(min : least) reduction(max : most) if (count > kShare)
+    uint64_t low[4], most[4] = {0, 0, 0, 0};
+    std::fill_n(low, 4, ~uint64_t{0});
+#pragma omp parallel for num_threads(threads) reduction(min : low) reduction(max : most) if (count > kShare)
     for (int64_t i = 0; i < count; ++i) {
       for (int field = 0; field < 4; ++field) {
         const uint64_t value = part(keys[i], field);
-        least[field] = std::min(least[field], value);
+        low[field] = std::min(low[field], value);
         most[field] = std::max(most[field], value);
       }
     }
-    for (int field = 0; field < 4; ++field) {
-      low[field] = least[field];
-      bits[field] = count ? bit_width(most[field] - least[field]) : 0;
+    for (int field = 3; field >= 0; --field) {
+      weight[field] = uint64_t{1} << bits;
+      least += low[field] * weight[field];
+      bits += count ? bit_width(most[field] - low[field]) : 0;
     }
   }
 
@@ -53,59 +56,108 @@ struct Compression {
 
   uint64_t operator()(int64_t key) const {
     uint64_t packed = 0;
-    for (int field = 0; field < 4; ++field)
-      packed = packed << bits[field] | (part(key, field) - low[field]);
-    return packed;
+    for (int field = 0; field < 4; ++field) packed += part(key, field) * weight[field];
+    return packed - least;
   }
-
-  int total() const { return static_cast<int>(bits[0] + bits[1] + bits[2] + bits[3]); }
 };
 
-// Stable radix sort by the lowest `bits` bits of the keys; each thread moves one part of the items.
-void radix_sort(std::unique_ptr<Item[]>& items, int64_t count, int bits, int threads) {
+// Stable radix sort by the lowest `bits` bits of the keys.
+template <class Key>
+void radix_sort(std::unique_ptr<Item<Key>[]>& items, int64_t count, int bits) {
+  const auto less = [](const Item<Key>& one, const Item<Key>& other) { return one.key < other.key; };
+  if (std::is_sorted(items.get(), items.get() + count, less)) return;
   constexpr int kDigit = 11;
-  constexpr uint64_t mask = (1 << kDigit) - 1;
-  const int parts = static_cast<int>(std::clamp<int64_t>(count / kShare, 1, std::max(threads, 1)));
-  std::unique_ptr<Item[]> other(new Item[count]);
-  std::vector<uint32_t> starts(static_cast<size_t>(parts) << kDigit);
+  constexpr Key mask = (1 << kDigit) - 1;
+  std::unique_ptr<Item<Key>[]> other(new Item<Key>[count]);
+  std::vector<uint32_t> starts(mask + 1);
   for (int shift = 0; shift < bits; shift += kDigit) {
-#pragma omp parallel for num_threads(parts) schedule(static)
-    for (int part = 0; part < parts; ++part) {
-      uint32_t* start = starts.data() + (static_cast<int64_t>(part) << kDigit);
-      std::fill_n(start, mask + 1, 0);
-      for (int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i)
-        ++start[items[i].key >> shift & mask];
-    }
+    std::fill(starts.begin(), starts.end(), 0);
+    for (int64_t i = 0; i < count; ++i) ++starts[items[i].key >> shift & mask];
     uint32_t sum = 0;
-    for (uint64_t digit = 0; digit <= mask; ++digit) {
-      for (int part = 0; part < parts; ++part) {
-        uint32_t& entry = starts[(static_cast<uint64_t>(part) << kDigit) + digit];
-        const uint32_t found = entry;
-        entry = sum;
-        sum += found;
-      }
-    }
-#pragma omp parallel for num_threads(parts) schedule(static)
-    for (int part = 0; part < parts; ++part) {
-      uint32_t* start = starts.data() + (static_cast<int64_t>(part) << kDigit);
-      for (int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i)
-        other[start[items[i].key >> shift & mask]++] = items[i];
-    }
+    for (uint32_t& entry : starts) sum += std::exchange(entry, sum);
+    for (int64_t i = 0; i < count; ++i) other[starts[items[i].key >> shift & mask]++] = items[i];
     items.swap(other);
   }
 }
 
-std::unique_ptr<Item[]> sorted_items(const int64_t* keys, int64_t count, int threads) {
-  const Compression compress(keys, count, threads);
-  std::unique_ptr<Item[]> items(new Item[count]);
-  bool sorted = true;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : sorted) if (count > kShare)
-  for (int64_t i = 0; i < count; ++i) {
-    items[i] = {compress(keys[i]), static_cast<uint64_t>(i)};
-    sorted = sorted && (i == 0 || keys[i - 1] <= keys[i]);
+// A range of the compressed keys, which one thread sorts in its own cache: threads that move items for each other
+// are no faster than one. In the end an item holds the position of its key in the range.
+template <class Key>
+struct Range {
+  Key low;
+  std::unique_ptr<Item<Key>[]> items;
+  int64_t count, unique, first;
+
+  void fill(const int64_t* keys, int64_t total, const Compression& compress, const Range* next) {
+    items.reset(new Item<Key>[total]);
+    count = unique = 0;
+    const Key most = next ? next->low : 0;
+    for (int64_t i = 0; i < total; ++i) {
+      const Key key = static_cast<Key>(compress(keys[i]));
+      items[count] = {key, static_cast<uint32_t>(i)};
+      count += (key >= low) & (!next | (key < most));
+    }
+    radix_sort(items, count, compress.bits);
+    Key last = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      unique += i == 0 || items[i].key != last;
+      last = std::exchange(items[i].key, static_cast<Key>(unique - 1));
+    }
   }
-  if (!sorted) radix_sort(items, count, compress.total(), threads);
-  return items;
+};
+
+// Ranges that split the keys about evenly, judged by some of them.
+template <class Key>
+std::vector<Range<Key>> ranges_of(const int64_t* keys, int64_t count, const Compression& compress, int threads) {
+  const int parts = static_cast<int>(std::clamp<int64_t>(count / kShare, 1, std::max(threads, 1)));
+  std::vector<Range<Key>> ranges(parts);
+  const int64_t samples = 256 * (parts - 1);
+  std::vector<Key> sample(samples + 1, 0);
+  for (int64_t i = 0; i < samples; ++i) sample[i] = static_cast<Key>(compress(keys[count * i / samples]));
+  std::sort(sample.begin(), sample.end());
+  for (int part = 1; part < parts; ++part) ranges[part].low = sample[samples * part / parts];
+  return ranges;
+}
+
+// The work of number_keys with a type that compressed keys fit.
+template <class Key, class Number>
+int64_t number_compressed(const int64_t* keys, int64_t count, const Compression& compress, int64_t* unique,
+                          Number* number, int threads) {
+  std::vector<Range<Key>> ranges = ranges_of<Key>(keys, count, compress, threads);
+  const int parts = static_cast<int>(ranges.size());
+  int64_t found = 0;
+#pragma omp parallel num_threads(parts)
+  {
+#pragma omp for schedule(static)
+    for (int part = 0; part < parts; ++part)
+      ranges[part].fill(keys, count, compress, part + 1 < parts ? &ranges[part + 1] : nullptr);
+#pragma omp single
+    for (Range<Key>& range : ranges) range.first = std::exchange(found, found + range.unique);
+#pragma omp for schedule(static)
+    for (int part = 0; part < parts; ++part) {
+      const Range<Key>& own = ranges[part];
+      for (int64_t i = 0; i < own.count; ++i) unique[own.first + own.items[i].key] = keys[own.items[i].value];
+      // Numbers are written by part of the given keys: threads that write to the same cache lines wait for each other.
+      const int64_t begin = count * part / parts, size = count * (part + 1) / parts - begin;
+      Number nowhere, *const to[] = {&nowhere, number + begin};
+      for (const Range<Key>& range : ranges) {
+        for (int64_t i = 0; i < range.count; ++i) {
+          const int64_t place = range.items[i].value - begin;
+          const bool here = static_cast<uint64_t>(place) < static_cast<uint64_t>(size);
+          to[here][place & -int64_t{here}] = static_cast<Number>(range.first + range.items[i].key);
+        }
+      }
+    }
+  }
+  return found;
+}
+
+// Writes the sorted keys without repetition and the position of every key among them; returns how many there are.
+template <class Number>
+int64_t number_keys(const int64_t* keys, int64_t count, int64_t* unique, Number* number, int threads) {
+  const Compression compress(keys, count, threads);
+  const auto act = compress.bits <= 32 ? number_compressed<uint32_t, Number> : number_compressed<uint64_t, Number>;
+  return act(keys, count, compress, unique, number, threads);
 }
 
 int64_t offset_key(const Offset& offset) {
@@ -164,14 +216,7 @@ bool pack_keys(const int64_t* indices, int64_t count, int64_t* keys, int threads
 }
 
 int64_t unique_keys(const int64_t* keys, int64_t count, int64_t* unique, int64_t* inverse, int threads) {
-  const std::unique_ptr<Item[]> items = sorted_items(keys, count, threads);
-  int64_t found = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t source = static_cast<int64_t>(items[i].value);
-    if (i == 0 || items[i].key != items[i - 1].key) unique[found++] = keys[source];
-    inverse[source] = found - 1;
-  }
-  return found;
+  return number_keys(keys, count, unique, inverse, threads);
 }
 
 void submanifold_table(const int64_t* keys, int64_t count, const Offset* offsets, int slices, int32_t* table,
@@ -281,13 +326,7 @@ Triples strided_triples(const StridedMap& map, int64_t capacity, int64_t* output
       slice[count++] = k;
     }
   }
-  const std::unique_ptr<Item[]> items = sorted_items(reached.get(), count, threads);
-  int64_t found = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    if (i == 0 || items[i].key != items[i - 1].key) outputs[found++] = reached[items[i].value];
-    output[items[i].value] = static_cast<int32_t>(found - 1);
-  }
-  return {count, found};
+  return {count, number_keys(reached.get(), count, outputs, output, threads)};
 }
 
 void find_keys(const int64_t* keys, int64_t count, const int64_t* wanted, int64_t queries, int32_t* rows,

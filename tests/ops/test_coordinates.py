@@ -60,13 +60,24 @@ def test_missing_keys_are_minus_one():
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
-def test_sorting_many_keys_gives_the_same_with_any_number_of_threads(threads):
-    before, indices = torch.get_num_threads(), random_indices(60_000, extent=40, low=-20)
+@pytest.mark.parametrize(("extent", "low"), [(40, -20), (60_000, -30_000)], ids=["32 bits", "64 bits"])
+def test_sorting_many_keys_gives_the_same_with_any_number_of_threads(threads, extent, low):
+    before, indices = torch.get_num_threads(), random_indices(50_000, extent=extent, low=low)
+    indices = torch.cat((indices, indices[:10_000]))
     torch.set_num_threads(threads)
     keys = pack(indices)
     unique, inverse = sort_unique(keys)
     torch.set_num_threads(before)
     assert torch.equal(unpack(keys), indices)
     expected, positions = torch.unique(keys, return_inverse=True)
+    assert torch.equal(unique, expected)
+    assert torch.equal(inverse, positions)
+
+
+@pytest.mark.parametrize("keys", [torch.zeros(40_000), torch.arange(40_000), torch.arange(40_000, 0, -1)])
+def test_keys_that_no_sample_splits_evenly_are_sorted_too(keys):
+    indices = torch.nn.functional.pad(keys.long()[:, None], (2, 1))
+    unique, inverse = sort_unique(pack(indices))
+    expected, positions = torch.unique(pack(indices), return_inverse=True)
     assert torch.equal(unique, expected)
     assert torch.equal(inverse, positions)

@@ -2,15 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from kestrel.ops import CoordinateSet, centred_offsets, coordinate_set, torchsparse_offsets
 from kestrel.ops.coordinates import pack
+from kestrel.ops.kernel_map import submanifold_reference
 from tests.ops.voxels import random_indices, random_voxels
 
 CUBE = torchsparse_offsets(3)
 HALF = torchsparse_offsets(2)
+GAPS = ((2, 0, -1), (0, 0, -3), (0, 1, 1), (0, 0, 0), (0, -1, -1), (0, 0, 3), (-2, 0, 1))
 
 
 def brute_force(source: CoordinateSet, target: CoordinateSet, offsets, stride) -> torch.Tensor:
@@ -28,7 +32,7 @@ def test_offsets_have_the_order_of_the_checkpoints():
     assert HALF[:3] == ((0, 0, 0), (0, 0, 1), (0, 1, 0))
 
 
-@pytest.mark.parametrize("offsets", [CUBE, torchsparse_offsets(5), centred_offsets((1, 1, 3))])
+@pytest.mark.parametrize("offsets", [CUBE, torchsparse_offsets(5), centred_offsets((1, 1, 3)), GAPS])
 def test_a_submanifold_map_finds_every_neighbour_of_the_same_cloud(offsets):
     voxels = random_voxels(400, extent=9, batch=3)
     found = voxels.submanifold_map(offsets)
@@ -36,9 +40,13 @@ def test_a_submanifold_map_finds_every_neighbour_of_the_same_cloud(offsets):
     assert torch.equal(found.scatter, found.gather.flip(0))
 
 
-def test_a_large_set_has_the_same_map_as_a_search_for_each_neighbour():
-    voxels = random_voxels(30000, extent=40)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_large_set_has_the_same_map_as_a_search_for_each_neighbour(threads):
+    before, voxels = torch.get_num_threads(), random_voxels(30000, extent=40)
+    torch.set_num_threads(threads)
     table = voxels.submanifold_map(CUBE).gather
+    torch.set_num_threads(before)
+    assert torch.equal(table, submanifold_reference(voxels.keys, list(itertools.chain(*CUBE))))
     sets = {key: row for row, key in enumerate(voxels.keys.tolist())}
     for k in (0, 7, 13, 25):
         wanted = pack(voxels.indices + torch.tensor((0, *CUBE[k])))
