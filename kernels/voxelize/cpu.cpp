@@ -10,27 +10,46 @@
 namespace kestrel {
 namespace {
 
-// Division, not multiplication by the reciprocal: that would move points across the borders of cells.
-float place_of(const Voxelize& request, const float* point, int axis) {
-  return (point[axis] - request.lower[axis]) / request.size[axis];
-}
+constexpr int kAxisBits = 20;  // that a cell along one axis takes
 
-// The cell of a point as one number, or -1. Nothing becomes an integer before it is known to fit.
-int64_t cell_of(const Voxelize& request, const float* point) {
-  int64_t cell = 0;
-  for (int axis = 0; axis < 3; ++axis) {
-    if (!(point[axis] >= request.lower[axis] && point[axis] < request.upper[axis])) return -1;
-    const float place = place_of(request, point, axis);
-    if (!(place < static_cast<float>(request.shape[axis]))) return -1;
-    cell = cell * request.shape[axis] + static_cast<int64_t>(place);  // not negative: rounds down
+// The cell of a point as one number, x highest, or -1. Nothing becomes an integer before it is known to fit.
+// The axes are one vector, whose fourth element is idle.
+struct Grid {
+  typedef float Floats __attribute__((vector_size(16)));
+  typedef int32_t Ints __attribute__((vector_size(16)));
+  Floats lower, upper, size, shape;
+
+  explicit Grid(const Voxelize& request) : lower{}, upper{}, size{1, 1, 1, 1}, shape{} {
+    for (int axis = 0; axis < 3; ++axis) {
+      lower[axis] = request.lower[axis];
+      upper[axis] = request.upper[axis];
+      size[axis] = request.size[axis];
+      shape[axis] = static_cast<float>(request.shape[axis]);
+    }
   }
-  return cell;
-}
+
+  int64_t cell_of(const float* point) const {
+    const Floats at = {point[0], point[1], point[2], 0};
+    // Division, not multiplication by the reciprocal: that would move points across the borders of cells.
+    const Floats place = (at - lower) / size;
+    const Ints fits = (at >= lower) & (at < upper) & (place < shape);
+    if (!(fits[0] & fits[1] & fits[2])) return -1;
+    const Ints cell = __builtin_convertvector(place, Ints);  // not negative: rounds down
+    return int64_t{cell[0]} << 2 * kAxisBits | int64_t{cell[1]} << kAxisBits | cell[2];
+  }
+};
 
 // Cells numbered in the order in which they come, open addressing. The slots hold numbers alone, and there are few
-// more of them than cells: both keeps them in cache.
+// more of them than cells: both keeps them in cache. There are half as many slots as points at first, which few
+// clouds outgrow: to grow is to place every cell again.
 class Table {
  public:
+  explicit Table(int64_t points) {
+    while (points >> (64 - shift_ + 1)) --shift_;
+    slots_.assign(size_t{1} << (64 - shift_), -1);
+    cells_.reserve(slots_.size() / 2 + 1);
+  }
+
   void prefetch(int64_t cell) const { __builtin_prefetch(&slots_[start(cell)]); }
 
   int32_t find(int64_t cell) {
@@ -59,17 +78,17 @@ class Table {
     }
   }
 
-  int shift_ = 64 - 14;
-  std::vector<int32_t> slots_ = std::vector<int32_t>(1 << 14, -1);
+  int shift_ = 64 - 10;
+  std::vector<int32_t> slots_;
   std::vector<int64_t> cells_;
 };
 
-void begin(const Voxelize& request, int64_t voxel, int64_t row) {
+void begin(const Voxelize& request, int64_t voxel, int64_t cell, int64_t row) {
   const float* point = request.points + row * request.channels;
   request.first[voxel] = row;
   request.counts[voxel] = 1;
   for (int axis = 0; axis < 3; ++axis)
-    request.indices[3 * voxel + axis] = static_cast<int32_t>(place_of(request, point, axis));
+    request.indices[3 * voxel + axis] = static_cast<int32_t>(cell >> (2 - axis) * kAxisBits & ((1 << kAxisBits) - 1));
   std::memcpy(request.features + voxel * request.channels, point, sizeof(float) * request.channels);
 }
 
@@ -88,11 +107,11 @@ void add(const Voxelize& request, int64_t voxel, int64_t point) {
 
 int64_t voxelize(const Voxelize& request) {
   const std::unique_ptr<int64_t[]> cells(new int64_t[request.count]);
+  const Grid grid(request);
 #pragma omp parallel for num_threads(request.threads) schedule(static)
-  for (int64_t i = 0; i < request.count; ++i)
-    cells[i] = cell_of(request, request.points + i * request.channels);
+  for (int64_t i = 0; i < request.count; ++i) cells[i] = grid.cell_of(request.points + i * request.channels);
   const int64_t room = std::min(request.count, request.max_voxels);
-  Table table;
+  Table table(request.count);
   constexpr int64_t kAhead = 12;
   int64_t found = 0;
   for (int64_t i = 0; i < request.count; ++i) {
@@ -102,7 +121,7 @@ int64_t voxelize(const Voxelize& request) {
     const int32_t voxel = table.find(cells[i]);
     if (voxel >= room) continue;
     if (voxel == found) {
-      begin(request, voxel, i);
+      begin(request, voxel, cells[i], i);
       ++found;
     } else if (request.counts[voxel] < request.max_points) {
       add(request, voxel, i);

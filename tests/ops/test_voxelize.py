@@ -42,6 +42,16 @@ def test_limits_keep_the_first_points_and_the_first_voxels(max_points, max_voxel
     assert found.rows.tolist() == [owner.get(row, -1) for row in range(len(points))]
 
 
+def test_as_many_voxels_as_points_keep_the_order_of_the_points():
+    count = 6000
+    points = torch.zeros(count, 3)
+    points[:, 0] = torch.randperm(count, generator=torch.Generator().manual_seed(0)) + 0.5
+    found = voxelize(points, (1.0, 1.0, 1.0), (0.0, -1.0, -1.0, count, 1.0, 1.0))
+    assert found.rows.tolist() == list(range(count))
+    assert torch.equal(found.features, points)
+    assert torch.equal(found.indices, points.floor().int() + torch.tensor((0, 1, 1), dtype=torch.int32))
+
+
 @pytest.mark.parametrize("reduction", ["first", "mean", "max"])
 @pytest.mark.parametrize(("max_points", "max_voxels"), [(1 << 31, 1 << 31), (4, 60)])
 def test_the_compiled_code_equals_the_reference(reduction, max_points, max_voxels):
