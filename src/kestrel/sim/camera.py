@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from kestrel.sim.blocks import Blocks
 from kestrel.sim.caster import NO_TRIANGLE, Hits, WorldCaster
@@ -30,11 +29,6 @@ NOISE_SIGMA: Final = 0.006
 _NOISE_SPARE: Final = 65536
 
 
-_SKY: Final = np.uint8(Semantic.SKY)
-
-Value = TypeVar("Value", np.uint8, np.uint16)
-
-
 @dataclass(frozen=True)
 class Picture:
     """RGB (H, W, 3) uint8 with the semantic (H, W) uint8 and the instance (H, W) uint16 of each pixel."""
@@ -45,10 +39,7 @@ class Picture:
 
 
 class Camera:
-    """One camera of one drive, sending pictures of one size.
-
-    Rays go block by block: those of one block are neighbours in every array of rays.
-    """
+    """One camera of one drive, sending pictures of one size; rays go row by row."""
 
     def __init__(
         self,
@@ -66,11 +57,8 @@ class Camera:
         self._blocks = Blocks(pixel_directions(self.calibration))
         self._shadows = Shadows(self._blocks, caster, world.weather)
         self._pixel_angle = 1.0 / float(self.calibration.camera_matrix[0, 0])
-        pixels = len(self._blocks.pixel)
-        self._falloff = np.empty(pixels, np.float32)
-        self._falloff[self._blocks.pixel] = np.clip(self._blocks.directions[:, 2], 0.2, 1.0) ** np.float32(
-            0.8
-        )
+        pixels = len(self._blocks.directions)
+        self._falloff = np.clip(self._blocks.directions[:, 2], 0.2, 1.0) ** np.float32(0.8)
         grain = np.random.default_rng(len(spec.name)).standard_normal(pixels * 3 + _NOISE_SPARE, np.float32)
         self._grain = grain * np.float32(NOISE_SIGMA)
 
@@ -82,51 +70,56 @@ class Camera:
         if len(actors):
             self._caster.add_actors(hits, actors, self._blocks.pairs(actors, map_from_camera, hits.distance))
         shining = self._renderer.shining(hits, Switches(self._world, time_s))
-        radiance = self._radiance(hits, actors, shining)
+        radiance = self._radiance(hits, actors, map_from_camera, shining)
         self._add_glare(radiance, *shining)
+        semantic = self._caster.table.semantic.take(hits.triangle)
+        semantic[hits.triangle == NO_TRIANGLE] = Semantic.SKY
         offset = int(rng.integers(_NOISE_SPARE))
         return Picture(
             self._developed(radiance, self._grain[offset : offset + radiance.size]),
-            self._picture(
-                np.where(hits.triangle != NO_TRIANGLE, self._caster.table.semantic[hits.triangle], _SKY)
-            ),
-            self._picture(hits.instance),
+            semantic.reshape(self._blocks.shape),
+            hits.instance.reshape(self._blocks.shape),
         )
 
     def _rays(self, map_from_camera: Float64Array) -> Float32Array:
-        """Return the rays (N, 6) of all pixels, block by block, in map."""
+        """Return the rays (N, 6) of all pixels in map."""
         rotation, position = map_from_camera[:3, :3].astype(np.float32), map_from_camera[:3, 3]
-        rays = np.empty((len(self._blocks.pixel), 6), np.float32)
-        rays[:, :3] = position
-        rays[:, 3:] = cv2.transform(self._blocks.directions[None], rotation)[0]
+        rays = np.empty((len(self._blocks.directions), 6), np.float32)
+        directions = cv2.transform(self._blocks.directions[None], rotation)[0]
+        for axis in range(3):
+            rays[:, axis] = position[axis]
+            rays[:, 3 + axis] = directions[:, axis]
         return rays
 
     def _radiance(
-        self, hits: Hits, actors: MovingActors, shining: tuple[Int64Array, Float32Array]
+        self,
+        hits: Hits,
+        actors: MovingActors,
+        map_from_camera: Float64Array,
+        shining: tuple[Int64Array, Float32Array],
     ) -> Float32Array:
         """Return the exposed light (3, H, W) without glare."""
         points = np.empty((3, len(hits.distance)), np.float32)
         faces = np.empty(len(hits.distance), bool)
-        parts = [hits.part(strip) for strip in self._blocks.strips]
-        for strip, part in zip(self._blocks.strips, parts, strict=True):
-            points[:, strip] = part.points()
-            faces[strip] = self._renderer.faces_sun(part)
-        lit = self._shadows.lit(faces, points, actors)
-        radiance = np.empty(points.shape, np.float32)
+        strips = self._blocks.strips
+        parts = [hits.part(strip) for strip in strips]
+        views = [self._renderer.views(part) for part in parts]
+        for strip, part, view in zip(strips, parts, views, strict=True):
+            points[:, strip] = view.points
+            faces[strip] = self._renderer.faces_sun(part, view)
+        lit = self._shadows.lit(faces, points, hits.distance, actors, map_from_camera)
+        radiance = np.empty_like(points)
         lamps, glow = shining
-        for strip, part in zip(self._blocks.strips, parts, strict=True):
+        for strip, part, view in zip(strips, parts, views, strict=True):
             there = slice(*np.searchsorted(lamps, (strip.start, strip.stop)))
             glowing = lamps[there] - strip.start, glow[:, there]
-            light = self._renderer.radiance(part, points[:, strip], lit[strip], self._pixel_angle, glowing)
-            pixel = self._blocks.pixel[strip]
-            for channel in range(3):
-                radiance[channel][pixel] = light[channel]
+            radiance[:, strip] = self._renderer.radiance(part, view, lit[strip], self._pixel_angle, glowing)
         return radiance.reshape(3, *self._blocks.shape)
 
     def _add_glare(self, radiance: Float32Array, lamps: Int64Array, glow: Float32Array) -> None:
         if len(lamps):
             share = GLARE_SHARE + GLARE_PER_FOG * self._world.weather.fog_per_m
-            add_glare(radiance, self._blocks.pixel[lamps], glow, GLARE_ANGLE_RAD / self._pixel_angle, share)
+            add_glare(radiance, lamps, glow, GLARE_ANGLE_RAD / self._pixel_angle, share)
 
     def _developed(self, radiance: Float32Array, grain: Float32Array) -> UInt8Array:
         """Return (H, W, 3) of light (3, H, W); grain is (3 H W,)."""
@@ -135,9 +128,3 @@ class Camera:
         for strip in self._blocks.strips:
             rgb[strip] = develop(light[:, strip], self._falloff[strip], noise[:, strip])
         return rgb.reshape(*self._blocks.shape, 3)
-
-    def _picture(self, values: NDArray[Value]) -> NDArray[Value]:
-        """Return (H, W) of one value (N,) per ray."""
-        picture = np.empty_like(values)
-        picture[self._blocks.pixel] = values
-        return picture.reshape(self._blocks.shape)

@@ -45,12 +45,10 @@ class Hits:
     instance: UInt16Array
     on_actors: ActorHits
 
-    def points(self) -> Float32Array:
-        """Return (3, N) float32 places in map; the origin of rays that hit nothing."""
-        along = np.where(np.isfinite(self.distance), self.distance, np.float32(0))
-        points = np.empty((3, len(along)), np.float32)
+    def points(self, direction: Float32Array) -> Float32Array:
+        """Return (3, N) places in map along ``direction`` (3, N) float32; the origin where nothing is hit."""
+        points: Float32Array = direction * np.where(np.isfinite(self.distance), self.distance, np.float32(0))
         for axis in range(3):
-            np.multiply(self.rays[:, 3 + axis], along, out=points[axis])
             points[axis] += self.rays[:, axis]
         return points
 
@@ -104,10 +102,10 @@ class WorldCaster:
         """Return what the rays (N, 6) float32, origin and unit direction in map, hit of the static world."""
         answer = self._static_scene.cast_rays(o3d.core.Tensor.from_numpy(rays), ONE_THREAD)
         distance = answer["t_hit"].numpy()
-        miss = np.isinf(distance)
+        miss = np.flatnonzero(np.isinf(distance))
         triangle = answer["primitive_ids"].numpy().astype(np.int64)
         triangle[miss] = NO_TRIANGLE
-        instance = self.table.instance[triangle]
+        instance = self.table.instance.take(triangle)
         instance[miss] = 0
         normal = np.ascontiguousarray(answer["primitive_normals"].numpy().T)
         nothing = ActorHits(np.zeros(0, np.int64), np.zeros((3, 0), np.float32), np.zeros((3, 0), np.float32))
@@ -132,8 +130,10 @@ class WorldCaster:
         nearer = np.flatnonzero(distance < hits.distance[moved.pairs.ray])
         np.minimum.at(hits.distance, moved.pairs.ray[nearer], distance[nearer])
         nearest = nearer[distance[nearer] == hits.distance[moved.pairs.ray[nearer]]]
-        rows, first = np.unique(moved.pairs.ray[nearest], return_index=True)
-        seen = nearest[first]
+        first = np.full(len(hits.distance), -1)
+        first[moved.pairs.ray[nearest[::-1]]] = nearest[::-1]  # of several, the last to be set stays
+        rows = np.flatnonzero(first >= 0)
+        seen = first[rows]
         actor, ray, local_normal = moved.pairs.actor[seen], moved.rays[seen].T, normal[seen].T
         hits.triangle[rows] = triangle[seen] + self._static_count
         hits.instance[rows] = actors.track[actor]
@@ -166,7 +166,7 @@ class WorldCaster:
         self, dark: BoolArray, rays: Float32Array, actors: MovingActors, pairs: Pairs
     ) -> None:
         """Set ``dark`` (N,) where a pair of an actor and a ray (N, 6) to the sun meets, in place."""
-        moved = self._showroom.enter(actors, pairs.where(~dark[pairs.ray]), rays)
+        moved = self._showroom.enter(actors, pairs, rays)
         if len(moved.rays):
             past, _, _ = self._cast_showroom(moved, actors)
             dark[moved.pairs.ray[np.isfinite(past)]] = True

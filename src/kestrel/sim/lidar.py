@@ -97,15 +97,20 @@ class Lidar:
         spec = self._spec
         rings = len(spec.elevation_rad)
         centre, radius = actors.ball()
-        columns = np.arange(spec.columns)
-        azimuth = np.pi - 2 * np.pi * (columns + 0.5) / spec.columns
-        ahead = centre[:, None] + self._column_time_s[:, None] * actors.velocity[:, None]
-        ahead -= map_from_lidar[:, :3, 3]
-        local = np.einsum("cji,acj->iac", map_from_lidar[:, :3, :2], ahead)
-        away = np.hypot(local[0], local[1])
-        gap = np.abs((np.arctan2(local[1], local[0]) - azimuth + np.pi) % (2 * np.pi) - np.pi)
-        half = np.arcsin(np.clip(radius[:, None] / np.maximum(away, 1e-3), 0, 1)) + 4 * np.pi / spec.columns
-        actor, column = np.nonzero((gap < half) | (away < radius[:, None] * 1.1))
+        azimuth = np.pi - 2 * np.pi * (np.arange(spec.columns) + 0.5) / spec.columns
+        rotation, sensor = map_from_lidar[:, :3, :2], map_from_lidar[:, :3, 3]
+        x = y = np.zeros(1)
+        for axis in range(3):
+            ahead = centre[:, axis, None] + self._column_time_s * actors.velocity[:, axis, None]
+            ahead -= sensor[:, axis]
+            x = x + rotation[:, axis, 0] * ahead
+            y = y + rotation[:, axis, 1] * ahead
+        square, reach = x * x + y * y, radius[:, None]
+        # Within asin(reach / distance) of the ball's middle, and two columns more for the turn of the sweep.
+        margin = 4 * np.pi / spec.columns
+        tangent = np.sqrt(np.maximum(square - reach**2, 0)) * np.cos(margin) - reach * np.sin(margin)
+        along = x * np.cos(azimuth) + y * np.sin(azimuth)
+        actor, column = np.nonzero((along > tangent) | (square < (1.1 * reach) ** 2))
         return Pairs.of_runs(actor, column * rings, np.full(len(column), rings))
 
     def _returns(

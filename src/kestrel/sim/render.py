@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -59,6 +60,21 @@ _SRGB_TO_LINEAR: Final = np.where(
 ).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Views:
+    """How rays look at what they hit; of no meaning where that is nothing.
+
+    points: (3, N) float32 where, in map. ray: (3, N) float32 unit directions in map.
+    facing: (N,) float32 cosine of the angle between the normal and the way back; negative if that is turned
+        away from the camera. sunward: (N,) float32 cosine to the sun of the normal of the seen side.
+    """
+
+    points: Float32Array
+    ray: Float32Array
+    facing: Float32Array
+    sunward: Float32Array
+
+
 class Renderer:
     """Shades what the cameras of one drive see."""
 
@@ -81,16 +97,24 @@ class Renderer:
             min(EXPOSURE / max(light, 0.25), SKY_EXPOSURE / float(weather.sky.mean()))
         )
 
-    def faces_sun(self, hits: Hits) -> BoolArray:
+    def views(self, hits: Hits) -> Views:
+        """Return how the rays of ``hits`` look at what they hit."""
+        ray = np.ascontiguousarray(hits.rays[:, 3:].T)
+        facing = _dot(hits.normal, ray)
+        np.negative(facing, out=facing)
+        sunward = _towards(self._sun, hits.normal)
+        sunward *= np.sign(facing)
+        return Views(hits.points(ray), ray, facing, sunward)
+
+    def faces_sun(self, hits: Hits, views: Views) -> BoolArray:
         """Return (N,) bool: surfaces whose seen side is turned to the sun, on which shadows can fall."""
-        seen = _dot(hits.normal, hits.rays[:, 3:].T)
-        sunny: BoolArray = _towards(self._sun, hits.normal) * -np.sign(seen) > np.float32(0.02)
+        sunny: BoolArray = views.sunward > np.float32(0.02)
         sunny &= hits.triangle != NO_TRIANGLE
         return sunny
 
     def shining(self, hits: Hits, switches: Switches) -> tuple[Int64Array, Float32Array]:
         """Return the rays (K,) that hit a lamp which is on, and the exposed radiance (3, K) it adds there."""
-        lamp = self._table.lamp[hits.triangle]
+        lamp = self._table.lamp.take(hits.triangle)
         rows = np.flatnonzero((lamp > 0) & (hits.triangle != NO_TRIANGLE))
         glow = switches.glow(lamp[rows], hits.instance[rows])
         on = glow[0] > 0
@@ -99,7 +123,7 @@ class Renderer:
     def radiance(
         self,
         hits: Hits,
-        points: Float32Array,
+        views: Views,
         lit: BoolArray,
         pixel_angle: float,
         shining: tuple[Int64Array, Float32Array],
@@ -108,14 +132,15 @@ class Renderer:
 
         Args:
             hits: What the rays hit.
-            points: (3, N) float32 where, in map; overwritten.
+            views: Of the method of that name; the points are overwritten.
             lit: (N,) bool, the sun reaches the surface.
             pixel_angle: Radians that one pixel covers.
             shining: Lamps that are on, of the method of that name.
         """
-        light = self._surfaces(hits, points, lit, pixel_angle, shining)
+        light = self._surfaces(hits, views, lit, pixel_angle, shining)
         above = np.flatnonzero(hits.triangle == NO_TRIANGLE)
-        light[:, above] = self.sky(hits.rays[above, 3:].T)
+        if len(above):
+            light[:, above] = self.sky(views.ray.take(above, axis=1))
         light *= self._exposure
         return light
 
@@ -128,7 +153,9 @@ class Renderer:
         stretch = np.float32(60.0) / (height + np.float32(0.12))
         column = (ray[0] * stretch).astype(np.int32) & (textures.TILE - 1)
         row = (ray[1] * stretch).astype(np.int32) & (textures.TILE - 1)
-        cover = self._clouds[row, column] * np.minimum(height * np.float32(5), np.float32(1))
+        cover = self._clouds.take(row * textures.TILE + column) * np.minimum(
+            height * np.float32(5), np.float32(1)
+        )
         cloud = np.float32(0.25 + 0.75 * weather.sky.mean())
         glow = np.maximum(_towards(self._sun, ray), np.float32(0))
         for _ in range(6):
@@ -144,38 +171,44 @@ class Renderer:
     def _surfaces(
         self,
         hits: Hits,
-        points: Float32Array,
+        views: Views,
         lit: BoolArray,
         pixel_angle: float,
         shining: tuple[Int64Array, Float32Array],
     ) -> Float32Array:
         """Return (3, N) light of surfaces through the air before them; of no meaning where there is none."""
         triangle, distance = hits.triangle, hits.distance
-        kind = self._table.texture[triangle]
-        ray = np.ascontiguousarray(hits.rays[:, 3:].T)
-        facing = -_dot(hits.normal, ray)
-        normal = hits.normal * np.sign(facing)
-        facing = np.abs(facing)
-        detail = self._detail(hits, points, kind, distance * np.float32(pixel_angle), facing)
-        sun = np.maximum(_towards(self._sun, normal), np.float32(0)) * lit
-        open_sky = np.float32(0.65) + np.float32(0.35) * normal[2]
+        kind = self._table.texture.take(triangle)
+        facing = np.abs(views.facing)
+        upward = hits.normal[2] * np.sign(views.facing)
+        detail = self._detail(hits, views.points, kind, distance * np.float32(pixel_angle), facing)
+        sun = np.maximum(views.sunward, np.float32(0))
+        sun *= lit
+        open_sky = np.float32(0.35) * upward
+        open_sky += np.float32(0.65)
         if self._weather.rain > 0:
-            wet = 1 - np.float32(0.45 * self._weather.rain) * np.maximum(normal[2], 0)
+            wet = 1 - np.float32(0.45 * self._weather.rain) * np.maximum(upward, 0)
             sun *= wet
             open_sky *= wet
         light = np.empty((3, len(triangle)), np.float32)
         for channel in range(3):
-            albedo = self._linear[channel][triangle] * detail[:, channel]
-            light[channel] = sun * self._sun_colour[channel] + open_sky * self._ambient[channel]
+            albedo = self._linear[channel].take(triangle)
+            albedo *= detail[:, channel]
+            np.multiply(sun, self._sun_colour[channel], out=light[channel])
+            light[channel] += open_sky * self._ambient[channel]
             light[channel] *= albedo
-        self._add_reflection(light, kind, normal, ray, facing)
+        self._add_reflection(light, kind, hits.normal, upward, views)
         self._add_glow(light, kind, triangle, detail[:, 3])
         lamps, glow = shining
-        light[:, lamps] += glow / self._exposure
-        air = np.exp(-np.float32(self._weather.fog_per_m + HAZE_PER_M) * distance)
+        if len(lamps):
+            light[:, lamps] += glow / self._exposure
+        air = -np.float32(self._weather.fog_per_m + HAZE_PER_M) * distance
+        np.exp(air, out=air)
         for channel in range(3):
             horizon = np.float32(self._weather.sky[channel])
-            light[channel] = horizon + air * (light[channel] - horizon)
+            light[channel] -= horizon
+            light[channel] *= air
+            light[channel] += horizon
         return light
 
     def _detail(
@@ -187,13 +220,22 @@ class Renderer:
         facing: Float32Array,
     ) -> UInt8Array:
         """Return textures (N, 4), projected along the main axis of each surface."""
-        x, y, z = normal = hits.normal.copy()
         on = hits.on_actors
-        points[:, on.rows] = on.point
-        normal[:, on.rows] = on.normal
-        across = np.sqrt(np.maximum(x * x + y * y, np.float32(1e-6)))
+        normal = hits.normal
+        if len(on.rows):
+            normal = normal.copy()
+            points[:, on.rows] = on.point
+            normal[:, on.rows] = on.normal
+        x, y, z = normal
+        across = x * x
+        across += y * y
+        np.maximum(across, np.float32(1e-6), out=across)
+        np.sqrt(across, out=across)
         flat = np.abs(z) > 0.7
-        u = np.where(flat, points[0], (points[1] * x - points[0] * y) / across)
+        u = points[1] * x
+        u -= points[0] * y
+        u /= across
+        np.copyto(u, points[0], where=flat)
         v = np.where(flat, points[1], points[2])
         slant: Float32Array = np.sqrt(np.maximum(facing, np.float32(0.02)))
         return textures.sample(kind, u, v, footprint / slant)
@@ -203,22 +245,27 @@ class Renderer:
         light: Float32Array,
         kind: UInt8Array,
         normal: Float32Array,
-        ray: Float32Array,
-        facing: Float32Array,
+        upward: Float32Array,
+        views: Views,
     ) -> None:
-        """Let glass, and the ground in rain, mirror the sky (Schlick's approximation), in place."""
+        """Let glass, and the ground in rain, mirror the sky (Schlick's approximation), in place.
+
+        upward: (N,) float32 z of the normal of the seen side.
+        """
         mirror = kind == Texture.GLASS
         if self._weather.rain > 0:
-            mirror |= (normal[2] > 0.9) & (facing < 0.35) & MIRRORS_WHEN_WET[kind]
+            mirror |= (upward > 0.9) & (np.abs(views.facing) < 0.35) & MIRRORS_WHEN_WET[kind]
         rows = np.flatnonzero(mirror)
         if not len(rows):
             return
-        cosine = np.clip(facing[rows], 0, 1)
-        reflected = ray[:, rows] + 2 * cosine * normal[:, rows]
+        facing = views.facing.take(rows)
+        cosine = np.clip(np.abs(facing), 0, 1)
+        reflected = views.ray.take(rows, axis=1)
+        reflected += 2 * cosine * (normal.take(rows, axis=1) * np.sign(facing))
         fresnel = 0.06 + 0.94 * (1 - cosine) ** 5
         wet = np.float32(0.5 * self._weather.rain) * fresnel
         fresnel = np.where(kind[rows] == Texture.GLASS, 0.12 + 0.88 * fresnel, wet)
-        light[:, rows] += fresnel * (self.sky(reflected) - light[:, rows])
+        light[:, rows] += fresnel * (self.sky(reflected) - light.take(rows, axis=1))
 
     def _add_glow(
         self, light: Float32Array, kind: UInt8Array, triangle: Int64Array, glow: UInt8Array
@@ -251,6 +298,5 @@ def develop(radiance: Float32Array, falloff: Float32Array, noise: Float32Array) 
         exposed = radiance[channel] * falloff
         exposed += noise[channel]
         exposed *= np.float32(_TONE_BINS / _TONE_WHITE)
-        np.clip(exposed, 0, _TONE_BINS - 1, out=exposed)
-        picture[:, channel] = _TONE[exposed.astype(np.uint16)]
+        picture[:, channel] = _TONE.take(exposed.astype(np.int64), mode="clip")
     return picture

@@ -12,9 +12,9 @@ import numpy as np
 from kestrel.sim.blocks import Blocks
 from kestrel.sim.caster import WorldCaster
 from kestrel.sim.scene import Weather
-from kestrel.sim.showroom import MovingActors
+from kestrel.sim.showroom import MovingActors, Pairs
 from kestrel.sim.surfaces import BoolArray
-from kestrel.types import Float32Array, Int64Array
+from kestrel.types import Float32Array, Float64Array, Int64Array
 
 SHADOW_BIAS_M: Final = 0.02
 WEAKEST_SUN: Final = 0.02
@@ -31,10 +31,15 @@ class Shadows:
         self._caster = caster
         self._sun = weather.sun_direction.astype(np.float64)
         self._shines = weather.sun > WEAKEST_SUN
-        row, column = np.divmod(blocks.pixel, blocks.shape[1])
-        self._coarse: BoolArray = (row % 2 == 0) & (column % 2 == 0)
 
-    def lit(self, faces: BoolArray, points: Float32Array, actors: MovingActors) -> BoolArray:
+    def lit(
+        self,
+        faces: BoolArray,
+        points: Float32Array,
+        distance: Float32Array,
+        actors: MovingActors,
+        map_from_camera: Float64Array,
+    ) -> BoolArray:
         """Return (N,) bool: the sun shines on what each ray found.
 
         Every second pixel of every second row asks for the sun; where those around a pixel disagree, it asks
@@ -43,36 +48,40 @@ class Shadows:
         Args:
             faces: (N,) bool, the surface is turned to the sun.
             points: (3, N) float32 where, in map.
+            distance: (N,) metres from the camera.
             actors: Those that move.
+            map_from_camera: (4, 4) at the moment of the picture.
         """
         if not self._shines or not faces.any():
             return np.zeros_like(faces)
-        pixel = self._blocks.pixel
-        asked = np.zeros(self._blocks.shape, np.uint8)
-        coarse = np.flatnonzero(faces & self._coarse)
-        answers = np.zeros(len(faces), np.uint8)
-        answers[coarse] = np.where(self._dark(points, coarse, actors), _DARK, _LIT)
-        asked.reshape(-1)[pixel[coarse]] = answers[coarse]
+        pairs = self._blocks.shadow_pairs(actors, map_from_camera, distance, faces, self._sun)
+        height, width = self._blocks.shape
+        answers = np.zeros((height, width), np.uint8)
+        answers[::2, ::2] = faces.reshape(height, width)[::2, ::2]
+        coarse = np.flatnonzero(answers)
+        answers.reshape(-1)[coarse] = np.where(self._dark(points, coarse, actors, pairs), _DARK, _LIT)
         around = np.ones((3, 3), np.uint8)
-        grid = asked[::2, ::2]
+        grid = answers[::2, ::2]
         lowest, highest = cv2.erode(grid, around), cv2.dilate(grid, around)
         agreed = np.where(lowest == highest, lowest, 0).repeat(2, axis=0).repeat(2, axis=1)
-        settled = agreed[: asked.shape[0], : asked.shape[1]].reshape(-1)[pixel]
-        settled = np.where(answers > 0, answers, settled)
+        settled = np.where(answers > 0, answers, agreed[:height, :width]).reshape(-1)
         open_ = np.flatnonzero(faces & (settled == 0))
-        settled[open_] = np.where(self._dark(points, open_, actors), _DARK, _LIT)
+        settled[open_] = np.where(self._dark(points, open_, actors, pairs), _DARK, _LIT)
         lit: BoolArray = faces & (settled == _LIT)
         return lit
 
-    def _dark(self, points: Float32Array, rows: Int64Array, actors: MovingActors) -> BoolArray:
+    def _dark(self, points: Float32Array, rows: Int64Array, actors: MovingActors, pairs: Pairs) -> BoolArray:
         """Return (K,) bool: something stands between the sun and the points of ``rows`` (K,)."""
         sun = self._sun.astype(np.float32)
         rays = np.empty((len(rows), 6), np.float32)
         for axis in range(3):
-            rays[:, axis] = points[axis][rows] + sun[axis] * np.float32(SHADOW_BIAS_M)
+            rays[:, axis] = points[axis].take(rows) + sun[axis] * np.float32(SHADOW_BIAS_M)
             rays[:, 3 + axis] = sun[axis]
         dark = self._caster.shaded(rays)
-        if len(actors) and len(rows):
-            pairs = self._blocks.shadow_pairs(actors, rows, rays[:, :3].T, self._sun)
-            self._caster.shade_by_actors(dark, rays, actors, pairs)
+        if len(pairs.ray) and len(rows):
+            asked = np.full(points.shape[1], -1)
+            asked[rows[~dark]] = np.flatnonzero(~dark)
+            ray = asked.take(pairs.ray)
+            asks = ray >= 0
+            self._caster.shade_by_actors(dark, rays, actors, Pairs(pairs.actor[asks], ray[asks]))
         return dark

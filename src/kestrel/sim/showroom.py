@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from kestrel.sim.scene import World
-from kestrel.sim.surfaces import BoolArray, MeshStack
+from kestrel.sim.surfaces import MeshStack
 from kestrel.types import Float32Array, Float64Array, Int64Array, UInt16Array
 
 SLOT_MARGIN_M: Final = 2.0
@@ -44,10 +44,6 @@ class Pairs:
         ray = np.repeat(first - before, count) + np.arange(int(count.sum()))
         return cls(np.repeat(actor, count), ray)
 
-    def where(self, mask: BoolArray) -> Pairs:
-        """Keep those of ``mask`` (P,)."""
-        return Pairs(self.actor[mask], self.ray[mask])
-
 
 @dataclass(frozen=True)
 class MovingActors:
@@ -70,18 +66,11 @@ class MovingActors:
     def __len__(self) -> int:
         return len(self.track)
 
-    def balls(self) -> tuple[Float64Array, Float64Array, Int64Array]:
-        """Return centre (K, 3) in map, radius (K,) and first row (A,) of balls that cover each actor."""
-        size = self.upper - self.lower
-        across = np.hypot(size[:, 1], size[:, 2]) / 2
-        count = np.clip(np.ceil(size[:, 0] / (1.5 * across)), 1, 16).astype(np.int64)
-        radius = np.hypot(across, size[:, 0] / (2 * count))
-        first = np.cumsum(count) - count
-        owner = np.repeat(np.arange(len(self)), count)
-        share = (np.arange(len(owner)) - first[owner] + 0.5) / count[owner]
-        local = (self.lower[owner] + self.upper[owner]) / 2
-        local[:, 0] = self.lower[owner, 0] + share * size[owner, 0]
-        return self._in_map(local, owner), radius[owner], first
+    def corners(self) -> Float64Array:
+        """Return (A, 8, 3) corners of the bounds in map; bit k of a corner is its side along axis k."""
+        high = (np.arange(8)[:, None] >> np.arange(3)) & 1
+        local = np.where(high, self.upper[:, None], self.lower[:, None]).reshape(-1, 3)
+        return self._in_map(local, np.repeat(np.arange(len(self)), 8)).reshape(-1, 8, 3)
 
     def ball(self) -> tuple[Float64Array, Float64Array]:
         """Return centre (A, 3) in map and radius (A,) of one ball around each actor."""
@@ -182,15 +171,15 @@ class Showroom:
             delay_s: (N,) seconds of each ray after the moment of the actors, or None for 0.
             nearest: (N,) metres; actors that are farther away than this on a ray are left out.
         """
-        first = np.flatnonzero(np.diff(pairs.actor, prepend=-1))
+        bounds = [*range(0, len(pairs.actor), _AT_A_TIME), len(pairs.actor)]
         parts = [
-            self._enter_one(actors, int(pairs.actor[start]), pairs.ray[start:stop], rays, delay_s, nearest)
-            for run, end in pairwise([*first.tolist(), len(pairs.actor)])
-            for start, stop in pairwise([*range(run, end, _AT_A_TIME), end])
+            self._enter_some(
+                actors, Pairs(pairs.actor[start:stop], pairs.ray[start:stop]), rays, delay_s, nearest
+            )
+            for start, stop in pairwise(bounds)
         ]
         if not parts:
-            nobody = np.zeros(0, np.int64)
-            return MovedRays(Pairs(nobody, nobody), np.zeros((0, 6), np.float32), np.zeros(0, np.float32))
+            return MovedRays(pairs, np.zeros((0, 6), np.float32), np.zeros(0, np.float32))
         return MovedRays(
             Pairs(
                 np.concatenate([part.pairs.actor for part in parts]),
@@ -200,40 +189,49 @@ class Showroom:
             np.concatenate([part.entered for part in parts]),
         )
 
-    def _enter_one(
+    def _enter_some(
         self,
         actors: MovingActors,
-        actor: int,
-        ray: Int64Array,
+        pairs: Pairs,
         rays: Float32Array,
         delay_s: Float32Array | None,
         nearest: Float32Array | None,
     ) -> MovedRays:
-        """Do the work of ``enter`` for one row of the actors and the rays ``ray`` (K,)."""
-        chosen = np.ascontiguousarray(rays[ray].T)
+        """Do the work of ``enter`` for a few pairs."""
+        first = np.flatnonzero(np.diff(pairs.actor, prepend=-1))
+        present, count = pairs.actor[first], np.diff(first, append=len(pairs.actor))
+
+        def of_pairs(values: Float64Array | Float32Array) -> Float32Array:
+            """Return (..., K) of one value (..., A) per actor."""
+            return np.repeat(values[..., present].astype(np.float32), count, axis=-1)
+
+        chosen = np.ascontiguousarray(rays.take(pairs.ray, axis=0).T)
         origin, direction = chosen[:3], chosen[3:]
-        origin -= actors.place[actor].astype(np.float32)[:, None]
-        angle: Float32Array | np.float32 = np.float32(actors.yaw[actor])
-        if delay_s is not None:
-            delay = delay_s[ray]
-            origin -= actors.velocity[actor].astype(np.float32)[:, None] * delay
-            angle = angle + np.float32(actors.yaw_rate[actor]) * delay
-        cosine, sine = np.cos(angle), np.sin(angle)
+        origin -= of_pairs(actors.place.T)
+        if delay_s is None:
+            yaw = actors.yaw.astype(np.float32)
+            cosine, sine = of_pairs(np.cos(yaw)), of_pairs(np.sin(yaw))
+        else:
+            delay = delay_s[pairs.ray]
+            origin -= of_pairs(actors.velocity.T) * delay
+            angle = of_pairs(actors.yaw) + of_pairs(actors.yaw_rate) * delay
+            cosine, sine = np.cos(angle), np.sin(angle)
         for part in (origin, direction):
             part[0], part[1] = cosine * part[0] + sine * part[1], cosine * part[1] - sine * part[0]
-        entry, leave = _through(origin, direction, actors.lower[actor], actors.upper[actor])
+        entry, leave = _through(origin, direction, of_pairs(actors.lower.T), of_pairs(actors.upper.T))
         meets = (entry < leave) & (leave > 0)
         if nearest is not None:
-            meets &= entry < nearest[ray]
+            meets &= entry < nearest[pairs.ray]
         met = np.flatnonzero(meets)
         entered = np.maximum(entry[met], np.float32(0))
+        actor = pairs.actor[met]
         moved = np.empty((len(met), 6), np.float32)
         slot = self._origin[actors.slot[actor]]
         for axis in range(3):
             along = direction[axis][met]
-            moved[:, axis] = origin[axis][met] + entered * along + slot[axis]
+            moved[:, axis] = origin[axis][met] + entered * along + slot[:, axis]
             moved[:, 3 + axis] = along
-        return MovedRays(Pairs(np.full(len(met), actor), ray[met]), moved, entered)
+        return MovedRays(Pairs(actor, pairs.ray[met]), moved, entered)
 
     def from_slot(self, points: Float32Array, slot: Int64Array) -> Float32Array:
         """Return places (3, K) in the frames of actors whose meshes stand in ``slot`` (K,)."""
@@ -242,16 +240,17 @@ class Showroom:
 
 
 def _through(
-    origin: Float32Array, direction: Float32Array, lower: Float64Array, upper: Float64Array
+    origin: Float32Array, direction: Float32Array, lower: Float32Array, upper: Float32Array
 ) -> tuple[Float32Array, Float32Array]:
-    """Return where lines (3, K) enter and leave the box from lower to upper (3,); not if enter > leave."""
+    """Return where lines (3, K) enter and leave boxes from lower to upper (3, K); not if enter > leave."""
     entry = np.full(origin.shape[1], -np.inf, np.float32)
     leave = np.full(origin.shape[1], np.inf, np.float32)
     for axis in range(3):
         along = direction[axis]
         slope = 1 / np.where(np.abs(along) < 1e-9, np.float32(1e-9), along)
-        first = (np.float32(lower[axis]) - origin[axis]) * slope
-        second = (np.float32(upper[axis]) - origin[axis]) * slope
-        entry = np.maximum(entry, np.minimum(first, second))
-        leave = np.minimum(leave, np.maximum(first, second))
+        first, second = lower[axis] - origin[axis], upper[axis] - origin[axis]
+        first *= slope
+        second *= slope
+        np.maximum(entry, np.minimum(first, second), out=entry)
+        np.minimum(leave, np.maximum(first, second), out=leave)
     return entry, leave

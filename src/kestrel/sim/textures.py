@@ -169,11 +169,13 @@ def sample(kind: UInt8Array, u: Float32Array, v: Float32Array, footprint: Float3
     texels, starts, finest = _pyramids()
     fine = np.maximum(footprint * np.float32(1 / TEXEL_M), np.float32(1))
     level = np.minimum(np.log2(fine), np.float32(LEVELS - 1)).astype(np.int32)
-    np.maximum(level, finest[kind], out=level)
+    np.maximum(level, finest.take(kind), out=level)
     side = np.right_shift(np.int32(TILE), level)
     column = np.right_shift(np.floor(u * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
     row = np.right_shift(np.floor(v * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
-    place = starts[kind.astype(np.int32) * LEVELS + level]
-    place += row * side + column
-    found: UInt8Array = texels.view(np.uint32)[place].view(np.uint8)
+    place = starts.take(kind.astype(np.int32) * LEVELS + level)
+    row *= side
+    row += column
+    place += row
+    found: UInt8Array = texels.view(np.uint32).take(place, axis=0).view(np.uint8)
     return found
