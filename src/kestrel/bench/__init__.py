@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks by name. Each is a function without arguments that returns the figures it measured."""
+"""Benchmarks by name. Each is a function that returns the figures it measured."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from kestrel.errors import SetupError, describe
 from kestrel.report import Figure
@@ -41,14 +41,17 @@ ROS_BENCHMARKS: Final = ("stack",)
 """Those of the distribution kestrel_nodes, which need ROS 2."""
 
 
-def run(name: str) -> Mapping[str, Figure]:
-    """Run one benchmark of BENCHMARKS and return its figures by name.
+def run(name: str, **options: Any) -> Mapping[str, Figure]:
+    """Run one benchmark of BENCHMARKS, with options that it knows, and return its figures by name.
 
     Raises:
         SetupError: it needs the ROS 2 nodes, which are not installed.
     """
     if name in NODE_BENCHMARKS:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
+    from kestrel.pipelines.runtime import keep_freed_memory
+
+    keep_freed_memory()  # as every pipeline does
     module, function = BENCHMARKS[name].split(":")
     try:
         loaded = importlib.import_module(module)
@@ -57,4 +60,4 @@ def run(name: str) -> Mapping[str, Figure]:
             raise
         expected = "the ROS 2 nodes (`make setup`)"
         raise SetupError(describe(f"benchmark {name}", expected=expected, found=error)) from error
-    return cast(Mapping[str, Figure], getattr(loaded, function)())
+    return cast(Mapping[str, Figure], getattr(loaded, function)(**options))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -16,6 +17,7 @@ from kestrel.bench.stage_clock import PeakMemory, StageClock
 from kestrel.bench.timing import THREADS
 from kestrel.data.bag import serialize
 from kestrel.data.perception_messages import map_messages, objects_message
+from kestrel.engine import EngineName
 from kestrel.engine.folded import FoldedEngine
 from kestrel.models.kestrel_fusion import FusionInput, FusionOutput, KestrelFusion
 from kestrel.ops.bev_pool import LiftSplatIndex
@@ -57,11 +59,16 @@ class TextbookEngine:
         return network.run(inputs, index, network.pillars, network.camera, view, network.bird)
 
 
-def fusion() -> dict[str, Figure]:
-    """Six 704x256 JPEGs and a 32-beam sweep with its earlier ones in, boxes and map messages out."""
+def fusion(int8: Path | None = None) -> dict[str, Figure]:
+    """Six 704x256 JPEGs and a 32-beam sweep with its earlier ones in, boxes and map messages out.
+
+    Args:
+        int8: folder of `kestrel calibrate`, to run the camera branch in int8.
+    """
     torch.set_num_threads(THREADS)
     drive = recorded_drive(SWEEPS)
-    ours = FusionDetector("kestrel-fusion", threads=THREADS)
+    engine: EngineName = "auto" if int8 is None else "int8"
+    ours = FusionDetector("kestrel-fusion", threads=THREADS, engine=engine, int8=int8)
     plain = FusionDetector("kestrel-fusion", threads=THREADS, engine="eager")
     # Nothing but the call of an engine is needed of it, so it is none by type.
     plain.engine = TextbookEngine(plain.network)  # type: ignore[assignment]

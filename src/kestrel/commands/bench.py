@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,9 @@ import typer
 def bench(
     name: Annotated[str | None, typer.Argument(help="What to measure; see --list.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Name all benchmarks and end.")] = False,
+    int8: Annotated[
+        Path | None, typer.Option(help="fusion: with the int8 models of `kestrel calibrate`.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Measure one named thing on this machine and print it beside its reference of the same run."""
@@ -25,4 +29,7 @@ def bench(
         return
     if name not in BENCHMARKS:
         raise ConfigError(describe("benchmark", expected=f"one of {sorted(BENCHMARKS)}", found=name))
-    Report(f"bench {name}", run(name)).print(as_json=json)
+    if int8 is not None and name != "fusion":
+        raise ConfigError(describe("--int8", expected="the benchmark fusion", found=name))
+    options = {} if int8 is None else {"int8": int8}
+    Report(f"bench {name}", run(name, **options)).print(as_json=json)
