@@ -13,7 +13,7 @@ from kestrel.errors import InputError
 from kestrel.models.kestrel_fusion import FusionConfig, PillarEncoder
 from kestrel.ops import PillarGrid, pillar_canvas
 from kestrel.ops.backend import NATIVE
-from kestrel.ops.pillars import pillar_canvas_reference, pillar_features
+from kestrel.ops.pillars import pillar_canvas_reference, pillar_features, pillar_maximum
 
 GRID = PillarGrid(4.8, 0.4, (-3.0, 6.0))
 
@@ -123,3 +123,18 @@ def test_other_shapes_are_refused() -> None:
 
 def test_the_operator_is_registered_as_torch_wants_it() -> None:
     opcheck(torch.ops.kestrel.pillar_canvas.default, (*cloud(50), *layer(4), [4.8, 0.4, -3.0, 6.0], 2))
+
+
+def test_the_maximum_and_its_gradient_are_those_of_torch() -> None:
+    random = torch.Generator().manual_seed(3)
+    features = torch.rand(300, 5, generator=random, dtype=torch.float64).requires_grad_()
+    pillar = torch.randint(0, 50, (300,), generator=random)
+    opcheck(torch.ops.kestrel.pillar_maximum.default, (features, pillar, 2 * 7 * 7))
+    found = pillar_maximum(features, pillar, 2, 7)
+    empty = features.new_zeros(98, 5)
+    expected = empty.scatter_reduce(0, pillar[:, None].expand_as(features), features, "amax")
+    expected = expected.view(2, 7, 7, 5).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, expected)
+    weight = torch.rand(found.shape, generator=random, dtype=torch.float64)
+    gradients = [torch.autograd.grad((each * weight).sum(), features) for each in (found, expected)]
+    torch.testing.assert_close(*gradients)

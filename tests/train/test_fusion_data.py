@@ -15,7 +15,7 @@ from kestrel.train import cache
 from kestrel.train.detection_score import DetectionScore
 from kestrel.train.fusion_augmentation import augment_view
 from kestrel.train.fusion_data import FrameSource, depth_bins
-from kestrel.train.fusion_loss import draw_heatmap, focal_loss, fusion_loss
+from kestrel.train.fusion_loss import covered_cells, draw_heatmap, focal_loss, fusion_loss, velocity_loss
 from kestrel.train.fusion_sample import FusionSample, collate
 from kestrel.train.lovasz import lovasz_softmax
 from kestrel.types import Calibration
@@ -93,6 +93,47 @@ def test_unseen_boxes_are_neither_object_nor_background(sample: FusionSample) ->
     assert weight[cell[0, 0], cell[0, 1]] == 1
 
 
+def test_a_box_with_points_covers_the_cells_in_it_and_at_least_its_middle(sample: FusionSample) -> None:
+    boxes = sample.boxes.repeat(2, 1)
+    boxes[1, :2] = torch.tensor([10.3, 3.1])
+    boxes[1, 3:5] = 0.3
+    boxes[2, :7] = torch.tensor([-20.4, 20.4, 0.8, 8.0, 1.0, 2.0, torch.pi / 2])
+    boxes[3, :2] = torch.tensor([100.0, 0])
+    shown = replace(sample, boxes=boxes, box_points=torch.tensor([0, 1, 9, 5]))
+    cell, row = covered_cells(shown, CONFIG)
+    middles = (cell + 0.5) * CONFIG.cell_size - CONFIG.extent
+    assert row.unique().tolist() == [1, 2]
+    assert [76, 67] in cell[row == 1].tolist()
+    assert (row == 1).sum() <= 2
+    long = middles[row == 2] - boxes[2, :2]
+    assert 10 <= len(long) <= 20
+    assert (long[:, 0].abs() <= 0.57).all()
+    assert (long[:, 1].abs() <= 4).all()
+
+
+def test_the_loss_of_velocities_is_none_where_they_are_right_and_counts_all_cells(
+    sample: FusionSample,
+) -> None:
+    network = KestrelFusion(CONFIG)
+    batch = collate([sample])
+    output = network(batch.inputs)
+    cell, row = covered_cells(sample, CONFIG)
+    told = []
+
+    def answer(features: torch.Tensor, frame: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+        told.append(cells)
+        return sample.boxes[row, 7:9] + wrong
+
+    network.regression.velocities = answer  # type: ignore[method-assign]
+    wrong = torch.zeros(2)
+    assert velocity_loss(output, batch, network) == 0
+    wrong = torch.tensor([3.0, 0])
+    assert velocity_loss(output, batch, network) == pytest.approx(3 - 0.25)
+    assert torch.equal(told[0], cell)
+    unseen = collate([replace(sample, box_points=torch.zeros(len(sample.boxes)))])
+    assert velocity_loss(output, unseen, network) is None
+
+
 def test_a_right_heatmap_costs_less_than_a_wrong_one(sample: FusionSample) -> None:
     heatmap, weight, _, _ = draw_heatmap(sample, CONFIG)
     right = torch.logit(heatmap.clamp(0.01, 0.99))
@@ -104,7 +145,7 @@ def test_every_part_of_the_network_gets_a_gradient(data: Path) -> None:
     network = KestrelFusion(CONFIG)
     batch = collate([source[0], source[1]])
     parts = fusion_loss(network(batch.inputs), batch, network)
-    assert set(parts) == {"heatmap", "boxes", "map", "depth"}
+    assert set(parts) == {"heatmap", "boxes", "velocity", "map", "depth"}
     torch.stack(list(parts.values())).sum().backward()
     idle = [name for name, value in network.named_parameters() if value.grad is None]
     assert idle == []

@@ -43,15 +43,36 @@ def test_training_runs_exports_and_resumes(
     assert (tmp_path / name / "curves.png").stat().st_size > 5000
 
 
-def test_fusion_trains_in_two_stages_and_resumes_in_the_second(data: Path, tmp_path: Path) -> None:
-    weights = fusion.train(data, tmp_path, PLAN, PLAN, resume=False, start="kestrel-fusion")
+def test_fusion_trains_in_three_stages_and_resumes_in_the_last(data: Path, tmp_path: Path) -> None:
+    def last_checkpoint(folder: str) -> int:
+        return (tmp_path / folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+
+    def sha256_of_start(folder: str) -> str:
+        manifest = load(tmp_path / folder / "kestrel-fusion.safetensors")[1]
+        return str(manifest.training["started_from"]["sha256"])
+
+    weights = fusion.train(
+        data, tmp_path, fusion.Plans(PLAN, PLAN, PLAN), resume=False, start="kestrel-fusion"
+    )
     FusionDetector(weights)
-    started = load(tmp_path / "fusion-lidar" / "kestrel-fusion.safetensors")[1].training["started_from"]
-    assert started["sha256"] == load("kestrel-fusion")[1].sha256
-    first = (tmp_path / "fusion-lidar" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
-    fusion.train(data, tmp_path, replace(PLAN, steps=3), replace(PLAN, steps=3), resume=True)
-    assert (tmp_path / "fusion-lidar" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == first
+    assert sha256_of_start("fusion-cameras") == load("kestrel-fusion")[1].sha256
+    for stage, before in (("fusion-lidar", "fusion-cameras"), ("fusion", "fusion-lidar")):
+        assert sha256_of_start(stage) == load(tmp_path / before / "kestrel-fusion.safetensors")[1].sha256
+    done = [last_checkpoint(folder) for folder in ("fusion-cameras", "fusion-lidar")]
+    longer = replace(PLAN, steps=3)
+    fusion.train(data, tmp_path, fusion.Plans(longer, longer, longer), resume=True)
+    assert [last_checkpoint(folder) for folder in ("fusion-cameras", "fusion-lidar")] == done
     assert last_step(tmp_path / "fusion") == 3
+
+
+def test_the_camera_stage_changes_the_camera_branch_alone(data: Path, tmp_path: Path) -> None:
+    fusion.train(data, tmp_path, fusion.Plans(PLAN, PLAN, PLAN), resume=False, start="kestrel-fusion")
+    stage = load(tmp_path / "fusion-cameras" / "kestrel-fusion.safetensors")[0]
+    before = load("kestrel-fusion")[0]
+    changed = {key.split(".")[0] for key, value in stage.items() if not torch.equal(value, before[key])}
+    assert changed == {"camera"}
+    lidar = load(tmp_path / "fusion-lidar" / "kestrel-fusion.safetensors")[0]
+    assert all(torch.equal(lidar[key], stage[key]) for key in stage if key.startswith("camera."))
 
 
 def test_resuming_what_never_started_is_refused(data: Path, tmp_path: Path) -> None:

@@ -103,14 +103,7 @@ def train(
     from kestrel.train.loop import scaled
 
     if what is What.fusion:
-        exported = fusion.train(
-            data,
-            out,
-            scaled(fusion.LIDAR_PLAN, steps, seed),
-            scaled(fusion.PLAN, steps, seed),
-            resume=resume,
-            start=start,
-        )
+        exported = fusion.train(data, out, fusion.PLANS.scaled(steps, seed), resume=resume, start=start)
     else:
         module = {What.seg: seg, What.video: video, What.augment: augment}[what]
         exported = module.train(data, out, scaled(module.PLAN, steps, seed), resume=resume, start=start)

@@ -333,19 +333,40 @@ class BoxRegression(nn.Module):
     Front and rear of many objects look alike to a LiDAR. Where a yaw may as well be its opposite, the safest
     sine and cosine are the mean of both, which is no direction at all. So the axis, which is the yaw without
     its sense, is answered as well: by sine and cosine of twice the yaw.
+
+    The velocity is one for all classes: how points move from sweep to sweep does not depend on the class, and
+    of most classes few objects move.
     """
 
     OUTPUTS = 12
-    """Offset x y in cells, z, log length width height, sine and cosine of the yaw, velocity x y, axis."""
+    """Offset x y in cells, z, log length width height, sine and cosine of the yaw, axis, velocity x y."""
+
+    VELOCITY_UNIT = 5.0
+    """Metres per second of what the last layer calls 1, so that all answers are of one size."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.hidden = nn.Linear(9 * channels, 128)
-        self.answer = nn.Linear(128, num_classes * self.OUTPUTS)
+        self.answer = nn.Linear(128, num_classes * (self.OUTPUTS - 2))
+        self.velocity = nn.Linear(128, 2)
 
     def forward(self, features: Tensor, frame: Tensor, cell: Tensor, label: Tensor) -> Tensor:
         """Return (K, OUTPUTS) for K objects of frame (K,), cell (K, 2) and class (K,)."""
+        hidden = self._hidden(features, frame, cell)
+        answers = self.answer(hidden).view(-1, self.num_classes, self.OUTPUTS - 2)
+        chosen = answers[torch.arange(len(label), device=cell.device), label]
+        return torch.cat((chosen, self._velocity(hidden)), 1)
+
+    def velocities(self, features: Tensor, frame: Tensor, cell: Tensor) -> Tensor:
+        """Return (K, 2) the velocities in m/s of what is at frame (K,), cell (K, 2)."""
+        return self._velocity(self._hidden(features, frame, cell))
+
+    def _velocity(self, hidden: Tensor) -> Tensor:
+        answer: Tensor = self.VELOCITY_UNIT * self.velocity(hidden)
+        return answer
+
+    def _hidden(self, features: Tensor, frame: Tensor, cell: Tensor) -> Tensor:
         step = torch.arange(-1, 2, device=cell.device)
         place = cell[:, None, None] + torch.stack(torch.meshgrid(step, step, indexing="ij"), -1)
         size = torch.tensor(features.shape[2:], device=cell.device)
@@ -354,9 +375,7 @@ class BoxRegression(nn.Module):
         # Only what is asked for is copied; padding would copy everything.
         found = features.permute(0, 2, 3, 1)[frame[:, None, None], rows, columns]
         patch = found.float().masked_fill(outside, 0).flatten(1)
-        answers = self.answer(torch.relu(self.hidden(patch))).view(-1, self.num_classes, self.OUTPUTS)
-        chosen: Tensor = answers[torch.arange(len(label), device=cell.device), label]
-        return chosen
+        return torch.relu(self.hidden(patch))
 
 
 class MapHead(nn.Module):

@@ -77,10 +77,10 @@ def boxes_from_regression(raw: Tensor, cell: Tensor, cell_size: float, extent: f
     """
     place = (cell + 0.5 + raw[:, :2]) * cell_size - extent
     size = raw[:, 3:6].clamp(-3, 4).exp()
-    axis = torch.atan2(raw[:, 10], raw[:, 11]) / 2
+    axis = torch.atan2(raw[:, 8], raw[:, 9]) / 2
     sense = torch.where(axis.sin() * raw[:, 6] + axis.cos() * raw[:, 7] < 0, -1.0, 1.0)
     yaw = torch.atan2(sense * axis.sin(), sense * axis.cos())
-    return torch.cat((place, raw[:, 2:3], size, yaw[:, None], raw[:, 8:10]), 1)
+    return torch.cat((place, raw[:, 2:3], size, yaw[:, None], raw[:, 10:12]), 1)
 
 
 def without_neighbours(values: Tensor, label: Tensor, score: Tensor) -> Tensor:

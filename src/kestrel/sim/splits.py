@@ -6,18 +6,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from kestrel.errors import ConfigError, describe
+
+SENSORS: Final = {
+    "all": {"cameras", "lidar", "video"},
+    "cameras": {"cameras", "lidar"},
+    "lidar": {"lidar"},
+    "video": {"video"},
+}
+"""What of a drive becomes training data: its key frames have pictures, they have sweeps, there is a video."""
 
 
 @dataclass(frozen=True)
 class DriveSpec:
     """One drive: arguments of `kestrel sim`, and a name. weather None: drawn by the seed.
 
-    sensors: what of it becomes training data: "all", "lidar" or "video".
+    sensors: what of it becomes training data: a key of SENSORS.
     """
 
     name: str
@@ -50,14 +58,14 @@ def drives(split: str, count: int) -> list[DriveSpec]:
 
 
 def split_names(purpose: str, sensors: str) -> list[str]:
-    """Return the splits for a purpose ("train" or "validation") whose drives have ``sensors`` or all of them.
+    """Return the splits for a purpose ("train" or "validation") whose drives have ``sensors``.
 
     Args:
         purpose: the first word of their names.
-        sensors: "lidar" or "video".
+        sensors: "cameras", "lidar" or "video".
     """
     entries = {name: entry for name, entry in _file().items() if name.split("_")[0] == purpose}
-    return [name for name, entry in entries.items() if entry["sensors"] in ("all", sensors)]
+    return [name for name, entry in entries.items() if sensors in SENSORS[entry["sensors"]]]
 
 
 def _numbered(entry: dict[str, Any], split: str, number: int) -> DriveSpec:

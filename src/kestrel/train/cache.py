@@ -174,7 +174,7 @@ def split_folders(data: Path, purpose: str, sensors: str) -> list[Path]:
     Args:
         data: folder of the splits.
         purpose: "train" or "validation".
-        sensors: "lidar" or "video".
+        sensors: "cameras", "lidar" or "video".
 
     Raises:
         InputError: there is none of them.

@@ -1,10 +1,14 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training of Kestrel-Fusion: LiDAR alone first, then all sensors."""
+"""Training of Kestrel-Fusion: its camera branch, then the LiDAR alone, then all sensors."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,16 +18,34 @@ from kestrel.models.kestrel_fusion import FusionConfig, FusionOutput, KestrelFus
 from kestrel.pipelines.box_decoder import decode_boxes
 from kestrel.pipelines.fusion import CLASSES
 from kestrel.pipelines.runtime import fast_arithmetic
-from kestrel.train import cache
+from kestrel.train import cache, fusion_cameras
 from kestrel.train.detection_score import DetectionScore
+from kestrel.train.fusion_cameras import CameraTask, PictureSource
 from kestrel.train.fusion_data import FrameSource
 from kestrel.train.fusion_loss import fusion_loss
 from kestrel.train.fusion_sample import FusionBatch, collate
-from kestrel.train.loop import Plan, Task, fit, mean_loss
+from kestrel.train.loop import Plan, Task, fit, mean_loss, scaled
 
-LIDAR_PLAN = Plan(steps=2000, batch_size=2, lr=2e-3, validate_every=500, validation_batches=60, threads=2)
-PLAN = Plan(steps=800, batch_size=2, lr=1e-3, validate_every=400, validation_batches=60, threads=2)
-"""Of the first stage, and of the second, which starts from its weights."""
+
+@dataclass(frozen=True)
+class Plans:
+    """How long and how the three stages are trained; each starts from the weights of the one before it."""
+
+    cameras: Plan
+    lidar: Plan
+    all_sensors: Plan
+
+    def scaled(self, steps: int | None, seed: int) -> Plans:
+        """Return plans of another length, all the same, and with another seed."""
+        return Plans(*(scaled(plan, steps, seed) for plan in (self.cameras, self.lidar, self.all_sensors)))
+
+
+PLANS = Plans(
+    cameras=Plan(steps=1700, batch_size=2, lr=2e-3, validate_every=850, threads=2),
+    lidar=Plan(steps=2100, batch_size=2, lr=2e-3, validate_every=700, threads=2),
+    all_sensors=Plan(steps=1000, batch_size=2, lr=1e-3, validate_every=500, threads=2),
+)
+
 
 MAP_THRESHOLDS = torch.arange(0.35, 0.66, 0.05)
 
@@ -77,41 +99,53 @@ class FusionTask(Task[KestrelFusion]):
         return {"mean": (mean_ap + mean_iou) / 2, "map_miou": mean_iou, "ap2m": mean_ap, **boxes, **layers}
 
 
-def train(
-    data: Path, out: Path, lidar_plan: Plan, plan: Plan, *, resume: bool, start: str | None = None
-) -> Path:
-    """Train Kestrel-Fusion in two stages on all training splits that have LiDAR; return the exported weights.
+def train(data: Path, out: Path, plans: Plans, *, resume: bool, start: str | None = None) -> Path:
+    """Train Kestrel-Fusion on all training splits that have LiDAR; return the exported weights.
 
-    The stages have their own folders below ``out``. Resuming skips the first once the second began.
+    The camera branch learns from the pictures alone what is how far away, the rest from the LiDAR alone; then
+    all sensors are trained together. Each stage has its own folder below ``out``; resuming skips those that
+    are over.
 
     Args:
         data: folder of the splits; for training and for validation one each suffices.
         out: folder of the runs.
-        lidar_plan: how long and how LiDAR alone is trained.
-        plan: the same for all sensors, after that.
+        plans: of the stages.
         resume: go on from the last checkpoint.
         start: weights that the first stage starts from, or None for random ones.
+
+    Raises:
+        InputError: there are no such splits, or none with pictures; or ``resume`` of what never began.
     """
-    first, second = out / "fusion-lidar", out / "fusion"
-    if not (resume and _started(second)):
-        lidar = FusionTask(lidar_plan)
-        if start is not None:
-            lidar.start_from(start)
-        _stage(lidar, data, first, resume=resume and _started(first), with_cameras=False)
-    task = FusionTask(plan)
-    task.start_from(first / f"{task.name}.safetensors")
-    return _stage(task, data, second, resume=resume and _started(second), with_cameras=True)
+    config = FusionConfig()
+    files = {
+        purpose: cache.frame_files(*cache.split_folders(data, purpose, "lidar"))
+        for purpose in ("train", "validation")
+    }
+    summary = cache.summary(cache.split_folders(data, "train", "lidar"))
 
+    def pictures(purpose: str) -> PictureSource:
+        return PictureSource(files[purpose], config)
 
-def _stage(task: FusionTask, data: Path, out: Path, *, resume: bool, with_cameras: bool) -> Path:
-    config = task.network.config
-    splits = {purpose: cache.split_folders(data, purpose, "lidar") for purpose in ("train", "validation")}
-    task.data = cache.summary(splits["train"])
-    train_source, validation = (
-        FrameSource(cache.frame_files(*folders), config, with_cameras=with_cameras)
-        for folders in splits.values()
-    )
-    return fit(task, train_source, validation, collate, out, resume=resume)
+    def frames(purpose: str, with_cameras: bool) -> FrameSource:
+        return FrameSource(files[purpose], config, with_cameras=with_cameras)
+
+    stages: list[tuple[Task[KestrelFusion], str, Callable[[str], Any], Any]] = [
+        (CameraTask(plans.cameras), "fusion-cameras", pictures, fusion_cameras.collate),
+        (FusionTask(plans.lidar), "fusion-lidar", partial(frames, with_cameras=False), collate),
+        (FusionTask(plans.all_sensors), "fusion", partial(frames, with_cameras=True), collate),
+    ]
+    begun = [number for number, (_, folder, _, _) in enumerate(stages) if _started(out / folder)]
+    first = max(begun, default=0) if resume else 0
+    exported = out / stages[first - 1][1] / f"{CameraTask.name}.safetensors"
+    for number, (task, folder, source, collated) in enumerate(stages[first:], first):
+        if number > 0:
+            task.start_from(exported)
+        elif start is not None:
+            task.start_from(start)
+        task.data = summary
+        sources = source("train"), source("validation")
+        exported = fit(task, *sources, collated, out / folder, resume=resume and number == first)
+    return exported
 
 
 def _started(folder: Path) -> bool:

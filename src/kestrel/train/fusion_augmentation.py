@@ -38,16 +38,20 @@ def augment_sensors(sample: FusionSample, generator: torch.Generator) -> FusionS
         gain, offset = uniform(0.6, 1.5, generator), uniform(-0.03, 0.05, generator)
         points[:, 3] = (points[:, 3] * gain + offset).clamp(0, 1)
     points[:, :3] += NOISE_M * torch.randn(len(points), 3, generator=generator)
-    pictures = sample.pictures
-    if len(pictures):
-        bright = pictures.float() * uniform(0.7, 1.3, generator)
-        middle = bright.mean((2, 3), keepdim=True)
-        changed = (bright - middle) * uniform(0.7, 1.3, generator) + middle
-        changed *= 1 + 0.1 * torch.randn(1, 3, 1, 1, generator=generator)
-        if uniform(0, 1, generator) < 0.5:
-            changed = F.avg_pool2d(F.pad(changed, (1, 1, 1, 1), mode="replicate"), 3, 1) * 0.5 + changed * 0.5
-        pictures = changed.clamp(0, 255).to(torch.uint8)
-    return replace(sample, points=points, pictures=pictures)
+    return replace(sample, points=points, pictures=recolour(sample.pictures, generator))
+
+
+def recolour(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Change brightness, contrast, tint and sharpness of pictures (M, 3, H, W) uint8, all alike."""
+    if not len(pictures):
+        return pictures
+    bright = pictures.float() * uniform(0.7, 1.3, generator)
+    middle = bright.mean((2, 3), keepdim=True)
+    changed = (bright - middle) * uniform(0.7, 1.3, generator) + middle
+    changed *= 1 + 0.1 * torch.randn(1, 3, 1, 1, generator=generator)
+    if uniform(0, 1, generator) < 0.5:
+        changed = F.avg_pool2d(F.pad(changed, (1, 1, 1, 1), mode="replicate"), 3, 1) * 0.5 + changed * 0.5
+    return changed.clamp(0, 255).to(torch.uint8)
 
 
 def augment_view(sample: FusionSample, config: FusionConfig, generator: torch.Generator) -> FusionSample:

@@ -24,7 +24,7 @@ from kestrel.train.object_paste import paste_objects
 from kestrel.train.sweep_augmentation import uniform
 from kestrel.types import Calibration
 
-WITH_PICTURES: Final = 0.5
+WITH_PICTURES: Final = 0.75
 """Share of the frames drawn from those with pictures, where cameras are trained at all."""
 
 PASTED_INTO: Final = 0.5
@@ -76,9 +76,9 @@ class FrameSource:
         if not self.with_cameras:
             return range(0), True
         chance = uniform(0, 1, generator)
-        if chance < 0.5:
+        if chance < 0.45:
             return range(100), True
-        if chance < 0.75:
+        if chance < 0.6:
             return range(0), True
         if chance < 0.87:
             return range(100), False

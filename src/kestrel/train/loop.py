@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from kestrel.errors import InputError, describe
+from kestrel.pipelines.runtime import keep_freed_memory
 from kestrel.train.curves import draw_curves, keep_metrics
 from kestrel.weights import Manifest, assign, load, save
 
@@ -101,7 +102,8 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
     def configure_optimizers(self) -> Any:
         """AdamW with a one-cycle schedule over the plan's steps."""
         plan = self.plan
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=plan.lr, weight_decay=plan.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / plan.steps))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
@@ -206,6 +208,7 @@ def fit(
     """
     plan = task.plan
     torch.set_num_threads(plan.threads)
+    keep_freed_memory()
     lightning.seed_everything(plan.seed, verbose=False)
     checkpoint = out / "checkpoints" / "last.ckpt"
     if resume and not checkpoint.exists():

@@ -41,7 +41,7 @@ class Selection:
 
     cameras: their names, None for all. every_sweep, burst: every so many-th sweep is made, and those right
     before it. frame_every: every so many-th made sweep is a key frame, 0 for none. sweeps: earlier ones kept
-    with it.
+    with it. video: whether the front camera is kept at VIDEO_HZ.
     """
 
     cameras: tuple[str, ...] | None
@@ -49,6 +49,7 @@ class Selection:
     burst: int
     frame_every: int
     sweeps: int
+    video: bool
 
     @property
     def frame_hz(self) -> float:
@@ -57,11 +58,12 @@ class Selection:
 
 
 SELECTIONS: Final = {
-    "all": Selection(cameras=None, every_sweep=1, burst=1, frame_every=5, sweeps=2),
-    "lidar": Selection(cameras=(), every_sweep=10, burst=3, frame_every=3, sweeps=2),
-    "video": Selection(cameras=("front",), every_sweep=50, burst=1, frame_every=0, sweeps=0),
+    "all": Selection(cameras=None, every_sweep=1, burst=1, frame_every=5, sweeps=2, video=True),
+    "cameras": Selection(cameras=None, every_sweep=10, burst=3, frame_every=3, sweeps=2, video=False),
+    "lidar": Selection(cameras=(), every_sweep=10, burst=3, frame_every=3, sweeps=2, video=False),
+    "video": Selection(cameras=("front",), every_sweep=50, burst=1, frame_every=0, sweeps=0, video=True),
 }
-"""By the ``sensors`` of a DriveSpec. A drive of the LiDAR or the video alone is several times cheaper."""
+"""By the ``sensors`` of a DriveSpec. Drives of less than all are several times cheaper."""
 
 
 def prepare(drives: list[DriveSpec], out: Path, workers: int) -> None:
@@ -110,7 +112,7 @@ def prepare_drive(drive: DriveSpec, out: Path) -> None:
     for frame in _frames(samples, video, selection):
         cache.write(folder / f"frame_{frames:04d}.npz", frame)
         frames += 1
-    if drive.sensors != "lidar":
+    if selection.video:
         cache.write(folder / "video.npz", video.cached())
     cache.finish(folder, {**asdict(drive), "weather": world.weather.name, "frames": frames})
 
@@ -120,7 +122,7 @@ def training_rig(rig: Rig, selection: Selection) -> Rig:
     cameras = tuple(
         replace(
             camera,
-            hz=VIDEO_HZ if camera.name == "front" else selection.frame_hz,
+            hz=VIDEO_HZ if selection.video and camera.name == "front" else selection.frame_hz,
             phase_s=camera.phase_s % 0.05,
         )
         for camera in rig.select(selection.cameras).cameras

@@ -1,0 +1,179 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""First stage of Kestrel-Fusion: its camera branch learns from single pictures what is how far away.
+
+The later stages tell it little: there a picture only matters where its features happen to fall into a cell
+with an object. Here every cell of the picture has a depth, as the LiDAR sees it, and shows something known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kestrel.classes import DETECTION_CLASSES
+from kestrel.errors import InputError, describe
+from kestrel.models.kestrel_fusion import FusionConfig, KestrelFusion
+from kestrel.pipelines.fusion import CLASSES
+from kestrel.pipelines.runtime import fast_arithmetic
+from kestrel.sim.semantics import Semantic
+from kestrel.train import cache
+from kestrel.train.drawing import drawing_weights
+from kestrel.train.fusion_augmentation import recolour
+from kestrel.train.fusion_data import depth_bins
+from kestrel.train.loop import Plan, Task, mean_loss
+from kestrel.train.sweep_augmentation import uniform
+from kestrel.types import Calibration, UInt8Array
+
+KINDS: Final = len(Semantic)
+
+_IN_BACKGROUND: Final = (
+    *(Semantic.VOID, Semantic.SKY, Semantic.ROAD, Semantic.SIDEWALK, Semantic.TERRAIN, Semantic.BUILDING),
+    *(Semantic.VEGETATION, Semantic.OTHER_STRUCTURE, Semantic.OTHER_GROUND),
+)
+WEIGHT: Final = torch.tensor([1.0 if kind in _IN_BACKGROUND else 4.0 for kind in Semantic])
+"""How much a cell of each kind counts: objects, paint and other small things more than large surfaces."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures and what they show at an eighth of their size.
+
+    images: (M, 3, H, W) uint8, or float32 0..1 in a batch. depth: (M, h, w) int64 bin, -1 where the LiDAR
+    sees nothing. shares: (M, KINDS, h, w) float32 share of the pixels of a cell that show a kind of surface.
+    """
+
+    images: Tensor
+    depth: Tensor
+    shares: Tensor
+
+
+class PictureSource:
+    """The pictures of cached key frames; :meth:`draw` prefers frames with classes that few frames have.
+
+    Raises:
+        InputError: no frame has pictures.
+    """
+
+    def __init__(self, files: list[Path], config: FusionConfig) -> None:
+        self.config = config
+        self.files = []
+        classes = []
+        for path in files:
+            with np.load(path) as stored:
+                if len(stored["picture_ends"]):
+                    self.files.append(path)
+                    seen = stored["box_label"][stored["box_points"] > 0]
+                    classes.append(np.isin(np.arange(len(DETECTION_CLASSES)), seen))
+        if not self.files:
+            expected = "some with pictures, as the splits train, train_cameras and validation have"
+            raise InputError(describe(f"{len(files)} key frames", expected=expected, found="none"))
+        self._chance = torch.from_numpy(drawing_weights(np.array(classes)))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Pictures:
+        """Return all pictures of frame ``index`` as they are."""
+        frame = cache.read(cache.CachedFrame, self.files[index])
+        height, width = self.config.image_size
+        points = frame.cloud(0)[:, :3]
+        cameras = range(len(frame.matrices))
+        calibrations = [
+            Calibration(frame.matrices[number], width, height, frame.base_from_camera[number])
+            for number in cameras
+        ]
+        return Pictures(
+            torch.stack([torch.from_numpy(frame.picture(number)).permute(2, 0, 1) for number in cameras]),
+            torch.stack([depth_bins(points, calibration, self.config) for calibration in calibrations]),
+            torch.stack([shares_of_kinds(frame.semantic(number), self.config) for number in cameras]),
+        )
+
+    def draw(self, generator: torch.Generator) -> Pictures:
+        """Return the pictures of a random frame, recoloured, half of the time mirrored."""
+        chosen = self[int(torch.multinomial(self._chance, 1, generator=generator))]
+        parts = recolour(chosen.images, generator), chosen.depth, chosen.shares
+        if uniform(0, 1, generator) < 0.5:
+            return Pictures(*(part.flip(-1) for part in parts))
+        return Pictures(*parts)
+
+
+def shares_of_kinds(semantic: UInt8Array, config: FusionConfig) -> Tensor:
+    """Return which share of each feature cell shows which kind of surface, (KINDS, h, w) float32.
+
+    Args:
+        semantic: (H, W) label image, values of Semantic.
+        config: says how large a feature cell is.
+    """
+    h, w = config.feature_size
+    height, width = semantic.shape
+    cell = (np.arange(height) * h // height)[:, None] * w + np.arange(width) * w // width
+    counts = np.bincount((semantic.astype(np.int64) * (h * w) + cell).ravel(), minlength=KINDS * h * w)
+    return torch.from_numpy(counts.reshape(KINDS, h, w).astype(np.float32) * (h * w / semantic.size))
+
+
+def collate(samples: list[Pictures]) -> Pictures:
+    """Put the pictures of several frames into one batch."""
+    return Pictures(
+        torch.cat([sample.images for sample in samples]).float() / 255,
+        torch.cat([sample.depth for sample in samples]),
+        torch.cat([sample.shares for sample in samples]),
+    )
+
+
+class CameraTask(Task[KestrelFusion]):
+    """Depth and kind of every feature cell; the rest of the network stays as it is.
+
+    The kinds are told from the context features by one linear layer, which is of no use afterwards.
+    """
+
+    name = "kestrel-fusion"
+    classes = CLASSES
+
+    def __init__(self, plan: Plan, config: FusionConfig | None = None) -> None:
+        super().__init__(KestrelFusion(config), plan)
+        self.kinds = nn.Conv2d(self.network.config.camera_channels, KINDS, 1)
+        self._restart()
+
+    def _restart(self) -> None:
+        self.confusion = torch.zeros(KINDS, KINDS, dtype=torch.int64)
+        self.depths = torch.zeros(2, dtype=torch.int64)
+
+    def training_step(self, batch: Pictures, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        with fast_arithmetic():
+            depth, context = self.network.camera(batch.images.contiguous(memory_format=torch.channels_last))
+        parts = {"kinds": F.cross_entropy(self.kinds(context), batch.shares, weight=WEIGHT)}
+        if bool((batch.depth >= 0).any()):
+            parts["depth"] = F.cross_entropy(depth, batch.depth, ignore_index=-1)
+        self.log_dict({key: value.detach() for key, value in parts.items()}, prog_bar=True)
+        return mean_loss(parts)
+
+    def validation_step(self, batch: Pictures, batch_idx: int) -> None:
+        """Count right answers of the averaged network."""
+        with fast_arithmetic():
+            depth, context = self.averaged.camera(batch.images)
+        known = batch.depth >= 0
+        near = (depth.argmax(1) - batch.depth).abs() <= 1
+        self.depths += torch.stack(((near & known).sum(), known.sum()))
+        truth, answer = batch.shares.argmax(1).flatten(), self.kinds(context).argmax(1).flatten()
+        self.confusion += torch.bincount(truth * KINDS + answer, minlength=KINDS**2).view(KINDS, KINDS)
+
+    def scores(self) -> dict[str, float]:
+        """Return the share of depths that are right to one bin, and the IoU of the kinds that occur."""
+        shared, true, named = self.confusion.diag(), self.confusion.sum(1), self.confusion.sum(0)
+        iou = {
+            f"iou/{kind.name.lower()}": float(shared[kind] / (true[kind] + named[kind] - shared[kind]))
+            for kind in Semantic
+            if true[kind]
+        }
+        depth = float(self.depths[0] / self.depths[1].clamp(min=1))
+        mean_iou = sum(iou.values()) / max(len(iou), 1)
+        self._restart()
+        return {"mean": (depth + mean_iou) / 2, "depth": depth, "miou": mean_iou, **iou}
