@@ -135,8 +135,7 @@ class CoordinateSet:
         for (offsets, stride, _), (next_set, kernel_map) in self._strided.items():
             if self.spatial_shape is not None or not _covers_once(offsets, stride):
                 continue
-            # Each voxel is in one of the rows and -1 in the others. Torch's amax takes ten times as long.
-            rows = functools.reduce(torch.maximum, kernel_map.scatter.unbind(0))
+            rows = kernel_map.scatter.amax(0)
             further = rows if next_set is coarse else next_set.rows_in(coarse)
             if further is not None:
                 return rows if next_set is coarse else further[rows.long()]
