@@ -90,8 +90,8 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor)
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     """Every point that has the maximum gets the gradient.
 
-    That of torch's scatter_reduce shares it among equals, which takes twice as long for nothing: apart from
-    zeros, whose gradient is lost in the ReLU before, equals are rare.
+    That of torch's scatter_reduce shares it among equals, which takes nearly twice as long for nothing: apart
+    from zeros, whose gradient is lost in the ReLU before, equals are rare.
     """
     features, pillar, canvas = ctx.saved_tensors
     return grad.index_select(0, pillar) * (features == canvas.index_select(0, pillar)), None, None

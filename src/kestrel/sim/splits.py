@@ -18,7 +18,7 @@ SENSORS: Final = {
     "lidar": {"lidar"},
     "video": {"video"},
 }
-"""What of a drive becomes training data: its key frames have pictures, they have sweeps, there is a video."""
+"""By the name that drives.yaml uses, what a drive has: key frames with pictures, with sweeps, a video."""
 
 
 @dataclass(frozen=True)

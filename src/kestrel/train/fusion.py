@@ -136,16 +136,15 @@ def train(data: Path, out: Path, plans: Plans, *, resume: bool, start: str | Non
     ]
     begun = [number for number, (_, folder, _, _) in enumerate(stages) if _started(out / folder)]
     first = max(begun, default=0) if resume else 0
-    exported = out / stages[first - 1][1] / f"{CameraTask.name}.safetensors"
+    weights = [start, *(out / folder / f"{task.name}.safetensors" for task, folder, _, _ in stages)]
     for number, (task, folder, source, collated) in enumerate(stages[first:], first):
-        if number > 0:
-            task.start_from(exported)
-        elif start is not None:
-            task.start_from(start)
+        before = weights[number]
+        if before is not None:
+            task.start_from(before)
         task.data = summary
         sources = source("train"), source("validation")
-        exported = fit(task, *sources, collated, out / folder, resume=resume and number == first)
-    return exported
+        fit(task, *sources, collated, out / folder, resume=resume and number == first)
+    return out / stages[-1][1] / f"{FusionTask.name}.safetensors"
 
 
 def _started(folder: Path) -> bool:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kestrel.classes import DETECTION_CLASSES
 from kestrel.errors import InputError, describe
 from kestrel.models.kestrel_fusion import FusionConfig, KestrelFusion
 from kestrel.pipelines.fusion import CLASSES
@@ -26,7 +25,7 @@ from kestrel.sim.semantics import Semantic
 from kestrel.train import cache
 from kestrel.train.drawing import drawing_weights
 from kestrel.train.fusion_augmentation import recolour
-from kestrel.train.fusion_data import depth_bins
+from kestrel.train.fusion_data import depth_bins, described_frame
 from kestrel.train.loop import Plan, Task, mean_loss
 from kestrel.train.sweep_augmentation import uniform
 from kestrel.types import Calibration, UInt8Array
@@ -63,18 +62,13 @@ class PictureSource:
 
     def __init__(self, files: list[Path], config: FusionConfig) -> None:
         self.config = config
-        self.files = []
-        classes = []
-        for path in files:
-            with np.load(path) as stored:
-                if len(stored["picture_ends"]):
-                    self.files.append(path)
-                    seen = stored["box_label"][stored["box_points"] > 0]
-                    classes.append(np.isin(np.arange(len(DETECTION_CLASSES)), seen))
+        described = [(path, *described_frame(path)) for path in files]
+        self.files = [path for path, _, pictures in described if pictures]
         if not self.files:
             expected = "some with pictures, as the splits train, train_cameras and validation have"
             raise InputError(describe(f"{len(files)} key frames", expected=expected, found="none"))
-        self._chance = torch.from_numpy(drawing_weights(np.array(classes)))
+        there = np.array([classes for _, classes, pictures in described if pictures])
+        self._chance = torch.from_numpy(drawing_weights(there))
 
     def __len__(self) -> int:
         return len(self.files)

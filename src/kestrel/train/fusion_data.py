@@ -41,7 +41,7 @@ class FrameSource:
         self.files = files
         self.config = config
         self.with_cameras = with_cameras
-        described = [_described(path) for path in files]
+        described = [described_frame(path) for path in files]
         self._chance = torch.from_numpy(drawing_weights(np.array([classes for classes, _ in described])))
         self._has_pictures = torch.tensor([pictures for _, pictures in described])
 
@@ -117,7 +117,7 @@ class FrameSource:
         )
 
 
-def _described(path: Path) -> tuple[NDArray[np.bool_], bool]:
+def described_frame(path: Path) -> tuple[NDArray[np.bool_], bool]:
     """Return objects of which classes the LiDAR sees in a cached frame, and whether it has pictures."""
     with np.load(path) as stored:
         seen = stored["box_label"][stored["box_points"] > 0]
