@@ -6,6 +6,10 @@ The plan is BEVFusion's (Liu et al., ICRA 2023): a camera branch lifted with pre
 Fidler, ECCV 2020), a LiDAR branch, a convolutional fuser, a SECOND decoder, a centre head (Yin et al., CVPR
 2021) and a map head. Sensors that are absent are left out of the pool; two indicator channels tell the
 fuser which cells any camera sees and whether there is LiDAR. Calibration enters only as rays.
+
+The camera branch sees a stream: its blocks mix in channels that they kept of the picture one hop earlier
+(online TSM, Lin et al. 2019, section 4.2). What moves in a picture moves across the line of sight, so two
+more channels tell the fuser in which direction from the vehicle each cell lies.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
-from kestrel.models.mobilenetv2 import MobileNetV2, Stage
+from kestrel.models.mobilenetv2 import MobileNetV2, OnlineTSMMobileNetV2, Stage, State
 from kestrel.nn.axis_sampler import AxisSampler
 from kestrel.nn.conv import conv_bn_relu
 from kestrel.ops.bev_pool import LiftSplatIndex, lift_splat
@@ -52,6 +56,7 @@ class FusionConfig:
     extent: half side of the square around base_link, metres. pillar_size: metres; the heads work on cells
         of twice that. image_size: (H, W) the pictures are resized to. depth: (first, step, count) of the
         depth bins, metres. sweeps: earlier sweeps that it wants. map_extent, map_resolution: the map's grid.
+        hop_s: seconds from the picture whose features are mixed in to the current one, 0: none are.
     """
 
     num_classes: int = 10
@@ -68,6 +73,7 @@ class FusionConfig:
     bev_channels: int = 64
     map_extent: float = 50.0
     map_resolution: float = 0.5
+    hop_s: float = 0.5
 
     @property
     def pillars(self) -> int:
@@ -86,13 +92,25 @@ class FusionConfig:
 
 
 @dataclass(frozen=True)
+class EarlierPictures:
+    """What was seen before the M pictures of a batch, K hops back.
+
+    images: (K, M, 3, H, W) float32, 0..1, the oldest first. known: (K, M) bool, which of them there are.
+    """
+
+    images: Tensor
+    known: Tensor
+
+
+@dataclass(frozen=True)
 class FusionInput:
     """A batch of frames, flat over points and pictures.
 
     points: (P, 5) float32 [x, y, z, intensity, age in seconds]; point_batch: (P,) int64 frame of each.
     images: (M, 3, H, W) float32, 0..1; image_batch: (M,) int64 frame of each.
     rays: (M, h, w) float32, base_link displacement per metre of optical depth at each feature cell;
-    origins: (M) float32 camera positions. has_lidar: (B,) bool, one per frame.
+    origins: (M, 3) float32 camera positions. has_lidar: (B,) bool, one per frame.
+    past: FusionOutput.state of the pictures one hop earlier, zeros where there was none; (): nowhere.
     """
 
     points: Tensor
@@ -102,6 +120,7 @@ class FusionInput:
     rays: Tensor
     origins: Tensor
     has_lidar: Tensor
+    past: State = ()
 
 
 @dataclass(frozen=True)
@@ -109,13 +128,15 @@ class FusionOutput:
     """Raw answers of the network.
 
     heatmap: (B, classes, X, Y) logits. features: (B, C, X, Y) from which boxes are regressed.
-    map_logits: (B, layers, Xm, Ym). depth: (M, D, h, w) logits, or None without pictures.
+    map_logits: (B, layers, Xm, Ym). depth: (M, D, h, w) logits, or None without pictures. state: what the
+    camera branch kept, (M, c, h, w) for each block that mixes.
     """
 
     heatmap: Tensor
     features: Tensor
     map_logits: Tensor
     depth: Tensor | None
+    state: State
 
 
 class PillarEncoder(nn.Module):
@@ -158,22 +179,58 @@ class CameraEncoder(nn.Module):
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.bins = config.depth[2]
-        self.trunk = MobileNetV2(0, width_multiplier=config.trunk_width, stages=TRUNK, last_channels=0)
+        self.image_size = config.image_size
+        trunk = OnlineTSMMobileNetV2 if config.hop_s else MobileNetV2
+        self.trunk = trunk(0, width_multiplier=config.trunk_width, stages=TRUNK, last_channels=0)
         width = 64
         channels = self.trunk.stage_channels()
         self.lateral = nn.ModuleList(block(channels[level], width, 1) for level in LEVELS)
         self.smooth = block(width, width)
         self.depthnet = nn.Conv2d(width, self.bins + config.camera_channels, 1)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return depth logits (M, D, h, w) and context (M, C, h, w) of pictures (M, 3, H, W), 0..1."""
-        stages = self.trunk.forward_features((images - 0.45) / 0.25)
+    def forward(self, images: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        """Return depth logits (M, D, h, w), context (M, C, h, w), and the state for the pictures that follow.
+
+        Args:
+            images: (M, 3, H, W), 0..1.
+            past: state of the pictures before them; no_past(M), or nothing, where there were none.
+        """
+        stages, state = self._walk(images, past)
         levels = [conv(stages[level]) for conv, level in zip(self.lateral, LEVELS, strict=True)]
         merged = levels[-1]
         for level in reversed(levels[:-1]):
             merged = level + F.interpolate(merged, size=level.shape[-2:], mode="nearest")
         answer = self.depthnet(self.smooth(merged)).float()
-        return answer[:, : self.bins], answer[:, self.bins :]
+        return answer[:, : self.bins], answer[:, self.bins :], *state
+
+    def _walk(self, images: Tensor, past: State) -> tuple[list[Tensor], State]:
+        pictures = (images - 0.45) / 0.25
+        if isinstance(self.trunk, OnlineTSMMobileNetV2):
+            return self.trunk.step_features(pictures, past or None)
+        return self.trunk.forward_features(pictures), ()
+
+    def no_past(self, count: int) -> State:
+        """Return the state of so many pictures before which there was none; () if none is ever kept."""
+        if isinstance(self.trunk, OnlineTSMMobileNetV2):
+            return self.trunk.initial_state(count, *self.image_size)
+        return ()
+
+    @torch.no_grad()
+    def remember(self, earlier: EarlierPictures) -> State:
+        """Return the state after earlier pictures, zeros where there are none; without gradients."""
+        state = self.no_past(earlier.known.shape[1])
+        if not state:
+            return state
+        for images, known in zip(earlier.images, earlier.known, strict=True):
+            rows = known.nonzero().flatten()
+            if len(rows):
+                shown = images[rows].contiguous(memory_format=torch.channels_last)
+                _, kept = self._walk(shown, tuple(each[rows] for each in state))
+                state = tuple(
+                    torch.zeros_like(before).index_copy(0, rows, after.to(before))
+                    for before, after in zip(state, kept, strict=True)
+                )
+        return state
 
 
 class ViewTransform(nn.Module):
@@ -225,7 +282,9 @@ class KestrelFusion(nn.Module):
         self.lidar_down = nn.Sequential(block(pillar, bev, stride=2), block(bev, bev))
         self.camera = CameraEncoder(config)
         self.view = ViewTransform(config)
-        self.fuser = block(bev + config.camera_channels + 2, bev)
+        self.bearing: Tensor
+        self.register_buffer("bearing", _bearing(config), persistent=False)
+        self.fuser = block(bev + config.camera_channels + 4, bev)
         self.decoder = nn.ModuleList(
             [
                 nn.Sequential(*(block(bev, bev) for _ in range(3))),
@@ -254,7 +313,7 @@ class KestrelFusion(nn.Module):
         inputs: FusionInput,
         index: LiftSplatIndex | None,
         pillars: Callable[[Tensor, Tensor, int], Tensor],
-        camera: Callable[[Tensor], tuple[Tensor, ...]],
+        camera: Callable[..., tuple[Tensor, ...]],
         view: Callable[[Tensor, Tensor, LiftSplatIndex], tuple[Tensor, Tensor]],
         bird: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]],
     ) -> FusionOutput:
@@ -270,17 +329,20 @@ class KestrelFusion(nn.Module):
         """
         frames, side = len(inputs.has_lidar), self.config.pillars // 2
         canvas = pillars(inputs.points, inputs.point_batch, frames)
-        depth = None
+        depth: Tensor | None = None
+        state: State = ()
         if index is None:
             nothing = canvas.new_zeros(frames, self.config.camera_channels + 1, side, side)
             pooled, seen = nothing[:, :-1], nothing[:, -1:]
         else:
-            depth, context = camera(inputs.images.contiguous(memory_format=torch.channels_last))
+            images = inputs.images.contiguous(memory_format=torch.channels_last)
+            depth, context, *kept = camera(images, *(inputs.past or self.camera.no_past(len(images))))
+            state = tuple(kept)
             pooled, seen = view(depth, context, index)
         there = inputs.has_lidar.view(-1, 1, 1, 1).to(canvas.dtype)
         pictures = torch.full((1, 1, 1, 1), float(index is not None))
         heatmap, features, map_logits = bird(canvas, pooled, seen, there, pictures.to(canvas))
-        return FusionOutput(heatmap.float(), features, map_logits.float(), depth)
+        return FusionOutput(heatmap.float(), features, map_logits.float(), depth, state)
 
     def bird(
         self, canvas: Tensor, pooled: Tensor, seen: Tensor, there: Tensor, pictures: Tensor
@@ -304,12 +366,21 @@ class KestrelFusion(nn.Module):
         lidar = self.lidar_down(fine) * there
         camera = self.view.reduce(pooled) * pictures
         # Of single channels torch cannot tell the layout; it would then join all of them element by element.
-        known = torch.cat((seen, there.expand_as(seen)), 1).contiguous(memory_format=torch.channels_last)
+        bearing = self.bearing.to(fine).expand(len(seen), -1, -1, -1)
+        known = torch.cat((seen, there.expand_as(seen), bearing), 1)
+        known = known.contiguous(memory_format=torch.channels_last)
         bev = self.fuser(torch.cat((lidar, camera.to(lidar), known), 1))
         near = self.decoder[0](bev)
         far = self.up(self.decoder[1](near))
         features = self.shared(torch.cat((near, far), 1))
         return self.heatmap(features), features, self.map_head(features, fine)
+
+
+def _bearing(config: FusionConfig) -> Tensor:
+    """Return the unit vector from the vehicle to each cell, (1, 2, X, Y)."""
+    side = config.pillars // 2
+    middle = (torch.arange(side) + 0.5) * config.cell_size - config.extent
+    return F.normalize(torch.stack(torch.meshgrid(middle, middle, indexing="ij")), dim=0)[None]
 
 
 class BirdView(nn.Module):

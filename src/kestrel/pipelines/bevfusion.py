@@ -120,6 +120,9 @@ class BEVFusionDetector:
     remove_close_m = CLOSE_M
     """Points of earlier sweeps this close to their sensor, along both axes, are of the vehicle itself."""
 
+    def reset(self) -> None:
+        """Do nothing: each frame stands alone."""
+
     def detect(self, frame: SensorFrame, stage: Stage = run_stage) -> tuple[Boxes3D, BevMap]:
         """Return what is around the vehicle, in ``frame.frame_id`` at ``frame.stamp_ns``.
 

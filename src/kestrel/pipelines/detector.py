@@ -44,6 +44,9 @@ class Detector(Protocol):
     def remove_close_m(self) -> float:
         """See above."""
 
+    def reset(self) -> None:
+        """Forget earlier frames."""
+
     def detect(self, frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
         """Return what is around the vehicle, in ``frame.frame_id`` at ``frame.stamp_ns``."""
 

@@ -18,6 +18,7 @@ from kestrel.errors import ConfigError, InputError, describe
 from kestrel.models.kestrel_fusion import FusionConfig, FusionInput, FusionOutput, KestrelFusion
 from kestrel.pipelines.box_decoder import decode_boxes
 from kestrel.pipelines.fusion_engine import FusionEngine, Stage, run_stage
+from kestrel.pipelines.picture_memory import PictureMemory
 from kestrel.pipelines.runtime import (
     check_finite,
     has_fast_bfloat16,
@@ -33,7 +34,9 @@ CLASSES = DETECTION_CLASSES + MAP_LAYERS
 
 
 class FusionDetector:
-    """Detects objects and segments the map from any cameras and LiDAR; each frame stands alone.
+    """Detects objects and segments the map from any cameras and LiDAR.
+
+    Pictures look back on those that the same cameras took one hop earlier, where there were such.
 
     Args:
         weights: name of shipped weights or path of a .safetensors file.
@@ -92,6 +95,7 @@ class FusionDetector:
         self.classes = DETECTION_CLASSES
         self.layers = MAP_LAYERS
         self._rays: dict[bytes, tuple[Tensor, Tensor]] = {}
+        self._memory = PictureMemory(network.config.hop_s, network.camera.no_past(1))
 
     remove_close_m = 0.0
     """Earlier sweeps are taken as they are."""
@@ -100,6 +104,10 @@ class FusionDetector:
     def sweeps(self) -> int:
         """How many earlier sweeps the network makes use of; fewer are fine."""
         return self.network.config.sweeps
+
+    def reset(self) -> None:
+        """Forget earlier pictures."""
+        self._memory.clear()
 
     def detect(self, frame: SensorFrame, stage: Stage = run_stage) -> tuple[Boxes3D, BevMap]:
         """Return what is around the vehicle, in ``frame.frame_id`` at ``frame.stamp_ns``.
@@ -113,6 +121,7 @@ class FusionDetector:
         """
         with torch.inference_mode():
             output = self.engine(stage("inputs", lambda: self.inputs(frame)), stage)
+            stage("memory", lambda: self._memory.keep(_pictures(frame), output.state))
             return stage("post-processing", lambda: self._answer(output, frame))
 
     def _answer(self, output: FusionOutput, frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
@@ -148,7 +157,7 @@ class FusionDetector:
         )
 
     def inputs(self, frame: SensorFrame) -> FusionInput:
-        """Return what the network sees of a frame."""
+        """Return what the network sees of a frame, and of the pictures before it that ``detect`` saw."""
         config = self.network.config
         points = torch.from_numpy(stack_sweeps(frame, config.sweeps))
         pictures, rays, origins = [], [], []
@@ -171,6 +180,7 @@ class FusionDetector:
             rays=torch.stack(rays) if rays else torch.zeros(0, h, w, 3),
             origins=torch.stack(origins) if origins else torch.zeros(0, 3),
             has_lidar=torch.tensor([frame.cloud is not None]),
+            past=self._memory.recall(_pictures(frame)),
         )
 
     def _camera_rays(self, calibration: Calibration) -> tuple[Tensor, Tensor]:
@@ -189,6 +199,11 @@ class FusionDetector:
             ray, origin = camera_rays(calibration, self.network.config)
             self._rays[key] = torch.from_numpy(ray), torch.from_numpy(origin)
         return self._rays[key]
+
+
+def _pictures(frame: SensorFrame) -> list[tuple[str, int]]:
+    """Return camera and stamp of each picture."""
+    return [(camera, image.stamp_ns) for camera, image in frame.images.items()]
 
 
 def check_size(name: str, image: Image, calibration: Calibration) -> None:

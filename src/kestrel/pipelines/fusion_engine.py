@@ -72,15 +72,15 @@ class FusionEngine:
                 inputs,
                 index,
                 lambda *points: stage("pillars", lambda: self._pillars(*points)),
-                lambda *images: stage("camera", lambda: self._run_camera(*images)),
+                lambda *pictures: stage("camera", lambda: self._run_camera(*pictures)),
                 lambda *features: stage("view transform", lambda: self.network.view(*features)),
                 lambda *maps: stage("bird's-eye view", lambda: self._run_bird(*maps)),
             )
 
-    def _run_camera(self, images: Tensor) -> tuple[Tensor, ...]:
+    def _run_camera(self, *pictures: Tensor) -> tuple[Tensor, ...]:
         if self._camera is None:
-            self._camera = self._engine(CAMERA, self.network.camera, (images,), dynamic_batch=True)
-        return self._camera(images)
+            self._camera = self._engine(CAMERA, self.network.camera, pictures, dynamic_batch=True)
+        return self._camera(*pictures)
 
     def _run_bird(self, *maps: Tensor) -> tuple[Tensor, ...]:
         if self._bird is None:

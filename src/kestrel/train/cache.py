@@ -162,6 +162,43 @@ def finished_drives(folder: Path) -> list[Path]:
     return drives
 
 
+def frame_number(path: Path) -> int:
+    """Return which key frame of its drive a file holds, counted from 0."""
+    return int(path.stem.removeprefix("frame_"))
+
+
+def frame_hz(drive: Path) -> float:
+    """Return how many key frames a second a drive has.
+
+    Raises:
+        InputError: ``drive.json`` does not say it.
+    """
+    try:
+        return float(json.loads((drive / DONE).read_text())["frame_hz"])
+    except KeyError as error:
+        expected = "frame_hz, the rate of its key frames, as `kestrel train prepare` writes it"
+        raise InputError(describe(str(drive / DONE), expected=expected, found="none")) from error
+
+
+def earlier_frames(path: Path, hop_s: float, count: int) -> list[Path]:
+    """Return at most ``count`` key frames of the same drive that lie ``hop_s`` apart, the oldest first.
+
+    The last one is a hop before that of ``path``. There are none where key frames do not lie a hop apart.
+    """
+    steps = hop_s * frame_hz(path.parent)
+    if steps < 1 or abs(steps - round(steps)) > 1e-3:
+        return []
+    numbers = [frame_number(path) - back * round(steps) for back in range(count, 0, -1)]
+    return [path.with_name(f"frame_{number:04d}.npz") for number in numbers if number >= 0]
+
+
+def pictures(path: Path) -> list[UInt8Array]:
+    """Return the pictures of a key frame, (H, W, 3) RGB, without reading the rest of it."""
+    with np.load(path) as stored:
+        data, ends = stored["pictures"], stored["picture_ends"]
+    return [decode_picture(_part(data, ends, index)) for index in range(len(ends))]
+
+
 def frame_files(*folders: Path) -> list[Path]:
     """Return the key frames of all complete drives below ``folders``."""
     drives = [drive for folder in folders for drive in finished_drives(folder)]

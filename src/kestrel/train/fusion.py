@@ -67,7 +67,7 @@ class FusionTask(Task[KestrelFusion]):
     def training_step(self, batch: FusionBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         with fast_arithmetic():
-            output = self.network(batch.inputs)
+            output = self.network(batch.inputs_of(self.network))
         parts = fusion_loss(output, batch, self.network)
         self.log_dict({key: value.detach() for key, value in parts.items()}, prog_bar=True)
         return mean_loss(parts)
@@ -75,7 +75,7 @@ class FusionTask(Task[KestrelFusion]):
     def validation_step(self, batch: FusionBatch, batch_idx: int) -> None:
         """Add one frame to the scores of the averaged network."""
         with fast_arithmetic():
-            output: FusionOutput = self.averaged(batch.inputs)
+            output: FusionOutput = self.averaged(batch.inputs_of(self.averaged))
         sample = batch.samples[0]
         boxes = decode_boxes(output, self.averaged, 0.05)
         self.detection.add(boxes, sample.boxes, sample.box_label, sample.box_points)

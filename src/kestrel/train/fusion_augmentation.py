@@ -38,13 +38,22 @@ def augment_sensors(sample: FusionSample, generator: torch.Generator) -> FusionS
         gain, offset = uniform(0.6, 1.5, generator), uniform(-0.03, 0.05, generator)
         points[:, 3] = (points[:, 3] * gain + offset).clamp(0, 1)
     points[:, :3] += NOISE_M * torch.randn(len(points), 3, generator=generator)
-    return replace(sample, points=points, pictures=recolour(sample.pictures, generator))
+    pictures, earlier = recolour(sample.pictures, sample.earlier, generator)
+    return replace(sample, points=points, pictures=pictures, earlier=earlier)
 
 
-def recolour(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Change brightness, contrast, tint and sharpness of pictures (M, 3, H, W) uint8, all alike."""
+def recolour(pictures: Tensor, earlier: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Change brightness, contrast, tint and sharpness of pictures and what was seen before, all alike.
+
+    pictures: (M, 3, H, W) uint8. earlier: (K, M, 3, H, W) uint8.
+    """
     if not len(pictures):
-        return pictures
+        return pictures, earlier
+    changed = _recolour(torch.cat((pictures, earlier.flatten(0, 1))), generator)
+    return changed[: len(pictures)], changed[len(pictures) :].view_as(earlier)
+
+
+def _recolour(pictures: Tensor, generator: torch.Generator) -> Tensor:
     bright = pictures.float() * uniform(0.7, 1.3, generator)
     middle = bright.mean((2, 3), keepdim=True)
     changed = (bright - middle) * uniform(0.7, 1.3, generator) + middle
@@ -55,7 +64,11 @@ def recolour(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def augment_view(sample: FusionSample, config: FusionConfig, generator: torch.Generator) -> FusionSample:
-    """Turn, mirror, scale, tilt and lift everything about the vehicle: points, rays, boxes and map."""
+    """Turn, mirror, scale, tilt and lift everything about the vehicle: points, rays, boxes and map.
+
+    What is mirrored once is also mirrored in the pictures, or else what moves to the left in them would move
+    to the right.
+    """
     angle = uniform(-torch.pi / 4, torch.pi / 4, generator)
     scale = uniform(0.95, 1.05, generator)
     flips = [1.0 if uniform(0, 1, generator) < 0.5 else -1.0 for _ in range(2)]
@@ -73,6 +86,14 @@ def augment_view(sample: FusionSample, config: FusionConfig, generator: torch.Ge
     ahead = torch.stack((boxes[:, 6].cos(), boxes[:, 6].sin()), 1) @ turn.T
     boxes[:, 6] = torch.atan2(ahead[:, 1], ahead[:, 0])
     boxes[:, 7:9] = boxes[:, 7:9] @ turn.T * scale
+    if flips[0] != flips[1]:
+        sample = replace(
+            sample,
+            pictures=sample.pictures.flip(-1),
+            earlier=sample.earlier.flip(-1),
+            depth=sample.depth.flip(-1),
+            rays=sample.rays.flip(2),
+        )
     return replace(
         sample,
         points=points,

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kestrel.errors import InputError, describe
-from kestrel.models.kestrel_fusion import FusionConfig, KestrelFusion
+from kestrel.models.kestrel_fusion import CameraEncoder, EarlierPictures, FusionConfig, KestrelFusion
 from kestrel.pipelines.fusion import CLASSES
 from kestrel.pipelines.runtime import fast_arithmetic
 from kestrel.sim.semantics import Semantic
 from kestrel.train import cache
 from kestrel.train.drawing import drawing_weights
 from kestrel.train.fusion_augmentation import recolour
-from kestrel.train.fusion_data import depth_bins, described_frame
+from kestrel.train.fusion_data import PASTS, depth_bins, described_frame, draw_past, earlier_pictures
+from kestrel.train.fusion_sample import collate_earlier
 from kestrel.train.loop import Plan, Task, mean_loss
 from kestrel.train.sweep_augmentation import uniform
 from kestrel.types import Calibration, UInt8Array
@@ -44,13 +45,31 @@ WEIGHT: Final = torch.tensor([1.0 if kind in _IN_BACKGROUND else 4.0 for kind in
 class Pictures:
     """Pictures and what they show at an eighth of their size.
 
-    images: (M, 3, H, W) uint8, or float32 0..1 in a batch. depth: (M, h, w) int64 bin, -1 where the LiDAR
+    images: (M, 3, H, W) uint8. earlier: (K, M, 3, H, W) uint8, what the same cameras saw before, a hop apart,
+    the oldest first. depth: (M, h, w) int64 bin, -1 where the LiDAR
     sees nothing. shares: (M, KINDS, h, w) float32 share of the pixels of a cell that show a kind of surface.
     """
 
     images: Tensor
+    earlier: Tensor
     depth: Tensor
     shares: Tensor
+
+
+@dataclass(frozen=True)
+class PictureBatch:
+    """images: (M, 3, H, W) float32, 0..1. earlier: what was seen before. depth, shares: as of Pictures."""
+
+    images: Tensor
+    earlier: EarlierPictures
+    depth: Tensor
+    shares: Tensor
+
+    def answer(self, camera: CameraEncoder) -> tuple[Tensor, Tensor]:
+        """Return depth logits and context features."""
+        images = self.images.contiguous(memory_format=torch.channels_last)
+        depth, context, *_ = camera(images, *camera.remember(self.earlier))
+        return depth, context
 
 
 class PictureSource:
@@ -75,6 +94,9 @@ class PictureSource:
 
     def __getitem__(self, index: int) -> Pictures:
         """Return all pictures of frame ``index`` as they are."""
+        return self._load(index, len(PASTS) - 1)
+
+    def _load(self, index: int, past: int) -> Pictures:
         frame = cache.read(cache.CachedFrame, self.files[index])
         height, width = self.config.image_size
         points = frame.cloud(0)[:, :3]
@@ -85,14 +107,16 @@ class PictureSource:
         ]
         return Pictures(
             torch.stack([torch.from_numpy(frame.picture(number)).permute(2, 0, 1) for number in cameras]),
+            earlier_pictures(self.files[index], len(cameras), self.config, past),
             torch.stack([depth_bins(points, calibration, self.config) for calibration in calibrations]),
             torch.stack([shares_of_kinds(frame.semantic(number), self.config) for number in cameras]),
         )
 
     def draw(self, generator: torch.Generator) -> Pictures:
         """Return the pictures of a random frame, recoloured, half of the time mirrored."""
-        chosen = self[int(torch.multinomial(self._chance, 1, generator=generator))]
-        parts = recolour(chosen.images, generator), chosen.depth, chosen.shares
+        index = int(torch.multinomial(self._chance, 1, generator=generator))
+        chosen = self._load(index, draw_past(generator))
+        parts = *recolour(chosen.images, chosen.earlier, generator), chosen.depth, chosen.shares
         if uniform(0, 1, generator) < 0.5:
             return Pictures(*(part.flip(-1) for part in parts))
         return Pictures(*parts)
@@ -112,10 +136,11 @@ def shares_of_kinds(semantic: UInt8Array, config: FusionConfig) -> Tensor:
     return torch.from_numpy(counts.reshape(KINDS, h, w).astype(np.float32) * (h * w / semantic.size))
 
 
-def collate(samples: list[Pictures]) -> Pictures:
+def collate(samples: list[Pictures]) -> PictureBatch:
     """Put the pictures of several frames into one batch."""
-    return Pictures(
+    return PictureBatch(
         torch.cat([sample.images for sample in samples]).float() / 255,
+        collate_earlier([sample.earlier for sample in samples]),
         torch.cat([sample.depth for sample in samples]),
         torch.cat([sample.shares for sample in samples]),
     )
@@ -139,20 +164,20 @@ class CameraTask(Task[KestrelFusion]):
         self.confusion = torch.zeros(KINDS, KINDS, dtype=torch.int64)
         self.depths = torch.zeros(2, dtype=torch.int64)
 
-    def training_step(self, batch: Pictures, batch_idx: int) -> Tensor:
+    def training_step(self, batch: PictureBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         with fast_arithmetic():
-            depth, context = self.network.camera(batch.images.contiguous(memory_format=torch.channels_last))
+            depth, context = batch.answer(self.network.camera)
         parts = {"kinds": F.cross_entropy(self.kinds(context), batch.shares, weight=WEIGHT)}
         if bool((batch.depth >= 0).any()):
             parts["depth"] = F.cross_entropy(depth, batch.depth, ignore_index=-1)
         self.log_dict({key: value.detach() for key, value in parts.items()}, prog_bar=True)
         return mean_loss(parts)
 
-    def validation_step(self, batch: Pictures, batch_idx: int) -> None:
+    def validation_step(self, batch: PictureBatch, batch_idx: int) -> None:
         """Count right answers of the averaged network."""
         with fast_arithmetic():
-            depth, context = self.averaged.camera(batch.images)
+            depth, context = batch.answer(self.averaged.camera)
         known = batch.depth >= 0
         near = (depth.argmax(1) - batch.depth).abs() <= 1
         self.depths += torch.stack(((near & known).sum(), known.sum()))

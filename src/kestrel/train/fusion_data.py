@@ -27,6 +27,9 @@ from kestrel.types import Calibration
 WITH_PICTURES: Final = 0.75
 """Share of the frames drawn from those with pictures, where cameras are trained at all."""
 
+PASTS: Final = (0.2, 0.4, 0.4)
+"""How often the pictures of a sample look back on none, one and two earlier ones."""
+
 PASTED_INTO: Final = 0.5
 """Share of the frames of the LiDAR alone into which objects of another frame are set."""
 
@@ -50,18 +53,19 @@ class FrameSource:
 
     def __getitem__(self, index: int) -> FusionSample:
         """Return frame ``index`` with all its sensors, as it is."""
-        return self._load(index, range(100) if self.with_cameras else range(0), self.config.sweeps)
+        cameras = range(100) if self.with_cameras else range(0)
+        return self._load(index, cameras, self.config.sweeps, len(PASTS) - 1)
 
     def draw(self, generator: torch.Generator) -> FusionSample:
         """Return a random frame with a random set of sensors, augmented."""
         cameras, lidar = self._sensors(generator)
         sweeps = int(torch.randint(self.config.sweeps + 1, (1,), generator=generator))
         sweeps = self.config.sweeps if uniform(0, 1, generator) < 0.25 else sweeps
-        sample = self._load(self._index(generator), cameras, sweeps)
+        sample = self._load(self._index(generator), cameras, sweeps, draw_past(generator))
         if not lidar and len(sample.pictures):
             sample = replace(sample, points=sample.points[:0], has_lidar=False)
         if not len(sample.pictures) and uniform(0, 1, generator) < PASTED_INTO:
-            other = self._load(self._index(generator), range(0), sweeps)
+            other = self._load(self._index(generator), range(0), sweeps, 0)
             sample = paste_objects(sample, other, self.config, generator)
         return augment_view(augment_sensors(sample, generator), self.config, generator)
 
@@ -85,7 +89,7 @@ class FrameSource:
         kept = torch.randperm(6, generator=generator)[: 1 + int(torch.randint(5, (1,), generator=generator))]
         return kept.tolist(), uniform(0, 1, generator) < 0.8
 
-    def _load(self, index: int, cameras: range | list[int], sweeps: int) -> FusionSample:
+    def _load(self, index: int, cameras: range | list[int], sweeps: int, past: int) -> FusionSample:
         frame = cache.read(cache.CachedFrame, self.files[index])
         config = self.config
         chosen = [number for number in range(len(frame.matrices)) if number in cameras]
@@ -99,11 +103,13 @@ class FrameSource:
         current = frame.cloud(0)[:, :3]
         h, w = config.feature_size
         cells = round(2 * config.map_extent / config.map_resolution)
+        earlier = earlier_pictures(self.files[index], len(frame.matrices), config, past)[:, chosen]
         return FusionSample(
             points=torch.from_numpy(frame.cloud(sweeps)),
             pictures=torch.stack(pictures)
             if pictures
             else torch.zeros(0, 3, height, width, dtype=torch.uint8),
+            earlier=earlier,
             rays=torch.from_numpy(np.stack([ray for ray, _ in looks])) if looks else torch.zeros(0, h, w, 3),
             origins=torch.from_numpy(np.stack([at for _, at in looks])) if looks else torch.zeros(0, 3),
             has_lidar=True,
@@ -115,6 +121,23 @@ class FrameSource:
             if calibrations
             else torch.zeros(0, h, w, dtype=torch.int64),
         )
+
+
+def draw_past(generator: torch.Generator) -> int:
+    """Return how many earlier pictures a sample looks back on, by PASTS."""
+    return int(torch.multinomial(torch.tensor(PASTS), 1, generator=generator))
+
+
+def earlier_pictures(path: Path, cameras: int, config: FusionConfig, count: int) -> Tensor:
+    """Return what the cameras saw before a key frame, (K, cameras, 3, H, W) uint8, the oldest first.
+
+    K is at most ``count``; at the start of a drive, and where the network looks back on nothing, it is less.
+    """
+    files = cache.earlier_frames(path, config.hop_s, count) if cameras and config.hop_s else []
+    if not files:
+        return torch.zeros(0, cameras, 3, *config.image_size, dtype=torch.uint8)
+    shown = [torch.from_numpy(np.stack(cache.pictures(file))) for file in files]
+    return torch.stack(shown).permute(0, 1, 4, 2, 3)
 
 
 def described_frame(path: Path) -> tuple[NDArray[np.bool_], bool]:

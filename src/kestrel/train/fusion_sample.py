@@ -4,25 +4,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from kestrel.models.kestrel_fusion import FusionInput
+from kestrel.models.kestrel_fusion import EarlierPictures, FusionInput, KestrelFusion
 
 
 @dataclass(frozen=True)
 class FusionSample:
     """One frame as tensors.
 
-    points: (P, 5). pictures: (M, 3, H, W) uint8. rays: (M, h, w, 3). origins: (M, 3). has_lidar: whether
+    points: (P, 5). pictures: (M, 3, H, W) uint8. earlier: (K, M, 3, H, W) uint8, what the same cameras saw
+    before, a hop apart, the oldest first. rays: (M, h, w, 3). origins: (M, 3). has_lidar: whether
     points took part. boxes: (N, 9), box_label, box_points: (N,). map_truth: (layers, X, Y) float, 0 or 1, NaN
     where it is not known. depth: (M, h, w) int64 depth bin that LiDAR sees, -1 where none.
     """
 
     points: Tensor
     pictures: Tensor
+    earlier: Tensor
     rays: Tensor
     origins: Tensor
     has_lidar: bool
@@ -35,10 +37,15 @@ class FusionSample:
 
 @dataclass(frozen=True)
 class FusionBatch:
-    """inputs of the network and the truth of every frame."""
+    """inputs of the network, what its cameras saw before, and the truth of every frame."""
 
     inputs: FusionInput
+    earlier: EarlierPictures
     samples: tuple[FusionSample, ...]
+
+    def inputs_of(self, network: KestrelFusion) -> FusionInput:
+        """Return the inputs with what ``network`` keeps of the earlier pictures."""
+        return replace(self.inputs, past=network.camera.remember(self.earlier))
 
 
 def collate(samples: list[FusionSample]) -> FusionBatch:
@@ -54,5 +61,16 @@ def collate(samples: list[FusionSample]) -> FusionBatch:
             origins=torch.cat([sample.origins for sample in samples]),
             has_lidar=torch.tensor([sample.has_lidar for sample in samples]),
         ),
+        collate_earlier([sample.earlier for sample in samples]),
         tuple(samples),
     )
+
+
+def collate_earlier(earlier: list[Tensor]) -> EarlierPictures:
+    """Put the earlier pictures of frames into one batch; (K, M, 3, H, W) uint8 each, with any K."""
+    most = max(len(each) for each in earlier)
+    images = [
+        torch.cat((each.new_zeros(most - len(each), *each.shape[1:]), each)).float() / 255 for each in earlier
+    ]
+    known = [(torch.arange(most) >= most - len(each))[:, None].expand(-1, each.shape[1]) for each in earlier]
+    return EarlierPictures(torch.cat(images, 1), torch.cat(known, 1))

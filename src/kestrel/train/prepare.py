@@ -59,7 +59,7 @@ class Selection:
 
 SELECTIONS: Final = {
     "all": Selection(cameras=None, every_sweep=1, burst=1, frame_every=5, sweeps=2, video=True),
-    "cameras": Selection(cameras=None, every_sweep=10, burst=3, frame_every=3, sweeps=2, video=False),
+    "cameras": Selection(cameras=None, every_sweep=5, burst=3, frame_every=3, sweeps=2, video=False),
     "lidar": Selection(cameras=(), every_sweep=10, burst=3, frame_every=3, sweeps=2, video=False),
     "video": Selection(cameras=("front",), every_sweep=50, burst=1, frame_every=0, sweeps=0, video=True),
 }
@@ -114,7 +114,8 @@ def prepare_drive(drive: DriveSpec, out: Path) -> None:
         frames += 1
     if selection.video:
         cache.write(folder / "video.npz", video.cached())
-    cache.finish(folder, {**asdict(drive), "weather": world.weather.name, "frames": frames})
+    found = {"weather": world.weather.name, "frames": frames, "frame_hz": selection.frame_hz}
+    cache.finish(folder, {**asdict(drive), **found})
 
 
 def training_rig(rig: Rig, selection: Selection) -> Rig:

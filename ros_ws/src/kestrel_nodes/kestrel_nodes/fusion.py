@@ -72,6 +72,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         self.tracker = Tracker(memory_s=params.track_memory_s, position_std_m=params.track_position_std_m)
         self.tracks_in = ""
         self.detector.detect(warm_up_frame(params.cameras, use_lidar=params.use_lidar))
+        self.detector.reset()
         self.transforms = TransformBuffer(
             tolerance_s=params.tf_tolerance_s, jump_back_s=params.jump_back_limit_s
         )
@@ -197,6 +198,7 @@ class FusionNode(KestrelNode[FusionParameters]):
     def reset_pipeline(self, cause: str, source: Input | None) -> None:
         """Forget what was answered and decoded before time jumped back."""
         self.builder.forget_sweeps()
+        self.detector.reset()
         self.tracker.reset()
         self.answered_ns = dict.fromkeys(self.sources, 0)
 
