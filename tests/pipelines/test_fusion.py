@@ -10,11 +10,12 @@ import torch
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.errors import InputError, ModelError
-from kestrel.models.kestrel_fusion import FusionConfig
+from kestrel.models.kestrel_fusion import EarlierPictures, FusionConfig, KestrelFusion
 from kestrel.pipelines import FusionDetector
 from kestrel.pipelines.box_decoder import boxes_from_regression, highest_around, without_neighbours
 from kestrel.pipelines.fusion import camera_rays, stack_sweeps
-from tests.pipelines.conftest import make_calibration, make_frame
+from kestrel.types import SensorFrame
+from tests.pipelines.conftest import make_calibration, make_frame, make_image
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,61 @@ def test_the_same_frame_gives_the_same_answer(detector: FusionDetector) -> None:
     first, second = detector.detect(make_frame()), detector.detect(make_frame())
     assert (first[0].center == second[0].center).all()
     assert (first[1].probability == second[1].probability).all()
+
+
+def moved_on(frame: SensorFrame, by_ns: int) -> SensorFrame:
+    """Return the frame with all its stamps later."""
+    later = {name: replace(image, stamp_ns=image.stamp_ns + by_ns) for name, image in frame.images.items()}
+    return replace(frame, stamp_ns=frame.stamp_ns + by_ns, images=later)
+
+
+def test_pictures_look_back_on_those_of_half_a_second_before() -> None:
+    detector = FusionDetector.untrained(seed=1, score_threshold=0.0)
+    frame, other = make_frame(lidar=False, cameras=2), make_frame(lidar=False, cameras=1)
+    other = replace(other, images={"camera0": make_image(seed=9)})
+    alone = detector.detect(frame)[1].probability
+    answers = []
+    for earlier, hop_ns in ((frame, 500_000_000), (other, 500_000_000), (other, 900_000_000)):
+        detector.reset()
+        detector.detect(earlier)
+        answers.append(detector.detect(moved_on(frame, hop_ns))[1].probability)
+    assert (answers[0] != alone).any()
+    assert (answers[1] != answers[0]).any()
+    assert (answers[2] == alone).all()
+
+
+def test_what_is_remembered_is_what_the_training_computes() -> None:
+    detector = FusionDetector.untrained(seed=1, score_threshold=0.0, engine="eager")
+    frames = [moved_on(make_frame(lidar=False, cameras=2), hop * 500_000_000) for hop in range(3)]
+    pictures = []
+    for frame in frames[:2]:
+        pictures.append(detector.inputs(frame).images)
+        detector.detect(frame)
+    earlier = EarlierPictures(torch.stack(pictures), torch.ones(2, 2, dtype=torch.bool))
+    found, wanted = detector.inputs(frames[2]).past, detector.network.camera.remember(earlier)
+    assert len(found) == len(wanted) == 10
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_picture_without_earlier_ones_has_the_state_of_a_start() -> None:
+    camera = KestrelFusion().eval().camera
+    images = torch.rand(2, 3, 3, 128, 352)
+    known = torch.tensor([[False, True, False], [False, True, True]])
+    state = camera.remember(EarlierPictures(images, known))
+    assert all((each[0] == 0).all() for each in state)
+    both = camera.remember(EarlierPictures(images[:, 1:2], known[:, 1:2]))
+    newest = camera.remember(EarlierPictures(images[1:, 2:], known[1:, 2:]))
+    for each, first, second in zip(state, both, newest, strict=True):
+        torch.testing.assert_close(each[1:2], first)
+        torch.testing.assert_close(each[2:], second)
+
+
+def test_without_a_hop_every_picture_stands_alone() -> None:
+    camera = KestrelFusion(FusionConfig(hop_s=0)).eval().camera
+    assert camera.no_past(3) == ()
+    assert len(camera(torch.rand(2, 3, 128, 352))) == 2
+    assert camera.remember(EarlierPictures(torch.rand(1, 2, 3, 128, 352), torch.ones(1, 2) > 0)) == ()
 
 
 def test_the_score_threshold_drops_boxes() -> None:

@@ -40,6 +40,10 @@ class FixedDetector:
     def __init__(self) -> None:
         self.frames: list[SensorFrame] = []
         self.found = 1
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
 
     def detect(self, frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
         self.frames.append(frame)

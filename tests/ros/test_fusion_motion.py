@@ -103,12 +103,14 @@ def test_jump_back_in_time_starts_anew_with_the_first_frame(graph: Graph) -> Non
         rig.say_odometry(at_ms)
         rig.sense(at_ms)
         rig.answer(at_ms)
+    resets = rig.node.detector.resets
     for at_ms in (0, 100):
         rig.say_odometry(at_ms)
         rig.sense(at_ms)
     assert rig.answer(100).sensors_missing == []
     times = [sweep.stamp_ns - START_NS for sweep in rig.frames[-1].sweeps]
     assert all(time < 100 * MILLISECOND for time in times), "no sweep from before the jump"
+    assert rig.node.detector.resets > resets
     assert graph.status("fusion: sync").count("time_jumps") > 0 or graph.await_status(
         "fusion: sync", lambda s: s.count("time_jumps") > 0, "the jump"
     )

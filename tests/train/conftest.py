@@ -74,7 +74,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cache.write(drive / "video.npz", make_cached_video(number))
         cache.finish(
             drive,
-            {"weather": "day", "town": "alder", "rig": "kitti", "seed": number, "seconds": 4.5, "frames": 2},
+            {
+                "weather": "day",
+                "town": "alder",
+                "rig": "kitti",
+                "seed": number,
+                "seconds": 4.5,
+                "frames": 2,
+                "frame_hz": 2.0,
+            },
         )
     unfinished = root / "train" / "d1"
     unfinished.mkdir()

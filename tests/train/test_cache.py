@@ -32,6 +32,32 @@ def test_a_cloud_holds_the_wanted_sweeps_newest_first() -> None:
     assert np.abs(frame.cloud(0)[:, :3] - frame.points[:1500] * 0.002).max() < 1e-5
 
 
+def test_earlier_frames_lie_a_hop_apart_in_the_same_drive(tmp_path: Path) -> None:
+    cache.finish(tmp_path, {"frame_hz": 2.0})
+    path = tmp_path / "frame_0005.npz"
+
+    def numbers(hop_s: float, count: int, path: Path = path) -> list[int]:
+        return [cache.frame_number(each) for each in cache.earlier_frames(path, hop_s, count)]
+
+    assert numbers(0.5, 2) == [3, 4]
+    assert numbers(1.0, 2) == [1, 3]
+    assert numbers(1.0, 3) == [1, 3]
+    assert numbers(0.5, 2, tmp_path / "frame_0000.npz") == []
+    assert numbers(0.3, 2) == numbers(0.7, 2) == []
+    cache.finish(tmp_path, {})
+    with pytest.raises(InputError, match=r"drive\.json: expected frame_hz.*found none"):
+        numbers(0.5, 2)
+
+
+def test_earlier_pictures_are_of_the_same_cameras(tmp_path: Path) -> None:
+    frame = make_cached_frame()
+    cache.write(tmp_path / "frame_0000.npz", frame)
+    found = cache.pictures(tmp_path / "frame_0000.npz", frame.base_from_camera)
+    assert all((found[number] == frame.picture(number)).all() for number in range(2))
+    with pytest.raises(InputError, match=r"cameras of .*frame_0000\.npz: expected the 3 of"):
+        cache.pictures(tmp_path / "frame_0000.npz", np.tile(np.eye(4), (3, 1, 1)))
+
+
 def test_unfinished_drives_are_not_used(data: Path) -> None:
     assert [drive.name for drive in cache.finished_drives(data / "train")] == ["d0"]
 

@@ -36,7 +36,7 @@ def drives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "d0").mkdir()
     for index in range(6):
         cache.write(root / "d0" / f"frame_{index:04d}.npz", make_cached_frame(index))
-    cache.finish(root / "d0", {"rig": "nuscenes", "weather": "day"})
+    cache.finish(root / "d0", {"rig": "nuscenes", "weather": "day", "frame_hz": 2.0})
     return root
 
 
@@ -74,8 +74,9 @@ def test_frames_of_a_bag_are_those_of_its_sensors(tmp_path: Path) -> None:
                 bag.write(f"/camera/{name}/image/compressed", image, stamp)
                 info = sensor_messages.camera_info_message(lens, stamp, frame_id)
                 bag.write(f"/camera/{name}/camera_info", info, stamp)
-    first, second = (read() for read in calibration.recorded_frames(tmp_path / "drive.mcap", 2))
-    assert (first.stamp_ns, second.stamp_ns) == tuple(stamps)
+    one, both = (read() for read in calibration.recorded_frames(tmp_path / "drive.mcap", 2, hop_s=0.1))
+    assert [[frame.stamp_ns for frame in frames] for frames in (one, both)] == [stamps[:1], stamps]
+    second = both[-1]
     assert list(second.images) == ["front"]
     assert np.allclose(second.images["front"].data, 90, atol=2)
     assert np.allclose(second.calibrations["front"].reference_from_camera, forward)
@@ -84,8 +85,8 @@ def test_frames_of_a_bag_are_those_of_its_sensors(tmp_path: Path) -> None:
 
 
 def test_errors_are_relative_to_the_size_of_the_exact_output() -> None:
-    exact = FusionOutput(*(torch.full((1, 4), value) for value in (1.0, 2.0, 4.0, 8.0)))
-    found = FusionOutput(*(torch.full((1, 4), value) for value in (1.1, 2.0, 3.0, 8.4)))
+    exact = FusionOutput(*(torch.full((1, 4), value) for value in (1.0, 2.0, 4.0, 8.0)), state=())
+    found = FusionOutput(*(torch.full((1, 4), value) for value in (1.1, 2.0, 3.0, 8.4)), state=())
     wanted = {"heatmap": 0.1, "features": 0, "map_logits": 0.25, "depth": 0.05}
     assert relative_errors(found, exact) == pytest.approx(wanted, abs=1e-6)
 
@@ -124,9 +125,12 @@ def test_calibrated_models_answer_like_eager_float32(
     assert Int8Models.open(tmp_path / "out", models.sha256) == models
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
-    frame = calibration.recorded_frames(drives, 2)[-1]()
+    before, frame = calibration.recorded_frames(drives, 2, hop_s=0.5)[-1]()
+    assert frame.stamp_ns - before.stamp_ns == 500_000_000
     exact = FusionDetector(WEIGHTS, engine="eager", bfloat16=False)
     rough = FusionDetector(WEIGHTS, engine="int8", bfloat16=False, int8=tmp_path / "out")
+    for detector in (exact, rough):
+        detector.detect(before)
     wanted, found = exact.detect(frame)[1].probability, rough.detect(frame)[1].probability
     assert rough.engine.parts["camera"].name == "int8"
     assert rough.engine.parts["bird's-eye view"].name != "int8"

@@ -13,7 +13,15 @@ from kestrel.errors import InputError
 from kestrel.models.kestrel_fusion import FusionConfig
 from kestrel.sim.semantics import Semantic
 from kestrel.train import cache
-from kestrel.train.fusion_cameras import KINDS, CameraTask, Pictures, PictureSource, collate, shares_of_kinds
+from kestrel.train.fusion_cameras import (
+    KINDS,
+    CameraTask,
+    PictureBatch,
+    PictureSource,
+    collate,
+    shares_of_kinds,
+)
+from kestrel.train.fusion_sample import collate_earlier
 from kestrel.train.loop import Plan
 
 CONFIG = FusionConfig()
@@ -65,16 +73,17 @@ def test_scores_count_depths_right_to_one_bin_and_kinds() -> None:
     task = CameraTask(Plan(steps=1, batch_size=1, lr=1e-3, validate_every=1))
     images = torch.rand(1, 3, 128, 352)
     with torch.no_grad():
-        depth, context = task.averaged.camera(images)
+        depth, context, *_ = task.averaged.camera(images)
         named = task.kinds(context).argmax(1)
     one_hot = torch.nn.functional.one_hot(named, KINDS).permute(0, 3, 1, 2).float()
-    task.validation_step(Pictures(images, depth.argmax(1), one_hot), 0)
+    alone = collate_earlier([torch.zeros(0, 1, 3, 128, 352)])
+    task.validation_step(PictureBatch(images, alone, depth.argmax(1), one_hot), 0)
     right = task.scores()
     assert (right["depth"], right["miou"]) == (1, 1)
     unknown = torch.full_like(named, -1)
     unknown[:, :8] = (depth.argmax(1) + 1)[:, :8]
     unknown[:, 0] += 1
-    task.validation_step(Pictures(images, unknown, one_hot.roll(1, 1)), 0)
+    task.validation_step(PictureBatch(images, alone, unknown, one_hot.roll(1, 1)), 0)
     wrong = task.scores()
     assert wrong["depth"] == 7 / 8
     assert wrong["miou"] < 0.5

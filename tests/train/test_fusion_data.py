@@ -13,10 +13,10 @@ from kestrel.models.kestrel_fusion import FusionConfig, KestrelFusion
 from kestrel.pipelines.box_decoder import DecodedBoxes
 from kestrel.train import cache
 from kestrel.train.detection_score import DetectionScore
-from kestrel.train.fusion_augmentation import augment_view
-from kestrel.train.fusion_data import FrameSource, depth_bins
+from kestrel.train.fusion_augmentation import augment_sensors, augment_view
+from kestrel.train.fusion_data import FrameSource, depth_bins, draw_past
 from kestrel.train.fusion_loss import covered_cells, draw_heatmap, focal_loss, fusion_loss, velocity_loss
-from kestrel.train.fusion_sample import FusionSample, collate
+from kestrel.train.fusion_sample import FusionSample, collate, collate_earlier
 from kestrel.train.lovasz import lovasz_softmax
 from kestrel.types import Calibration
 
@@ -53,6 +53,40 @@ def test_the_map_is_unknown_where_the_truth_does_not_reach(sample: FusionSample)
     turned = augment_view(sample, CONFIG, torch.Generator().manual_seed(1)).map_truth
     assert turned.isnan().any()
     assert not turned[:, 60:140, 60:140].isnan().any()
+
+
+def test_earlier_pictures_are_changed_like_those_that_follow(data: Path) -> None:
+    source = FrameSource(cache.frame_files(data / "train"), CONFIG, with_cameras=True)
+    plain = source[1]
+    assert tuple(plain.earlier.shape) == (1, 2, 3, 128, 352)
+    assert torch.equal(plain.earlier[0], source[0].pictures)
+    assert len(source[0].earlier) == 0
+    same = replace(plain, earlier=plain.pictures[None])
+    mirrored = 0
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        changed = augment_view(augment_sensors(same, generator), CONFIG, generator)
+        assert torch.equal(changed.earlier[0], changed.pictures)
+        turned = not torch.equal(changed.depth, plain.depth)
+        mirrored += turned
+        expected = plain.pictures.flip(-1) if turned else plain.pictures
+        together = torch.stack((changed.pictures.float().flatten(), expected.float().flatten()))
+        assert torch.corrcoef(together)[0, 1] > 0.3
+        # What was to the left of the camera is on the other side of its axis once it is mirrored.
+        left, right = changed.rays[0, 8, 0, :2], changed.rays[0, 8, -1, :2]
+        assert left[0] * right[1] - left[1] * right[0] < 0
+    assert 0 < mirrored < 8
+
+
+def test_samples_look_back_on_none_to_two_and_a_batch_says_on_how_many(data: Path) -> None:
+    assert {draw_past(torch.Generator().manual_seed(seed)) for seed in range(30)} == {0, 1, 2}
+    first, second = (torch.full((count, 2, 3, 4, 5), 51 * count, dtype=torch.uint8) for count in (2, 1))
+    batch = collate_earlier([first, second, second[:0, :1]])
+    assert batch.known.int().tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]
+    torch.testing.assert_close(
+        batch.images[:, :, 0, 0, 0], torch.tensor([[0.4, 0.4, 0, 0, 0], [0.4, 0.4, 0.2, 0.2, 0]])
+    )
+    assert collate_earlier([first[:0]]).known.shape == (0, 2)
 
 
 def test_depth_bins_hold_the_nearest_point() -> None:

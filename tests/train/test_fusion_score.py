@@ -46,7 +46,7 @@ def write_drive(folder: Path, frames: list[cache.CachedFrame], rig: str, weather
     folder.mkdir(parents=True)
     for number, frame in enumerate(frames):
         cache.write(folder / f"frame_{number:04d}.npz", frame)
-    cache.finish(folder, {"rig": rig, "weather": weather})
+    cache.finish(folder, {"rig": rig, "weather": weather, "frame_hz": 2.0})
     return folder.parent
 
 
@@ -63,9 +63,12 @@ class SectorDetector:
 
     def __init__(self) -> None:
         self.seen: list[tuple[frozenset[str], bool]] = []
+        self.stamps_ms: list[int] = []
 
     def __call__(self, frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
         self.seen.append((frozenset(frame.images), frame.cloud is not None))
+        self.stamps_ms.append(frame.stamp_ns // 1_000_000)
+        assert {image.stamp_ns for image in frame.images.values()} <= {frame.stamp_ns}
         found = [place for place, name in enumerate(RING) if name in frame.images and frame.cloud is not None]
         count = len(found)
         center = np.stack((12 * np.cos(SECTORS[found]), 12 * np.sin(SECTORS[found]), np.zeros(count)), 1)
@@ -141,6 +144,12 @@ def test_every_camera_fails_in_turn_and_the_worst_is_named(drives: Path) -> None
         frozenset(),
     }
     assert (everything, False) in detector.seen
+
+
+def test_frames_come_in_the_order_of_a_drive_and_time_starts_anew_with_each(drives: Path) -> None:
+    detector = SectorDetector()
+    score_fusion(Answers(detector, sweeps=0), drives, ("camera+lidar", "lidar"))
+    assert detector.stamps_ms == [1000, 1500, 1000] * 2
 
 
 def test_drives_without_six_cameras_say_nothing_of_a_lost_one(tmp_path: Path) -> None:

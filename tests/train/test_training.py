@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kestrel.errors import InputError
+from kestrel.models.kestrel_fusion import FusionConfig
 from kestrel.pipelines import Augmenter, FusionDetector, PointSegmenter, VideoUnderstanding
 from kestrel.train import augment, fusion, seg, video
 from kestrel.train.loop import Endless, Plan
@@ -51,28 +52,35 @@ def test_fusion_trains_in_three_stages_and_resumes_in_the_last(data: Path, tmp_p
         manifest = load(tmp_path / folder / "kestrel-fusion.safetensors")[1]
         return str(manifest.training["started_from"]["sha256"])
 
-    weights = fusion.train(
-        data, tmp_path, fusion.Plans(PLAN, PLAN, PLAN), resume=False, start="kestrel-fusion"
-    )
+    plans = fusion.Plans(PLAN, PLAN, PLAN)
+    weights = fusion.train(data, tmp_path, plans, FusionConfig(), resume=False, start="kestrel-fusion")
     FusionDetector(weights)
     assert sha256_of_start("fusion-cameras") == load("kestrel-fusion")[1].sha256
     for stage, before in (("fusion-lidar", "fusion-cameras"), ("fusion", "fusion-lidar")):
         assert sha256_of_start(stage) == load(tmp_path / before / "kestrel-fusion.safetensors")[1].sha256
     done = [last_checkpoint(folder) for folder in ("fusion-cameras", "fusion-lidar")]
     longer = replace(PLAN, steps=3)
-    fusion.train(data, tmp_path, fusion.Plans(longer, longer, longer), resume=True)
+    fusion.train(data, tmp_path, fusion.Plans(longer, longer, longer), FusionConfig(), resume=True)
     assert [last_checkpoint(folder) for folder in ("fusion-cameras", "fusion-lidar")] == done
     assert last_step(tmp_path / "fusion") == 3
 
 
 def test_the_camera_stage_changes_the_camera_branch_alone(data: Path, tmp_path: Path) -> None:
-    fusion.train(data, tmp_path, fusion.Plans(PLAN, PLAN, PLAN), resume=False, start="kestrel-fusion")
+    plans = fusion.Plans(PLAN, PLAN, PLAN)
+    fusion.train(data, tmp_path, plans, FusionConfig(), resume=False, start="kestrel-fusion")
     stage = load(tmp_path / "fusion-cameras" / "kestrel-fusion.safetensors")[0]
     before = load("kestrel-fusion")[0]
     changed = {key.split(".")[0] for key, value in stage.items() if not torch.equal(value, before[key])}
     assert changed == {"camera"}
     lidar = load(tmp_path / "fusion-lidar" / "kestrel-fusion.safetensors")[0]
     assert all(torch.equal(lidar[key], stage[key]) for key in stage if key.startswith("camera."))
+
+
+def test_fusion_trains_without_the_shift_and_says_so(data: Path, tmp_path: Path) -> None:
+    plans = fusion.Plans(PLAN, PLAN, PLAN)
+    weights = fusion.train(data, tmp_path, plans, FusionConfig(hop_s=0), resume=False)
+    assert load(weights)[1].config["hop_s"] == 0
+    assert FusionDetector(weights).network.camera.no_past(1) == ()
 
 
 def test_resuming_what_never_started_is_refused(data: Path, tmp_path: Path) -> None:

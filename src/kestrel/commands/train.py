@@ -40,6 +40,13 @@ def train(
         str | None,
         typer.Option(help="Name or path of weights to start from instead of random ones."),
     ] = None,
+    hop: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="fusion: seconds that pictures look back (temporal shift); 0: each stands alone.",
+        ),
+    ] = 0.5,
     split: Annotated[str, typer.Option(help="prepare, score: one of kestrel.sim.drives.yaml.")] = "train",
     drives: Annotated[int, typer.Option(min=1, help="prepare: how many drives of the split.")] = 64,
     weights: Annotated[
@@ -99,11 +106,13 @@ def train(
             found = score_bag(weights, bag)
         Report(f"train score --weights {weights}", as_figures(found)).print(as_json=json)
         return
+    from kestrel.models.kestrel_fusion import FusionConfig
     from kestrel.train import augment, fusion, seg, video
     from kestrel.train.loop import scaled
 
     if what is What.fusion:
-        exported = fusion.train(data, out, fusion.PLANS.scaled(steps, seed), resume=resume, start=start)
+        plans, config = fusion.PLANS.scaled(steps, seed), FusionConfig(hop_s=hop)
+        exported = fusion.train(data, out, plans, config, resume=resume, start=start)
     else:
         module = {What.seg: seg, What.video: video, What.augment: augment}[what]
         exported = module.train(data, out, scaled(module.PLAN, steps, seed), resume=resume, start=start)

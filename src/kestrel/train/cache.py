@@ -192,10 +192,21 @@ def earlier_frames(path: Path, hop_s: float, count: int) -> list[Path]:
     return [path.with_name(f"frame_{number:04d}.npz") for number in numbers if number >= 0]
 
 
-def pictures(path: Path) -> list[UInt8Array]:
-    """Return the pictures of a key frame, (H, W, 3) RGB, without reading the rest of it."""
+def pictures(path: Path, base_from_camera: Float64Array) -> list[UInt8Array]:
+    """Return the pictures of a key frame, (H, W, 3) RGB, without reading the rest of it.
+
+    Args:
+        path: the key frame.
+        base_from_camera: of the cameras in the order that is expected, (M, 4, 4).
+
+    Raises:
+        InputError: the frame has other cameras.
+    """
     with np.load(path) as stored:
-        data, ends = stored["pictures"], stored["picture_ends"]
+        data, ends, found = (stored[name] for name in ("pictures", "picture_ends", "base_from_camera"))
+    if not np.array_equal(found, base_from_camera):
+        expected = f"the {len(base_from_camera)} of the frames around it"
+        raise InputError(describe(f"cameras of {path}", expected=expected, found=f"{len(found)}, or others"))
     return [decode_picture(_part(data, ends, index)) for index in range(len(ends))]
 
 

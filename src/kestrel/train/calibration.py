@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,20 +23,25 @@ from torch import Tensor
 
 from kestrel.engine.int8 import TOLERANCE, Int8Models, check_installed, file_hash
 from kestrel.errors import InputError, ModelError, describe
-from kestrel.models.kestrel_fusion import FusionOutput
+from kestrel.models.kestrel_fusion import FusionInput, FusionOutput
 from kestrel.pipelines import FusionDetector
 from kestrel.pipelines.fusion_engine import CAMERA, FusionEngine
 from kestrel.show.scene import Scene
 from kestrel.train import cache
 from kestrel.train.progress import track
-from kestrel.train.sensor_cases import sensor_frame
+from kestrel.train.sensor_cases import sensor_frame, stamp_of
 from kestrel.types import Image, PointCloud, SensorFrame
 
 LIBRARIES: Final = ("openvino", "nncf", "torch")
+OUTPUTS: Final = ("heatmap", "features", "map_logits", "depth")
+"""Of FusionOutput, what is compared."""
+
 HELD_OUT: Final = 5
 """One part in so many of the recording, its end, is only for measuring."""
 
-Recorded = Callable[[], SensorFrame]
+Recorded = Callable[[], tuple[SensorFrame, ...]]
+"""Reads a frame, and before it those that its pictures look back on."""
+
 EntryT = TypeVar("EntryT")
 
 
@@ -60,7 +65,8 @@ def calibrate(weights: str | Path, source: Path, out: Path, frames: int) -> Int8
     check_installed("openvino", "nncf")
     detector = FusionDetector(weights, engine="eager", bfloat16=False)
     assert detector.manifest is not None
-    used, others = split(recorded_frames(source, detector.sweeps), frames, source)
+    hop_s = detector.network.config.hop_s
+    used, others = split(recorded_frames(source, detector.sweeps, hop_s), frames, source)
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     unfinished = scratch / out.name
@@ -84,19 +90,32 @@ def calibrate(weights: str | Path, source: Path, out: Path, frames: int) -> Int8
     return replace(models, folder=out)
 
 
-def recorded_frames(source: Path, sweeps: int) -> list[Recorded]:
+def recorded_frames(source: Path, sweeps: int, hop_s: float) -> list[Recorded]:
     """Return the frames of drives or of a bag in order, each of which is read when it is called.
 
-    Frames of a bag have no earlier sweeps.
+    Args:
+        source: the drives or the bag, whose frames have no earlier sweeps.
+        sweeps: how many earlier ones a frame has.
+        hop_s: how long before a frame the one lies that its pictures look back on; 0: on none.
     """
     if any(source.glob(f"*/{cache.DONE}")):
-        return [partial(_cached_frame, path, sweeps) for path in cache.frame_files(source)]
+        return [partial(_cached_frames, path, sweeps, hop_s) for path in cache.frame_files(source)]
     scene = Scene(source)
-    return [partial(scene_frame, scene, stamp) for stamp in scene.stamps]
+    return [partial(_scene_frames, scene, stamp, hop_s) for stamp in scene.stamps]
 
 
-def _cached_frame(path: Path, sweeps: int) -> SensorFrame:
-    return sensor_frame(cache.read(cache.CachedFrame, path), sweeps)
+def _cached_frames(path: Path, sweeps: int, hop_s: float) -> tuple[SensorFrame, ...]:
+    files = [*(cache.earlier_frames(path, hop_s, 1) if hop_s else ()), path]
+    return tuple(
+        sensor_frame(cache.read(cache.CachedFrame, file), sweeps, stamp_ns=stamp_of(file)) for file in files
+    )
+
+
+def _scene_frames(scene: Scene, stamp_ns: int, hop_s: float) -> tuple[SensorFrame, ...]:
+    before = [stamp for stamp in scene.stamps if hop_s and stamp < stamp_ns]
+    wanted = stamp_ns - hop_s * 1e9
+    nearest = sorted(before, key=lambda stamp: abs(stamp - wanted))[:1]
+    return tuple(scene_frame(scene, stamp) for stamp in (*nearest, stamp_ns))
 
 
 def scene_frame(scene: Scene, stamp_ns: int) -> SensorFrame:
@@ -137,14 +156,22 @@ def _write_models(detector: FusionDetector, used: Sequence[Recorded], folder: Pa
 
     network, pictures = detector.network, list[tuple[Tensor, ...]]()
     for read in track(used, "reading"):
-        images = detector.inputs(read()).images
-        if len(images):
-            pictures.append((images,))
+        inputs = _inputs(detector, read())
+        if len(inputs.images):
+            pictures.append((inputs.images, *inputs.past))
     if not pictures:
         raise InputError(describe("frames to calibrate with", expected="calibrated cameras", found="none"))
     model = quantize(network.camera, pictures, dynamic_batch=True)
     openvino.save_model(model, folder / f"{CAMERA}.xml", compress_to_fp16=False)
     return {path.name: file_hash(path) for path in sorted(folder.glob(f"{CAMERA}.*"))}
+
+
+def _inputs(detector: FusionDetector, frames: tuple[SensorFrame, ...]) -> FusionInput:
+    """Return what the network sees of the last of ``frames`` after those before it."""
+    detector.reset()
+    for frame in frames[:-1]:
+        detector.detect(frame)
+    return detector.inputs(frames[-1])
 
 
 def difference(detector: FusionDetector, models: Int8Models, frames: Sequence[Recorded]) -> dict[str, float]:
@@ -153,7 +180,7 @@ def difference(detector: FusionDetector, models: Int8Models, frames: Sequence[Re
     found: list[dict[str, float]] = []
     with torch.inference_mode():
         for read in track(frames, "measuring"):
-            inputs = detector.inputs(read())
+            inputs = _inputs(detector, read())
             if len(inputs.images):
                 found.append(relative_errors(rough(inputs), detector.engine(inputs)))
     if not found:
@@ -162,13 +189,11 @@ def difference(detector: FusionDetector, models: Int8Models, frames: Sequence[Re
 
 
 def relative_errors(found: FusionOutput, exact: FusionOutput) -> dict[str, float]:
-    """Return the norm of the difference divided by the norm of ``exact``, for each output."""
+    """Return the norm of the difference divided by the norm of ``exact``, for each of OUTPUTS."""
     errors = {}
-    for entry in fields(exact):
-        wanted, answer = getattr(exact, entry.name), getattr(found, entry.name)
-        errors[entry.name] = float(
-            torch.linalg.vector_norm(answer - wanted) / torch.linalg.vector_norm(wanted)
-        )
+    for name in OUTPUTS:
+        wanted, answer = getattr(exact, name), getattr(found, name)
+        errors[name] = float(torch.linalg.vector_norm(answer - wanted) / torch.linalg.vector_norm(wanted))
     return errors
 
 

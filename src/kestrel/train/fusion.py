@@ -99,7 +99,9 @@ class FusionTask(Task[KestrelFusion]):
         return {"mean": (mean_ap + mean_iou) / 2, "map_miou": mean_iou, "ap2m": mean_ap, **boxes, **layers}
 
 
-def train(data: Path, out: Path, plans: Plans, *, resume: bool, start: str | None = None) -> Path:
+def train(
+    data: Path, out: Path, plans: Plans, config: FusionConfig, *, resume: bool, start: str | None = None
+) -> Path:
     """Train Kestrel-Fusion on all training splits that have LiDAR; return the exported weights.
 
     The camera branch learns from the pictures alone what is how far away, the rest from the LiDAR alone; then
@@ -110,13 +112,13 @@ def train(data: Path, out: Path, plans: Plans, *, resume: bool, start: str | Non
         data: folder of the splits; for training and for validation one each suffices.
         out: folder of the runs.
         plans: of the stages.
+        config: of the network.
         resume: go on from the last checkpoint.
         start: weights that the first stage starts from, or None for random ones.
 
     Raises:
         InputError: there are no such splits, or none with pictures; or ``resume`` of what never began.
     """
-    config = FusionConfig()
     files = {
         purpose: cache.frame_files(*cache.split_folders(data, purpose, "lidar"))
         for purpose in ("train", "validation")
@@ -130,9 +132,9 @@ def train(data: Path, out: Path, plans: Plans, *, resume: bool, start: str | Non
         return FrameSource(files[purpose], config, with_cameras=with_cameras)
 
     stages: list[tuple[Task[KestrelFusion], str, Callable[[str], Any], Any]] = [
-        (CameraTask(plans.cameras), "fusion-cameras", pictures, fusion_cameras.collate),
-        (FusionTask(plans.lidar), "fusion-lidar", partial(frames, with_cameras=False), collate),
-        (FusionTask(plans.all_sensors), "fusion", partial(frames, with_cameras=True), collate),
+        (CameraTask(plans.cameras, config), "fusion-cameras", pictures, fusion_cameras.collate),
+        (FusionTask(plans.lidar, config), "fusion-lidar", partial(frames, with_cameras=False), collate),
+        (FusionTask(plans.all_sensors, config), "fusion", partial(frames, with_cameras=True), collate),
     ]
     begun = [number for number, (_, folder, _, _) in enumerate(stages) if _started(out / folder)]
     first = max(begun, default=0) if resume else 0

@@ -107,7 +107,7 @@ class PictureSource:
         ]
         return Pictures(
             torch.stack([torch.from_numpy(frame.picture(number)).permute(2, 0, 1) for number in cameras]),
-            earlier_pictures(self.files[index], len(cameras), self.config, past),
+            earlier_pictures(self.files[index], frame.base_from_camera, self.config, past),
             torch.stack([depth_bins(points, calibration, self.config) for calibration in calibrations]),
             torch.stack([shares_of_kinds(frame.semantic(number), self.config) for number in cameras]),
         )

@@ -22,7 +22,7 @@ from kestrel.train.fusion_augmentation import augment_sensors, augment_view
 from kestrel.train.fusion_sample import FusionSample
 from kestrel.train.object_paste import paste_objects
 from kestrel.train.sweep_augmentation import uniform
-from kestrel.types import Calibration
+from kestrel.types import Calibration, Float64Array
 
 WITH_PICTURES: Final = 0.75
 """Share of the frames drawn from those with pictures, where cameras are trained at all."""
@@ -103,7 +103,7 @@ class FrameSource:
         current = frame.cloud(0)[:, :3]
         h, w = config.feature_size
         cells = round(2 * config.map_extent / config.map_resolution)
-        earlier = earlier_pictures(self.files[index], len(frame.matrices), config, past)[:, chosen]
+        earlier = earlier_pictures(self.files[index], frame.base_from_camera, config, past)[:, chosen]
         return FusionSample(
             points=torch.from_numpy(frame.cloud(sweeps)),
             pictures=torch.stack(pictures)
@@ -128,15 +128,19 @@ def draw_past(generator: torch.Generator) -> int:
     return int(torch.multinomial(torch.tensor(PASTS), 1, generator=generator))
 
 
-def earlier_pictures(path: Path, cameras: int, config: FusionConfig, count: int) -> Tensor:
-    """Return what the cameras saw before a key frame, (K, cameras, 3, H, W) uint8, the oldest first.
+def earlier_pictures(path: Path, base_from_camera: Float64Array, config: FusionConfig, count: int) -> Tensor:
+    """Return what the M cameras saw before a key frame, (K, M, 3, H, W) uint8, the oldest first.
 
     K is at most ``count``; at the start of a drive, and where the network looks back on nothing, it is less.
+
+    Raises:
+        InputError: there were other cameras before.
     """
+    cameras = len(base_from_camera)
     files = cache.earlier_frames(path, config.hop_s, count) if cameras and config.hop_s else []
     if not files:
         return torch.zeros(0, cameras, 3, *config.image_size, dtype=torch.uint8)
-    shown = [torch.from_numpy(np.stack(cache.pictures(file))) for file in files]
+    shown = [torch.from_numpy(np.stack(cache.pictures(file, base_from_camera))) for file in files]
     return torch.stack(shown).permute(0, 1, 4, 2, 3)
 
 

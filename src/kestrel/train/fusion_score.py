@@ -18,7 +18,7 @@ from kestrel.errors import InputError, describe
 from kestrel.eval.fusion import ScoredFrame, Values, by_class, by_range, compare, summary
 from kestrel.train import cache
 from kestrel.train.progress import track
-from kestrel.train.sensor_cases import CAMERAS, CASES, LIDAR, NOTHING, RING, Without, sensor_frame
+from kestrel.train.sensor_cases import CAMERAS, CASES, LIDAR, NOTHING, RING, Without, sensor_frame, stamp_of
 from kestrel.types import BevMap, Boxes3D, SensorFrame
 
 SENSORS: Final[Mapping[str, Without]] = {
@@ -62,6 +62,9 @@ class Drive:
 class Answers:
     """What a detector answers to whole drives; each is asked for once.
 
+    Frames come in the order of a drive. For every drive and choice of sensors time starts anew, as when a
+    recording is played again, so that nothing of another run is remembered.
+
     Args:
         detect: answers one frame.
         sweeps: earlier ones in a frame.
@@ -83,7 +86,7 @@ class Answers:
 
     def _answer(self, path: Path, without: Without) -> ScoredFrame:
         cached = cache.read(cache.CachedFrame, path)
-        boxes, bev_map = self._detect(sensor_frame(cached, self._sweeps, without))
+        boxes, bev_map = self._detect(sensor_frame(cached, self._sweeps, without, stamp_of(path)))
         map_truth = cached.map_truth(len(MAP_LAYERS), bev_map.probability.shape[1]) > 0
         return compare(_truth(cached), map_truth, boxes, bev_map)
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,7 @@ from kestrel.train import cache
 from kestrel.types import Calibration, Image, Int64Array, PointCloud, SensorFrame
 
 BASE: Final = "base_link"
-STAMP_NS: Final = 10**9
+START_NS: Final = 10**9
 CAMERAS: Final = "cameras"
 LIDAR: Final = "lidar"
 
@@ -54,13 +55,21 @@ def _around(cached: cache.CachedFrame) -> Int64Array:
     return np.argsort(np.round(bearing, 3) % 360, kind="stable")
 
 
-def sensor_frame(cached: cache.CachedFrame, sweeps: int, without: Without = NOTHING) -> SensorFrame:
+def stamp_of(path: Path) -> int:
+    """Return the stamp of a key frame in a recording that its drive might be, nanoseconds."""
+    return START_NS + round(cache.frame_number(path) * 1e9 / cache.frame_hz(path.parent))
+
+
+def sensor_frame(
+    cached: cache.CachedFrame, sweeps: int, without: Without = NOTHING, stamp_ns: int = START_NS
+) -> SensorFrame:
     """Return a cached key frame as a node would hand it over.
 
     Args:
         cached: the frame.
         sweeps: how many earlier ones.
         without: sensors that are left out.
+        stamp_ns: of the frame, and of its pictures.
     """
     names = camera_names(cached)
     images, calibrations = {}, {}
@@ -69,13 +78,13 @@ def sensor_frame(cached: cache.CachedFrame, sweeps: int, without: Without = NOTH
         if CAMERAS in without or name in without:
             continue
         picture = cached.picture(number)
-        images[name] = Image(picture, STAMP_NS, name)
+        images[name] = Image(picture, stamp_ns, name)
         calibrations[name] = Calibration(
             cached.matrices[number], picture.shape[1], picture.shape[0], cached.base_from_camera[number]
         )
-    clouds = [] if LIDAR in without else _clouds(cached, sweeps)
+    clouds = [] if LIDAR in without else _clouds(cached, sweeps, stamp_ns)
     return SensorFrame(
-        stamp_ns=STAMP_NS,
+        stamp_ns=stamp_ns,
         frame_id=BASE,
         cloud=clouds[0] if clouds else None,
         images=images,
@@ -84,12 +93,12 @@ def sensor_frame(cached: cache.CachedFrame, sweeps: int, without: Without = NOTH
     )
 
 
-def _clouds(cached: cache.CachedFrame, sweeps: int) -> list[PointCloud]:
+def _clouds(cached: cache.CachedFrame, sweeps: int, stamp_ns: int) -> list[PointCloud]:
     points = cached.cloud()
     return [
         PointCloud(
             np.ascontiguousarray(points[cached.sweep == index, :4]),
-            STAMP_NS - round(float(cached.ages[index]) * 1e9),
+            stamp_ns - round(float(cached.ages[index]) * 1e9),
             BASE,
         )
         for index in range(1 + sweeps)
