@@ -61,8 +61,8 @@ class Outcome:
     played: Played
     answered: dict[str, tuple[int, int]]
     acknowledged: bool
-    recorded: int
     damage: str | None
+    recorded: int = 0
 
 
 def replay(
@@ -104,7 +104,7 @@ def replay(
     spinner = threading.Thread(target=spin, name="receiver", daemon=True)
     spinner.start()
     try:
-        return _Session(options, node, reader, recorder, stop, say).run(progress)
+        outcome = _Session(options, node, reader, recorder, stop, say).run(progress)
     finally:
         finished.set()
         executor.wake()
@@ -116,6 +116,9 @@ def replay(
             signal.signal(number, handler)
         if recorder is not None:
             recorder.close()
+    # Only now is everything written that had been received.
+    outcome.recorded = 0 if recorder is None else recorder.count
+    return outcome
 
 
 class _Session:
@@ -133,7 +136,6 @@ class _Session:
         self.options = options
         self.node = node
         self.reader = reader
-        self.recorder = recorder
         self.stop = stop
         self.say = say
         self.answers = Answers()
@@ -165,8 +167,7 @@ class _Session:
             self.stop.wait(LAST_WORDS_S)
         self.stop.set()
         watcher.join()
-        recorded = 0 if self.recorder is None else self.recorder.count
-        return Outcome(played, self.answers.counts(), acknowledged, recorded, self.reader.damage)
+        return Outcome(played, self.answers.counts(), acknowledged, self.reader.damage)
 
     def _wait_for_nodes(self) -> None:
         """Wait until everything in ``wait_for`` is there.
