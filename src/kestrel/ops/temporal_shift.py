@@ -94,7 +94,8 @@ def temporal_shift_step(x: Tensor, state: Tensor | None, fold_div: int = 8) -> t
 
     Args:
         x: (B, C, ...) features of the newest frame.
-        state: (B, C // fold_div, ...) what the previous step returned, or None at the start (zeros).
+        state: (B, C // fold_div, ...) what the previous step returned, in any floating type, or None at the
+            start (zeros).
         fold_div: inverse of the fraction of channels that moves.
 
     Returns:
@@ -102,5 +103,5 @@ def temporal_shift_step(x: Tensor, state: Tensor | None, fold_div: int = 8) -> t
     """
     fold = x.shape[1] // fold_div
     kept = x[:, :fold]
-    past = torch.zeros_like(kept) if state is None else state
+    past = torch.zeros_like(kept) if state is None else state.to(x.dtype)
     return torch.cat((past, x[:, fold:]), dim=1), kept
