@@ -155,6 +155,23 @@ def test_interrupted_recording_is_complete(tmp_path, ros_domain, number):
     assert f"recorded {sum(topic.count for topic in reader.topics.values())} messages" in output
 
 
+def test_what_a_slow_disk_writes_last_is_counted(tmp_path, ros_domain):
+    bag, out = drive(tmp_path / "bag", sweeps=2, points=100), tmp_path / "out.mcap"
+    slow = (
+        "import time\n"
+        "from kestrel.cli import main\n"
+        "from kestrel.data.bag import BagWriter\n"
+        "write = BagWriter.write_raw\n"
+        "BagWriter.write_raw = lambda *item: (time.sleep(0.08), write(*item))\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", slow, "replay", str(bag), "--record", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    count = sum(topic.count for topic in BagReader(out).topics.values())
+    assert f"recorded {count} messages" in done.stdout
+
+
 def test_killed_recording_keeps_its_finished_chunks(tmp_path, ros_domain):
     bag = drive(tmp_path / "bag", sweeps=10, points=20000)
     out = tmp_path / "out.mcap"
