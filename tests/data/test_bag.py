@@ -113,6 +113,16 @@ def test_recording_of_a_killed_writer_keeps_its_finished_chunks(tmp_path):
     assert BagReader(tmp_path / "file.mcap").topics["/pictures"].count == 3000
 
 
+def test_parts_of_a_split_bag_without_metadata_are_read_in_their_order(tmp_path):
+    folder = tmp_path / "split"
+    for part in range(12):
+        with BagWriter(folder / f"split_{part}.mcap") as bag:
+            bag.write("/text", messages.new("std_msgs/msg/String", data=str(part)), part)
+    reader = BagReader(folder)  # what is left of a recorder that was killed: no metadata.yaml
+    assert reader.damage is not None
+    assert [message.log_time_ns for message in reader.messages()] == list(range(12))
+
+
 @pytest.mark.parametrize("content", [b"", b"\x89MCAP0\r\n", b"not a bag" * 100])
 def test_file_that_is_no_bag_holds_nothing_and_says_so(tmp_path, content):
     path = tmp_path / "file.mcap"

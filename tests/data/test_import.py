@@ -3,6 +3,7 @@
 """Public recordings become bags whose sensors agree with each other; needs KESTREL_DATA."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from kestrel.classes import DETECTION_CLASSES
 from kestrel.cli import build_app
 from kestrel.data.bag import BagReader
+from kestrel.data.kitti import tracking_messages
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.perception_messages import DONT_CARE, boxes_from_message
 from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
@@ -184,6 +186,43 @@ def test_folder_without_the_recording_is_refused_and_leaves_nothing(tmp_path, ki
     result = CliRunner().invoke(build_app(), arguments)
     assert isinstance(result.exception, InputError)
     assert not (tmp_path / "bag").exists()
+
+
+def copied(name, tmp_path, *, frames):
+    """Copy a KITTI recording with some of its sweeps."""
+    source, copy = folder(name), tmp_path / name
+    skipped = shutil.ignore_patterns("velodyne")
+    shutil.copytree(source, copy, ignore=skipped)
+    (copy / "velodyne").mkdir()
+    for path in sorted((source / "velodyne").iterdir()):
+        if int(path.stem) in frames:
+            shutil.copy(path, copy / "velodyne")
+    return copy
+
+
+def test_truth_and_poses_stay_with_their_sweep_where_sweeps_are_missing(tracking, tmp_path):
+    stream = list(tracking_messages(copied("kitti_tracking_0000", tmp_path, frames=(0, 1, 20))))
+    topics = ("/lidar/points", "/odometry", "/truth/objects")
+    last = {topic: message for _, topic, message in stream}
+    whole = {topic: [item.decode() for item in tracking.messages([topic])][20] for topic in topics}
+    assert all(stamp_of(last[topic]) == stamp_of(whole[topic]) for topic in topics)
+    assert last["/odometry"].pose.pose.position == whole["/odometry"].pose.pose.position
+    found, wanted = (
+        boxes_from_message(each["/truth/objects"], DETECTION_CLASSES).center for each in (last, whole)
+    )
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["bag", "bag.mcap"])
+def test_recording_of_which_a_part_is_missing_leaves_nothing(tmp_path, name):
+    source = copied("kitti_raw_0926", tmp_path, frames=(0, 1, 2))
+    first_three = sorted((source / "image_02").iterdir())[:3]
+    first_three[2].unlink()
+    result = CliRunner().invoke(
+        build_app(), ["import", "kitti-raw", str(source), "--out", str(tmp_path / "out" / name)]
+    )
+    assert isinstance(result.exception, InputError)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_unknown_kind_is_refused(tmp_path):

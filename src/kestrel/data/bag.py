@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -273,7 +274,7 @@ class BagReader:
 
     def _mcap_files(self) -> list[Path]:
         if self.path.is_dir():
-            return sorted(self.path.glob("*.mcap"))
+            return sorted(self.path.glob("*.mcap"), key=_part_number)
         return [self.path] if self.path.suffix == ".mcap" else []
 
     def _scan(self) -> Iterator[BagMessage]:
@@ -297,6 +298,12 @@ class BagReader:
                     elif isinstance(record, Message) and record.channel_id in channels:
                         topic, msgtype = channels[record.channel_id]
                         yield BagMessage(topic, msgtype, record.log_time, record.data)
+
+
+def _part_number(path: Path) -> tuple[int, str]:
+    """Return what orders the files of a split bag: NAME_9.mcap comes before NAME_10.mcap."""
+    number = re.search(r"_(\d+)$", path.stem)
+    return int(number[1]) if number else 0, path.name
 
 
 def _is_latched(connection: Connection) -> bool:

@@ -94,8 +94,8 @@ def raw_messages(folder: Path) -> Iterator[Timed]:
     calibrations = read_calibration(_only(folder, "calib_*.txt"))
     sweeps = _numbered(folder / "velodyne", "npz")
     yield START_NS, "/tf_static", _mounts(calibrations, camera=True)
-    for index, sweep in enumerate(sweeps):
-        stamp = START_NS + index * PERIOD_NS
+    for number, sweep in sweeps:
+        stamp = START_NS + number * PERIOD_NS
         picture = folder / "image_02" / f"{sweep.stem}.jpg"
         _expect(picture)
         data = picture.read_bytes()
@@ -120,15 +120,15 @@ def tracking_messages(folder: Path) -> Iterator[Timed]:
     labels = _read_labels(_only(folder, "label_02_*.txt"))
     poses = _odom_from_base(folder / "CameraTrajectory.txt", calibrations)
     yield START_NS, "/tf_static", _mounts(calibrations, camera=False)
-    for index, path in enumerate(_numbered(folder / "velodyne", "npz")):
-        stamp = START_NS + index * PERIOD_NS
+    for number, path in _numbered(folder / "velodyne", "npz"):
+        stamp = START_NS + number * PERIOD_NS
         cloud = read_sweep(path, stamp)
-        if index < len(poses):
-            transform = messages.transform_message(poses[index], "odom", "base_link", stamp)
+        if number < len(poses):
+            transform = messages.transform_message(poses[number], "odom", "base_link", stamp)
             yield stamp, "/tf", messages.tf_message([transform])
-            yield stamp, "/odometry", messages.odometry_message(poses[index], stamp)
+            yield stamp, "/odometry", messages.odometry_message(poses[number], stamp)
         yield stamp, "/lidar/points", cloud_message(cloud)
-        truth = _boxes(labels.get(index, []), calibrations, cloud)
+        truth = _boxes(labels.get(number, []), calibrations, cloud)
         yield stamp, "/truth/objects", objects_message(truth)
 
 
@@ -230,9 +230,17 @@ def _only(folder: Path, pattern: str) -> Path:
     return next(iter(sorted(folder.glob(pattern))), folder / pattern)
 
 
-def _numbered(folder: Path, suffix: str) -> list[Path]:
+def _numbered(folder: Path, suffix: str) -> list[tuple[int, Path]]:
+    """Return the files by the number of their frame; some recordings lack sweeps (tracking 0001: four)."""
     _expect(folder)
     found = sorted(folder.glob(f"*.{suffix}"))
     if not found:
         raise InputError(describe(f"sweeps in {folder}", expected=f"*.{suffix}", found="none"))
-    return found
+    unnumbered = [path.name for path in found if not path.stem.isdecimal()]
+    if unnumbered:
+        raise InputError(
+            describe(
+                f"sweeps in {folder}", expected="the number of the frame as their name", found=unnumbered[0]
+            )
+        )
+    return [(int(path.stem), path) for path in found]
