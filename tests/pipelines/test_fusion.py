@@ -237,3 +237,15 @@ def test_a_camera_that_drops_out_needs_no_new_engine(detector: FusionDetector) -
     assert detector.engine._camera is engine
     plain = FusionDetector.untrained(seed=1, score_threshold=0.0, engine="eager")
     assert np.abs(plain.detect(make_frame(cameras=1))[1].probability - alone).max() < 1e-3
+
+
+def test_cameras_of_one_frame_are_not_answered_from_the_index_of_two() -> None:
+    detector = FusionDetector.untrained(seed=1, engine="eager")
+    with torch.inference_mode():
+        together = detector.inputs(make_frame(lidar=False, cameras=2))
+        apart = replace(
+            together, image_batch=torch.tensor([0, 1]), has_lidar=torch.zeros(2, dtype=torch.bool)
+        )
+        detector.engine(together)
+        found, wanted = detector.engine(apart), detector.network(apart)
+    torch.testing.assert_close(found.map_logits, wanted.map_logits, rtol=1e-3, atol=1e-3)

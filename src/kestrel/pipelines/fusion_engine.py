@@ -59,7 +59,7 @@ class FusionEngine:
         self._pillars = network.pillars.folded()
         self._camera: Engine | None = None
         self._bird: Engine | None = None
-        self._index: tuple[tuple[Tensor, Tensor], LiftSplatIndex] | None = None
+        self._index: tuple[tuple[Tensor, Tensor, Tensor], LiftSplatIndex] | None = None
 
     def __call__(self, inputs: FusionInput, stage: Stage = run_stage) -> FusionOutput:
         """Run the network on a batch of frames.
@@ -97,10 +97,12 @@ class FusionEngine:
         )
 
     def _lift_splat_index(self, inputs: FusionInput) -> LiftSplatIndex:
-        """Return the index of these calibrations; the last one is kept."""
-        key = inputs.rays, inputs.origins
-        if self._index is not None and all(
-            torch.equal(a, b) for a, b in zip(key, self._index[0], strict=True)
+        """Return the index of these calibrations in these frames; the last one is kept."""
+        key = inputs.rays, inputs.origins, inputs.image_batch
+        if (
+            self._index is not None
+            and self._index[1].batch == len(inputs.has_lidar)
+            and all(torch.equal(a, b) for a, b in zip(key, self._index[0], strict=True))
         ):
             return self._index[1]
         index = self.network.view.index(inputs)
