@@ -136,7 +136,12 @@ def train(
         (FusionTask(plans.lidar, config), "fusion-lidar", partial(frames, with_cameras=False), collate),
         (FusionTask(plans.all_sensors, config), "fusion", partial(frames, with_cameras=True), collate),
     ]
-    begun = [number for number, (_, folder, _, _) in enumerate(stages) if _started(out / folder)]
+    if not resume:  # or, interrupted, this run would go on with the later stages of an earlier one
+        for _, folder, _, _ in stages:
+            _last_checkpoint(out / folder).unlink(missing_ok=True)
+    begun = [
+        number for number, (_, folder, _, _) in enumerate(stages) if _last_checkpoint(out / folder).exists()
+    ]
     first = max(begun, default=0) if resume else 0
     weights = [start, *(out / folder / f"{task.name}.safetensors" for task, folder, _, _ in stages)]
     for number, (task, folder, source, collated) in enumerate(stages[first:], first):
@@ -149,5 +154,5 @@ def train(
     return out / stages[-1][1] / f"{FusionTask.name}.safetensors"
 
 
-def _started(folder: Path) -> bool:
-    return (folder / "checkpoints" / "last.ckpt").exists()
+def _last_checkpoint(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"

@@ -133,12 +133,14 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
             self.export()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the best scores with the weights."""
+        """Keep the best scores, and what the run started from, with the weights."""
         checkpoint["best"] = self.best
+        checkpoint["started_from"] = self.started_from
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the best scores again."""
-        self.best = checkpoint["best"]
+        """Take up again what the run started from, and its best scores unless later ones are known."""
+        self.best = self.best or checkpoint["best"]
+        self.started_from = checkpoint.get("started_from", self.started_from)
 
     def export(self) -> None:
         """Write the averaged network and its manifest into the run's folder."""
@@ -201,7 +203,7 @@ def fit(
         validation_source: a map-style dataset in a fixed order.
         collate: batches samples.
         out: folder of this run: checkpoints, metrics.csv, exported weights, and curves.png at the end.
-        resume: go on from the last checkpoint in ``out``.
+        resume: go on from the last checkpoint in ``out``; otherwise that of an earlier run is removed.
 
     Raises:
         InputError: ``resume`` without a checkpoint.
@@ -213,15 +215,21 @@ def fit(
     checkpoint = out / "checkpoints" / "last.ckpt"
     if resume and not checkpoint.exists():
         raise InputError(describe("--resume", expected=f"a checkpoint {checkpoint}", found="none"))
-    done = int(torch.load(checkpoint, weights_only=True)["global_step"]) if resume else 0
+    if not resume:  # or this run, interrupted before its first checkpoint, would go on as another one
+        checkpoint.unlink(missing_ok=True)
+    moves = int(torch.load(checkpoint, weights_only=True)["global_step"]) if resume else 0
+    done = moves // task.optimizer_count
     keep_metrics(out, resumed=done > 0)
     loaders = _loaders(task, train_source, validation_source, collate, done * plan.batch_size)
+    interval = plan.steps // max(1, round(plan.steps / plan.validate_every))
+    if done > 0 and done % interval == 0:
+        _validate(task, loaders[1], checkpoint, out)
     trainer = lightning.Trainer(
         accelerator="cpu",
         default_root_dir=str(out),
         max_steps=plan.steps * task.optimizer_count,
         gradient_clip_val=None if not task.automatic_optimization else 10.0,
-        val_check_interval=plan.steps // max(1, round(plan.steps / plan.validate_every)),
+        val_check_interval=interval,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
@@ -241,6 +249,19 @@ def fit(
     trainer.fit(task, *loaders, ckpt_path=str(checkpoint) if resume else None, weights_only=True)
     draw_curves(out)
     return out / f"{task.name}.safetensors"
+
+
+def _validate(task: Task[Any], loader: DataLoader[Any], checkpoint: Path, out: Path) -> None:
+    """Judge what a checkpoint holds that was saved right before a validation, which resuming would skip."""
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        default_root_dir=str(out),
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[TQDMProgressBar(refresh_rate=5)],
+    )
+    trainer.validate(task, loader, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
 
 
 def _loaders(

@@ -1,0 +1,204 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kestrel.models.kestrel_fusion import FusionConfig
+from kestrel.train import fusion
+from kestrel.train.loop import Plan, Task, fit
+from kestrel.weights import load
+
+PLAN = Plan(steps=4, batch_size=2, lr=1e-3, validate_every=2, validation_batches=1, workers=0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Of nothing."""
+
+
+class Network(nn.Module):
+    """One weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = Config()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
+class KilledError(Exception):
+    """Ends a run where a kill would."""
+
+
+class Numbers:
+    """Samples that say which one they are."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.zeros(1)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        return torch.tensor([float(generator.initial_seed())])
+
+
+class Counting(Task[Network]):
+    """Notes its samples and validations; each validation scores what ``worth`` says of its step."""
+
+    name = "counting"
+    classes = ()
+
+    def __init__(
+        self, worth: dict[int, float], *, stop_in: int | None = None, stop_at: int | None = None
+    ) -> None:
+        super().__init__(Network(), PLAN)
+        self.worth = worth
+        self.stop_in, self.stop_at = stop_in, stop_at
+        self.seen: list[float] = []
+        self.validated = 0
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Count one step, which the weight does too."""
+        if len(self.seen) == self.stop_at:
+            raise KilledError
+        self.seen.append(float(batch[0]))
+        return -self.network.weight.sum()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Be interrupted where the test wants it."""
+        self.validated += 1
+        if self.validated == self.stop_in:
+            raise KilledError
+
+    def scores(self) -> dict[str, float]:
+        """Return what the step is worth, told by how far the weight has come."""
+        return {"worth": self.worth[round(float(self.network.weight) / 1e-3)]}
+
+
+@pytest.fixture(autouse=True)
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Move the weight by the same in every step."""
+
+    def configured(task: Any) -> Any:
+        return torch.optim.SGD(task.network.parameters(), lr=1e-3)
+
+    monkeypatch.setattr(Task, "configure_optimizers", configured)
+
+
+def run(task: Task[Any], out: Path, *, resume: bool) -> dict[str, Any]:
+    weights = fit(task, Numbers(), Numbers(), torch.stack, out, resume=resume)
+    return load(weights)[1].metrics
+
+
+def interrupted(task: Task[Any], out: Path) -> None:
+    with pytest.raises(KilledError):
+        run(task, out, resume=False)
+
+
+@pytest.fixture
+def checkpoints_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kestrel.train import loop
+
+    plain = loop.ModelCheckpoint
+
+    def often(*args: Any, **options: Any) -> Any:
+        return plain(*args, **{**options, "every_n_train_steps": 1})
+
+    monkeypatch.setattr(loop, "ModelCheckpoint", often)
+
+
+@pytest.mark.usefixtures("checkpoints_every_step")
+@pytest.mark.parametrize(("validation", "missed"), [(1, 2), (2, 4)])
+def test_a_validation_that_was_interrupted_is_made_up_for(
+    tmp_path: Path, validation: int, missed: int
+) -> None:
+    worth = {2: 0.1, 4: 0.1, missed: 0.9}
+    interrupted(Counting(worth, stop_in=validation), tmp_path)
+    assert run(Counting(worth), tmp_path, resume=True) == {"val/worth": 0.9}
+
+
+@pytest.mark.usefixtures("checkpoints_every_step")
+def test_a_resumed_run_does_not_replace_better_weights_of_the_checkpoint_it_goes_on_from(
+    tmp_path: Path,
+) -> None:
+    worth = {2: 0.9, 4: 0.5}
+    interrupted(Counting(worth, stop_at=2), tmp_path)
+    assert run(Counting(worth), tmp_path, resume=True) == {"val/worth": 0.9}
+
+
+@pytest.mark.usefixtures("checkpoints_every_step")
+def test_what_a_run_started_from_outlives_an_interruption(tmp_path: Path) -> None:
+    worth = {2: 0.1, 4: 0.2}
+    first = Counting(worth, stop_at=3)
+    first.started_from = {"name": "mine", "sha256": "abc"}
+    interrupted(first, tmp_path)
+    run(Counting(worth), tmp_path, resume=True)
+    manifest = load(tmp_path / "counting.safetensors")[1]
+    assert manifest.training["started_from"] == {"name": "mine", "sha256": "abc"}
+
+
+class Playing(Counting):
+    """Two players, each of which moves in every step."""
+
+    optimizer_count = 2
+
+    def __init__(self, *, stop_at: int | None = None) -> None:
+        super().__init__(dict.fromkeys(range(9), 0.5), stop_at=stop_at)
+        self.automatic_optimization = False
+
+    def configure_optimizers(self) -> Any:
+        """One for each player."""
+        return [torch.optim.SGD(self.network.parameters(), lr=5e-4) for _ in range(2)]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Move both."""
+        loss = super().training_step(batch, batch_idx)
+        for optimizer in self.optimizers():  # type: ignore[union-attr]
+            optimizer.zero_grad()
+            self.manual_backward(-self.network.weight.sum())
+            optimizer.step()
+        return loss
+
+
+@pytest.mark.usefixtures("checkpoints_every_step")
+def test_a_resumed_run_with_two_optimisers_draws_the_next_samples(tmp_path: Path) -> None:
+    whole = Playing()
+    run(whole, tmp_path / "whole", resume=False)
+    first, second = Playing(stop_at=2), Playing()
+    interrupted(first, tmp_path / "parts")
+    run(second, tmp_path / "parts", resume=True)
+    assert first.seen + second.seen == whole.seen == [0.0, 2.0, 4.0, 6.0]
+
+
+def test_an_interrupted_run_is_not_resumed_as_an_earlier_one(tmp_path: Path) -> None:
+    run(Counting({2: 0.1, 4: 0.2}), tmp_path, resume=False)
+    interrupted(Counting({}, stop_at=0), tmp_path)
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_an_interrupted_fusion_training_is_not_resumed_in_a_later_stage_of_an_earlier_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = [
+        tmp_path / folder / "checkpoints" / "last.ckpt"
+        for folder in ("fusion-cameras", "fusion-lidar", "fusion")
+    ]
+    for path in checkpoints:
+        path.parent.mkdir(parents=True)
+        path.touch()
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(fusion, "fit", stopped)
+    plans = fusion.Plans(PLAN, PLAN, PLAN)
+    with pytest.raises(KilledError):
+        fusion.train(data, tmp_path, plans, FusionConfig(), resume=False)
+    assert not any(path.exists() for path in checkpoints)
