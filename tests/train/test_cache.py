@@ -74,3 +74,39 @@ def test_training_simulates_only_what_it_uses() -> None:
     assert {camera.name: camera.hz for camera in rig.cameras}["front"] == 10
     assert {camera.hz for camera in rig.cameras if camera.name != "front"} == {2}
     assert all(0 <= camera.phase_s < 0.05 for camera in rig.cameras)
+
+
+def test_a_file_that_is_cut_off_or_empty_is_named(tmp_path: Path) -> None:
+    frame = make_cached_frame()
+    path = tmp_path / "frame_0000.npz"
+    cache.write(path, frame)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"frame_0000\.npz: expected a CachedFrame"):
+            cache.read(cache.CachedFrame, path)
+        with pytest.raises(InputError, match=r"frame_0000\.npz: expected a CachedFrame"):
+            cache.pictures(path, frame.base_from_camera)
+
+
+@pytest.mark.parametrize("cells", [100, 199, 400])
+def test_the_truth_of_a_map_of_another_size_is_refused(cells: int) -> None:
+    expected = rf"cached map: expected 6 layers of {cells} x {cells} cells, found 240000 cells"
+    with pytest.raises(InputError, match=expected):
+        make_cached_frame().map_truth(6, cells)
+
+
+def test_a_drive_whose_mark_was_interrupted_is_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(path: Path, text: str, **_: object) -> None:
+        path.write_bytes(text.encode()[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    drive = tmp_path / "d0"
+    drive.mkdir()
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(KeyboardInterrupt):
+        cache.finish(drive, {"frame_hz": 2.0})
+    with pytest.raises(InputError, match="found none"):
+        cache.finished_drives(tmp_path)

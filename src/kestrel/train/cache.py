@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -27,6 +28,9 @@ POSITION_STEP_M: Final = 0.002
 REACH_M: Final = 65.0
 JPEG_QUALITY: Final = 90
 DONE: Final = "drive.json"
+
+UNREADABLE: Final = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
+"""What numpy raises where a file is not there, cut off or another one."""
 
 CachedT = TypeVar("CachedT", "CachedFrame", "CachedVideo")
 
@@ -70,8 +74,13 @@ class CachedFrame:
         return np.concatenate(columns, 1)
 
     def map_truth(self, layers: int, cells: int) -> UInt8Array:
-        """Return the truth (layers, cells, cells), 0 or 1."""
+        """Return the truth (layers, cells, cells), 0 or 1; InputError if it has another size."""
         count = layers * cells * cells
+        if len(self.map_bits) != -(-count // 8):
+            expected = f"{layers} layers of {cells} x {cells} cells"
+            raise InputError(
+                describe("cached map", expected=expected, found=f"{8 * len(self.map_bits)} cells in all")
+            )
         return np.unpackbits(self.map_bits, count=count).reshape(layers, cells, cells)
 
     def picture(self, index: int) -> UInt8Array:
@@ -139,13 +148,15 @@ def read(kind: type[CachedT], path: Path) -> CachedT:
     try:
         with np.load(path) as stored:
             return kind(**{entry.name: stored[entry.name] for entry in fields(kind)})
-    except (OSError, KeyError, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError(describe(str(path), expected=f"a {kind.__name__}", found=error)) from error
 
 
 def finish(folder: Path, summary: dict[str, Any]) -> None:
-    """Mark a drive as complete."""
-    (folder / DONE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    """Mark a drive as complete; the mark appears complete or not at all."""
+    partial = folder / f"{DONE}.part"
+    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / DONE)
 
 
 def finished_drives(folder: Path) -> list[Path]:
@@ -200,10 +211,13 @@ def pictures(path: Path, base_from_camera: Float64Array) -> list[UInt8Array]:
         base_from_camera: of the cameras in the order that is expected, (M, 4, 4).
 
     Raises:
-        InputError: the frame has other cameras.
+        InputError: the frame has other cameras, or the file is not there or damaged.
     """
-    with np.load(path) as stored:
-        data, ends, found = (stored[name] for name in ("pictures", "picture_ends", "base_from_camera"))
+    try:
+        with np.load(path) as stored:
+            data, ends, found = (stored[name] for name in ("pictures", "picture_ends", "base_from_camera"))
+    except UNREADABLE as error:
+        raise InputError(describe(str(path), expected="a CachedFrame", found=error)) from error
     if not np.array_equal(found, base_from_camera):
         expected = f"the {len(base_from_camera)} of the frames around it"
         raise InputError(describe(f"cameras of {path}", expected=expected, found=f"{len(found)}, or others"))

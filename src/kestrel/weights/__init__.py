@@ -133,10 +133,15 @@ def save(path: Path, state: Mapping[str, Tensor], manifest: Manifest, *, exact: 
     manifest = Manifest(**{**asdict(manifest), "sha256": hashlib.sha256(content).hexdigest()})
     path.parent.mkdir(parents=True, exist_ok=True)
     for target, data in ((path, content), (path.with_suffix(".json"), manifest.to_json().encode())):
-        partial = target.with_name(target.name + ".part")
-        partial.write_bytes(data)
-        partial.replace(target)
+        _replace(target, data)
     return manifest
+
+
+def _replace(target: Path, data: bytes) -> None:
+    """Write a file that appears complete or not at all."""
+    partial = target.with_name(target.name + ".part")
+    partial.write_bytes(data)
+    partial.replace(target)
 
 
 def remember(name_or_path: str | Path, metrics: Mapping[str, float]) -> None:
@@ -144,7 +149,7 @@ def remember(name_or_path: str | Path, metrics: Mapping[str, float]) -> None:
     path = resolve(name_or_path).with_suffix(".json")
     manifest = Manifest.from_json(path.read_text(encoding="utf-8"), path)
     updated = replace(manifest, metrics={**manifest.metrics, **metrics})
-    path.write_text(updated.to_json(), encoding="utf-8")
+    _replace(path, updated.to_json().encode())
 
 
 def _storage(tensor: Tensor, *, exact: bool) -> Tensor:
