@@ -91,3 +91,10 @@ def test_a_false_alarm_lowers_the_precision_of_the_range_where_it_is() -> None:
 def test_boxes_beyond_the_range_of_their_class_are_in_no_range() -> None:
     far = BoxTable.from_frames([boxes((45, 0), label=PEDESTRIAN)])
     assert range_precision(far, far)[1].sum() == 0
+
+
+def test_errors_that_no_class_has_leave_the_other_figures_defined(road: np.ndarray) -> None:
+    cones = boxes((5, 0), (15, 3), label=DETECTION_CLASSES.index("traffic_cone"))
+    values = summary([frame(cones, cones, road, road)])
+    assert not {"mAOE", "mAVE"} & values.keys()
+    assert values["NDS"] == pytest.approx(0.7)  # (5 + 2 of 5 errors) / 10, as the devkit has it

@@ -4,6 +4,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from kestrel.data import messages, perception_messages, sensor_messages
 from kestrel.data.bag import BagWriter
 from kestrel.errors import CalibrationError, InputError
 from kestrel.eval import baseline
-from kestrel.eval.recording import read_recording
-from kestrel.eval.score import figures
+from kestrel.eval.recording import Answers, read_recording
+from kestrel.eval.score import figures, map_values
 from kestrel.eval.timing import node_timings
 from kestrel.types import BevMap, Boxes3D, PointCloud
 
@@ -135,6 +136,21 @@ def test_what_lies_in_a_dont_care_region_counts_neither_way(tmp_path):
         found = boxes(EPOCH, [(20, 5, 0), (10.5, 0.5, 0)])
         bag.write("/fusion/output/objects", perception_messages.objects_message(found), WALL)
     assert values(path)["detection/car/AP_2m"] == pytest.approx(1.0)
+
+
+def test_a_map_on_another_grid_is_compared_where_its_cells_are():
+    truth = road(1, 5.0)
+    shifted = replace(
+        truth,
+        lower=(-49.056, -53.0),
+        probability=np.roll(
+            truth.probability, 6, axis=2
+        ),  # the same road, its cells 3 m further to the right
+    )
+    finer = replace(truth, resolution=0.25, probability=truth.probability.repeat(2, axis=1).repeat(2, axis=2))
+    for found, rows in ((truth, 200), (finer, 200), (shifted, 198)):
+        values = map_values(Answers(maps={1: truth}), Answers(maps={1: found}))
+        assert values["map/drivable_area"][0] == pytest.approx(rows / 200)  # what it does not reach is missed
 
 
 def test_detections_in_another_frame_are_refused(tmp_path):

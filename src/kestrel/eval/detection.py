@@ -152,8 +152,8 @@ class DetectionScores:
 
     @property
     def nuscenes_detection_score(self) -> float:
-        """NDS: half mAP, half the five errors."""
-        return float((5 * self.mean_average_precision + np.maximum(0, 1 - self.mean_errors).sum()) / 10)
+        """NDS: half mAP, half the five errors; one that no class has earns nothing, as in the devkit."""
+        return float((5 * self.mean_average_precision + np.fmax(0, 1 - self.mean_errors).sum()) / 10)
 
 
 def in_range(boxes: BoxTable, class_names: Sequence[str], ranges: Mapping[str, float]) -> NDArray[np.bool_]:

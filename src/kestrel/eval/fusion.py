@@ -83,7 +83,11 @@ def summary(frames: Sequence[ScoredFrame]) -> Values:
             "mAP": scores.mean_average_precision,
             "mAP_2m": float(scores.average_precision[:, near].mean()),
             "NDS": scores.nuscenes_detection_score,
-            **{short: float(errors[name]) for short, name in ERROR_NAMES.items()},
+            **{
+                short: float(errors[name])
+                for short, name in ERROR_NAMES.items()
+                if not np.isnan(errors[name])
+            },
         }
     whole = _merged([overlap for frame in frames for overlap in frame.overlaps])
     return values | _map_means(whole)

@@ -18,7 +18,7 @@ from kestrel.eval.overlap import MapOverlap, PointConfusion
 from kestrel.eval.recording import Answers, Recording
 from kestrel.eval.timing import node_timings, replay_rate
 from kestrel.report import Figure
-from kestrel.types import Boxes3D, Float64Array
+from kestrel.types import BevMap, Boxes3D, Float32Array, Float64Array
 
 MAP_THRESHOLD: Final = 0.5
 ERROR_UNITS: Final = {"translation": "m", "scale": "1 - IoU", "orientation": "rad", "velocity": "m/s"}
@@ -126,7 +126,8 @@ def map_values(truth: Answers, predicted: Answers) -> Values:
         return {}
     overlap = MapOverlap(len(MAP_LAYERS))
     for stamp in stamps:
-        overlap.add(predicted.maps[stamp].probability, truth.maps[stamp].probability > 0.5)
+        real = truth.maps[stamp]
+        overlap.add(_at_cells_of(real, predicted.maps[stamp]), real.probability > 0.5)
     there = overlap.truth_count > 0
     best = np.where(there, overlap.best_iou(), np.nan)
     at_half = overlap.iou_at(MAP_THRESHOLD)
@@ -138,6 +139,21 @@ def map_values(truth: Answers, predicted: Answers) -> Values:
     for layer, value in zip(MAP_LAYERS, best, strict=True):
         if not np.isnan(value):
             values[f"map/{layer}/best"] = (float(value), "IoU at best threshold")
+    return values
+
+
+def _at_cells_of(truth: BevMap, found: BevMap) -> Float32Array:
+    """Return what ``found`` says at the middle of each cell of ``truth``, 0 beyond its end.
+
+    A network may answer on a grid of its own: that of BEVFusion begins where its LiDAR sits.
+    """
+    values = found.probability
+    for axis in (0, 1):
+        cells, count = truth.probability.shape[axis + 1], values.shape[axis + 1]
+        middle = truth.lower[axis] + (np.arange(cells) + 0.5) * truth.resolution
+        place = np.floor((middle - found.lower[axis]) / found.resolution).astype(np.int64)
+        there = ((place >= 0) & (place < count)).reshape((-1, 1) if axis == 0 else (1, -1))
+        values = values.take(place.clip(0, count - 1), axis + 1) * there
     return values
 
 
