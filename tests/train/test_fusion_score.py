@@ -240,3 +240,14 @@ def test_precision_is_scored_with_what_was_asked_for(
     assert int8["test/int8/mAP_lost"] == 0
     assert int8["test/int8/frames"] > values["test/bfloat16/frames"]  # of all drives
     assert read_manifest(path).metrics == values  # one calibration is not a property of the weights
+
+
+def test_drives_without_key_frames_are_left_out_and_nothing_else_is_refused(drives: Path) -> None:
+    write_drive(drives / "video", [], "nuscenes", "fog")
+    found = score_fusion(Answers(SectorDetector(), sweeps=0), drives, ("camera+lidar",))
+    assert "camera+lidar/mAP" in found
+    assert not [name for name in found if "fog" in name]
+    score_without_sensors(Answers(SectorDetector(), sweeps=0), drives)
+    videos = write_drive(drives.parent / "train_video" / "video", [], "nuscenes", "fog")
+    with pytest.raises(InputError, match="train_video: expected drives with key frames, found 1 without"):
+        score_fusion(Answers(SectorDetector(), sweeps=0), videos, ("camera+lidar",))

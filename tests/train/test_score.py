@@ -15,6 +15,7 @@ from kestrel.train import cache, score
 from kestrel.train.fusion_score import Answers, score_fusion
 from kestrel.types import BevMap, Boxes3D, PointCloud, SensorFrame
 from kestrel.weights import Manifest, save
+from tests.train.conftest import make_cached_frame
 
 
 @pytest.fixture
@@ -46,6 +47,15 @@ def test_one_wrong_class_lowers_the_score_of_that_class_alone(
     values = score.score_segmentation(without_cars, data / "validation")
     assert values["iou/car"] == 0
     assert values["iou/pedestrian"] == pytest.approx(1.0)
+
+
+def test_points_are_told_by_rig_where_a_drive_has_no_pictures(tmp_path: Path) -> None:
+    for rig in ("nuscenes", "kitti"):
+        (tmp_path / rig).mkdir()
+        cache.write(tmp_path / rig / "frame_0000.npz", make_cached_frame(cameras=0))
+        cache.finish(tmp_path / rig, {"rig": rig, "weather": "day", "frame_hz": 1.0})
+    values = score.score_segmentation(lambda cloud: np.zeros(len(cloud), np.uint8), tmp_path)
+    assert {"point_miou/nuscenes", "point_miou/kitti"} <= values.keys()
 
 
 def test_boxes_and_map_equal_to_the_truth_score_one(data: Path, frames: list[cache.CachedFrame]) -> None:

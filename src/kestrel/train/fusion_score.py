@@ -45,9 +45,18 @@ class Drive:
 
     @classmethod
     def below(cls, folder: Path) -> list[Drive]:
-        """Return the finished drives below ``folder``."""
+        """Return the finished drives below ``folder`` that have key frames.
+
+        Raises:
+            InputError: there is none, as in a split of videos.
+        """
         told = {path: json.loads((path / cache.DONE).read_text()) for path in cache.finished_drives(folder)}
-        return [cls(path, values["rig"], values["weather"]) for path, values in told.items()]
+        drives = [cls(path, values["rig"], values["weather"]) for path, values in told.items()]
+        found = [drive for drive in drives if drive.files]
+        if not found:
+            expected = "drives with key frames"
+            raise InputError(describe(str(folder), expected=expected, found=f"{len(drives)} without"))
+        return found
 
     @property
     def files(self) -> list[Path]:

@@ -21,6 +21,7 @@ from kestrel.train.box_transfer import THRESHOLDS, score_detections
 from kestrel.train.fusion_score import (
     SENSORS,
     Answers,
+    Drive,
     score_fusion,
     score_rounded,
     score_without_sensors,
@@ -200,12 +201,12 @@ def score_segmentation(labels_of: Labeller, folder: Path) -> dict[str, float]:
     """Return the mean IoU of points over all drives, per rig and per class."""
     total = PointConfusion(len(POINT_CLASSES))
     by_rig: dict[str, PointConfusion] = {}
-    for path in track(cache.frame_files(folder), "points"):
+    frames = [(drive.rig, path) for drive in Drive.below(folder) for path in drive.files]
+    for rig, path in track(frames, "points"):
         frame = cache.read(cache.CachedFrame, path)
         cloud = PointCloud(np.ascontiguousarray(frame.cloud(0)[:, :4]), 0, BASE)
         answer = labels_of(cloud)
         total.add(frame.label, answer)
-        rig = "nuscenes" if len(frame.matrices) > 1 else "kitti"
         by_rig.setdefault(rig, PointConfusion(len(POINT_CLASSES))).add(frame.label, answer)
     values = {"point_miou": total.mean_iou()}
     values.update({f"point_miou/{rig}": confusion.mean_iou() for rig, confusion in by_rig.items()})
