@@ -196,6 +196,29 @@ def test_broken_jpeg_is_refused():
         sensor_messages.image_from_message(message)
 
 
+@pytest.mark.parametrize("read", [sensor_messages.image_from_message, sensor_messages.grey_from_message])
+def test_compressed_image_without_a_byte_is_refused(read):
+    message = sensor_messages.stored_image(b"", STAMP, "camera")
+    with pytest.raises(InputError, match="found jpeg"):
+        read(message)
+
+
+@pytest.mark.parametrize(("encoding", "size"), [("rgb9", 6), ("rgb8", 5), ("rgb8", 0)])
+def test_raw_image_of_an_unknown_encoding_or_cut_off_is_refused(encoding, size):
+    message = messages.new(
+        "sensor_msgs/msg/Image",
+        header=messages.header(STAMP, "camera"),
+        height=1,
+        width=2,
+        encoding=encoding,
+        is_bigendian=0,
+        step=6,
+        data=np.zeros(size, np.uint8),
+    )
+    with pytest.raises(InputError, match=f"found {encoding} of 2x1 in {size} bytes"):
+        sensor_messages.image_from_message(message)
+
+
 def test_raw_image_is_read_as_rgb():
     message = messages.new(
         "sensor_msgs/msg/Image",

@@ -140,20 +140,30 @@ def stored_image(data: bytes, stamp_ns: int, frame_id: str) -> Any:
 def image_from_message(message: Any) -> Image:
     """Return the RGB picture of a CompressedImage or of a plain Image (rgb8, bgr8, mono8, ...)."""
     if hasattr(message, "encoding"):
-        from rosbags.image import message_to_cvimage
+        from rosbags.image import ImageError, message_to_cvimage
 
-        picture = message_to_cvimage(message, "rgb8")
+        try:
+            picture = message_to_cvimage(message, "rgb8")
+        except (ImageError, TypeError, ValueError) as error:  # the last two: too few bytes
+            size = f"{message.encoding} of {message.width}x{message.height} in {len(message.data)} bytes"
+            raise InputError(describe("image", expected="a known encoding, complete", found=size)) from error
     else:
-        decoded = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+        decoded = _decoded(message, cv2.IMREAD_COLOR)
         if decoded is None:
             raise InputError(describe("compressed image", expected="a JPEG or PNG", found=message.format))
         picture = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     return Image(np.ascontiguousarray(picture), stamp_of(message), message.header.frame_id)
 
 
+def _decoded(message: Any, flags: int) -> NDArray[Any] | None:
+    """Return the picture of a CompressedImage, None if it is none; OpenCV itself raises without any bytes."""
+    data = np.frombuffer(message.data, np.uint8)
+    return cv2.imdecode(data, flags) if len(data) else None
+
+
 def grey_from_message(message: Any) -> UInt8Array:
     """Return the (H, W) uint8 values of a grey CompressedImage, for one of semantic ids."""
-    decoded = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    decoded = _decoded(message, cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.ndim != 2:
         raise InputError(describe("semantic image", expected="a grey PNG", found=message.format))
     return np.asarray(decoded, np.uint8)
