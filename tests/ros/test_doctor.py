@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from builtin_interfaces.msg import Time
@@ -23,7 +24,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from tf2_msgs.msg import TFMessage
 
 from kestrel_nodes.doctor import Finding, Level
-from kestrel_nodes.doctor.graph import check_graph
+from kestrel_nodes.doctor.graph import check_camera_infos, check_graph, check_inputs
+from kestrel_nodes.doctor.listener import Listener
 from kestrel_nodes.doctor.machine import check_kernels, check_shared_memory
 
 LISTEN_S = 1.5
@@ -134,10 +136,41 @@ def test_a_qos_mismatch_names_topic_and_publisher() -> None:
     assert "driver" in finding.found
 
 
-def test_an_input_without_publisher_is_named() -> None:
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "/fusion/debug/overlay/front",
+        "/augment/output/image",
+        "/augment/input/labels",
+        "/truth/camera/a/depth",
+    ],
+)
+def test_a_picture_that_no_camera_took_needs_no_calibration(topic: str) -> None:
+    heard = SimpleNamespace(
+        topics={topic: ["sensor_msgs/msg/Image"], "/camera/b/image": ["sensor_msgs/msg/Image"]},
+        frames={topic: "camera", "/camera/b/image": "camera"},
+    )
+    (finding,) = check_camera_infos(cast(Listener, heard))
+    assert finding.subject == "/camera/b/image"
+
+
+def test_a_node_that_left_the_graph_is_noted() -> None:
     context = Context()
     context.init()
-    fusion = Node("fusion", context=context)
+    doctor = Node("doctor", context=context)
+    try:
+        (finding,) = check_inputs(doctor, "fusion", "/")
+    finally:
+        doctor.destroy_node()
+        context.try_shutdown()
+    assert (finding.level, finding.subject) == (Level.NOTE, "fusion")
+
+
+@pytest.mark.parametrize("namespace", ["/", "/robot"])
+def test_an_input_without_publisher_is_named(namespace: str) -> None:
+    context = Context()
+    context.init()
+    fusion = Node("fusion", context=context, namespace=namespace)
     fusion.create_subscription(PointCloud2, "/lidar/points", lambda _: None, RELIABLE)
     try:
         (finding,) = broken(list(check_graph(LISTEN_S)))

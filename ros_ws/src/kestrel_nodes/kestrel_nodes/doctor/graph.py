@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -13,11 +14,14 @@ from rclpy.qos import QoSCompatibility, qos_check_compatible
 
 from kestrel_nodes.doctor.finding import Finding, Level
 from kestrel_nodes.doctor.listener import Listener
+from kestrel_nodes.replay.player import LABELS, TRUTH
 
 NODES = ("video", "segmentation", "fusion", "augment")
 BASE_FRAME = "base_link"
 CLOCK_TOLERANCE_S = 5.0
 OWN_TOPICS = ("/parameter_events", "/rosout", "/clock")
+PICTURES = re.compile(rf"/(output|debug)/|^{TRUTH}|^{LABELS}$")
+"""Images that no camera took: drawn by a node, or the truth of a simulation."""
 
 
 def check_graph(listen_s: float) -> Iterator[Finding]:
@@ -27,14 +31,14 @@ def check_graph(listen_s: float) -> Iterator[Finding]:
     try:
         listener = Listener(node)
         listener.listen(listen_s)
-        running = [name for name in NODES if name in listener.node_names]
+        running = [found for name in NODES for found in sorted(set(listener.nodes)) if found[0] == name]
         if running:
-            yield Finding(Level.OK, "nodes", f"running: {', '.join(running)}")
+            yield Finding(Level.OK, "nodes", f"running: {', '.join(name for name, _ in running)}")
         else:
             advice = "`kestrel up` starts them; run the doctor beside them"
             yield Finding(Level.NOTE, "nodes", "none of Kestrel's is running", advice)
-        for name in running:
-            yield from check_inputs(node, name)
+        for name, namespace in running:
+            yield from check_inputs(node, name, namespace)
         yield from check_camera_infos(listener)
         yield from check_transforms(listener)
         yield from check_clock(listener)
@@ -43,9 +47,14 @@ def check_graph(listen_s: float) -> Iterator[Finding]:
         rclpy.try_shutdown()
 
 
-def check_inputs(node: Node, name: str) -> Iterator[Finding]:
+def check_inputs(node: Node, name: str, namespace: str) -> Iterator[Finding]:
     """Yield the inputs of one node that nobody publishes or whose QoS does not fit."""
-    for topic, _ in node.get_subscriber_names_and_types_by_node(name, node.get_namespace()):
+    try:
+        inputs = node.get_subscriber_names_and_types_by_node(name, namespace)
+    except Exception:  # rclpy's class for this is private
+        yield Finding(Level.NOTE, name, "has left the graph meanwhile", "see its log for the reason")
+        return
+    for topic, _ in inputs:
         if topic in OWN_TOPICS:
             continue
         subject = f"{name}: {topic}"
@@ -54,7 +63,7 @@ def check_inputs(node: Node, name: str) -> Iterator[Finding]:
             advice = "start the sensor driver or the replay, or remap the input to the topic it publishes"
             yield Finding(Level.BROKEN, subject, "has no publisher", advice)
         for subscription in node.get_subscriptions_info_by_topic(topic):
-            if subscription.node_name != name:
+            if (subscription.node_name, subscription.node_namespace) != (name, namespace):
                 continue
             for publisher in publishers:
                 fit, reason = qos_check_compatible(publisher.qos_profile, subscription.qos_profile)
@@ -69,7 +78,8 @@ def check_camera_infos(listener: Listener) -> Iterator[Finding]:
     """Yield the cameras whose calibration nobody publishes."""
     for topic, types in sorted(listener.topics.items()):
         is_image = types[0] in ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-        if not is_image or "/output/" in topic or topic not in listener.frames:
+        drawn = PICTURES.search(topic) is not None
+        if not is_image or drawn or topic not in listener.frames:
             continue
         camera = topic.removesuffix("/compressed").rsplit("/", 1)[0]
         info = f"{camera}/camera_info"

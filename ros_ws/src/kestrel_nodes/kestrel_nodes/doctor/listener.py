@@ -30,14 +30,14 @@ BEST_EFFORT = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 class Listener:
     """What one node hears in a few seconds.
 
-    topics: type names by topic. node_names: all nodes. parents: parent frame by child frame, from TF.
+    topics: type names by topic. nodes: name and namespace of all. parents: parent by child frame, from TF.
     frames: frame_id and stamps_ns: newest stamp by sensor topic. clock_ns: newest /clock, or None.
     """
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.topics: dict[str, list[str]] = {}
-        self.node_names: set[str] = set()
+        self.nodes: list[tuple[str, str]] = []
         self.parents: dict[str, str] = {}
         self.frames: dict[str, str] = {}
         self.stamps_ns: dict[str, int] = {}
@@ -49,7 +49,7 @@ class Listener:
         """Discover for a third of the time, then listen to sensors, transforms and the clock."""
         self._spin(seconds / 3)
         self.topics = dict(self.node.get_topic_names_and_types())
-        self.node_names = set(self.node.get_node_names()) - {self.node.get_name()}
+        self.nodes = self.node.get_node_names_and_namespaces()
         self.node.create_subscription(TFMessage, "/tf", self._hear_transforms, BEST_EFFORT)
         self.node.create_subscription(TFMessage, "/tf_static", self._hear_transforms, LATCHED)
         self.node.create_subscription(Clock, "/clock", self._hear_clock, BEST_EFFORT)
