@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A managed node that a supervisor can start: `stub_node.py NAME BEHAVIOUR`.
 
-Behaviours: ``good``; ``broken`` (cannot be configured); ``crash`` (ends while active, with exit code 3).
+Behaviours: ``good``; ``broken`` (cannot be configured); ``crash`` (ends while active, with exit code 3);
+``slow`` (takes a minute to load).
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class StubNode(ManagedNode[StubParameters]):
         print(f"configured at {time.monotonic():.6f} as {os.getpid()}", flush=True)
         if BEHAVIOUR == "broken":
             raise ModelError("weights of stub: expected a file, found nothing")
+        if BEHAVIOUR == "slow":
+            time.sleep(60)
 
     def to_active(self) -> None:
         print(f"active at {time.monotonic():.6f}", flush=True)

@@ -146,6 +146,34 @@ def test_node_without_heartbeat_is_killed_and_restarted() -> None:
     assert bench.supervisor.up
 
 
+def test_supervisor_that_was_stopped_itself_gives_the_nodes_time_to_be_heard() -> None:
+    bench = Bench("node")
+    bench.run(10)
+    bench.now += 60
+    bench.nodes["node"].link.silent = 60.0
+    bench.supervisor.overslept(bench.now)
+    bench.run(4.9)
+    assert bench.supervisor.up
+    bench.run(0.5)
+    assert "no heartbeat for 5." in bench.said[-1]
+
+
+def test_what_a_node_wrote_last_is_read_before_it_is_told() -> None:
+    class Unread(FakeProcess):
+        def wait(self, seconds: float) -> bool:
+            self.last_lines.append("out of luck")
+            return True
+
+    bench = Bench("node")
+    for _ in range(2):
+        bench.run(5)
+        bench.nodes["node"].process.returncode = 1
+    bench.run(5)
+    bench.nodes["node"].process = Unread(returncode=3)
+    with pytest.raises(KestrelError, match="exit code 3; its last line was: out of luck"):
+        bench.run(0.1)
+
+
 def test_silence_while_loading_is_no_hang_but_loading_has_a_limit() -> None:
     bench = Bench("node")
     bench.nodes["node"].link.obeys = False
@@ -365,6 +393,27 @@ def test_check_loads_and_ends_by_itself(up: Callable[..., Up]) -> None:
     assert checked.process.returncode == 0
     checked.await_line("all nodes are loaded")
     assert not any("active at" in line for line in checked.lines)
+
+
+def test_check_that_is_stopped_before_all_is_loaded_fails(up: Callable[..., Up]) -> None:
+    checked = up("slow", check=True)
+    checked.await_line(r"stub0 \| loading")
+    checked.stop()
+    checked.await_line("KestrelError: kestrel up --check: stopped before all nodes were loaded")
+    assert checked.process.returncode != 0
+
+
+def test_nodes_stay_when_the_supervisor_was_stopped_for_a_while(up: Callable[..., Up]) -> None:
+    running = up("good", "good")
+    running.await_line("all nodes are active")
+    running.process.send_signal(signal.SIGSTOP)
+    until = time.monotonic() + 5.0
+    wait_for(lambda: time.monotonic() > until, "longer than a node may be silent")
+    running.process.send_signal(signal.SIGCONT)
+    os.kill(running.pid("stub1"), signal.SIGKILL)
+    running.await_line(r"stub1 \| ended with signal SIGKILL")
+    assert not any("hangs" in line for line in running.lines), "it looked at stub0 before stub1"
+    assert running.stop() < 5.0
 
 
 def test_node_that_cannot_be_configured_ends_everything_with_its_reason(up: Callable[..., Up]) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
+from kestrel.errors import KestrelError
 from kestrel_nodes import transport
 from kestrel_nodes.deployment import NodeConfig
 from kestrel_nodes.supervisor.display import Display
@@ -22,6 +23,8 @@ from kestrel_nodes.supervisor.process import SUPERVISOR_VARIABLE, NodeProcess, s
 from kestrel_nodes.supervisor.supervisor import Limits, Managed, Supervisor
 
 STEP_S = 0.1
+LATE_S = 2.0
+"""A step that comes this late was held up from outside: Ctrl-Z, a paused container, a suspended machine."""
 STOP_S = 3.5
 """All nodes have ended after this long; each alone needs less than a second when it is idle."""
 
@@ -75,7 +78,8 @@ def run(
         By node, how long it took to load and warm up, seconds.
 
     Raises:
-        KestrelError: a node cannot be brought up, or not kept up; all nodes are stopped then.
+        KestrelError: a node cannot be brought up, or not kept up; all nodes are stopped then. With ``check``
+            also when it is stopped before all are loaded.
     """
     with claimed_domain():
         return _run(commands, display, check=check, limits=limits or Limits())
@@ -103,6 +107,8 @@ def _run(
             display.event("up", "stopping")
             stop_in_order(running, STOP_S)
             links.close()
+    if check and not supervisor.up:
+        raise KestrelError("kestrel up --check: stopped before all nodes were loaded")
     return {node.name: node.loaded_s for node in nodes if node.loaded_s is not None}
 
 
@@ -113,9 +119,12 @@ def refuse_unsupervised(links: Links) -> None:
 
 
 def _supervise(supervisor: Supervisor, links: Links, display: Display, stop: _Stop, *, check: bool) -> None:
-    was_up = False
+    was_up, now = False, time.monotonic()
     while not stop.requested:
-        supervisor.step(time.monotonic())
+        before, now = now, time.monotonic()
+        if now - before > LATE_S:
+            supervisor.overslept(now)
+        supervisor.step(now)
         display.status(supervisor.nodes)
         if supervisor.up and not was_up:
             display.event("up", "all nodes are loaded" if check else "all nodes are active")

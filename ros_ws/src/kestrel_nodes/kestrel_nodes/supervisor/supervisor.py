@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -129,11 +130,16 @@ class Supervisor:
         self._say = say
         self._activate = activate
         self._goal = Phase.ACTIVE if activate else Phase.INACTIVE
+        self._listening_since = -math.inf
 
     @property
     def up(self) -> bool:
         """Whether every node is where it should be."""
         return all(node.phase is self._goal for node in self.nodes)
+
+    def overslept(self, now: float) -> None:
+        """Note that this process itself was stopped until ``now``: what it has not heard proves nothing."""
+        self._listening_since = now
 
     def step(self, now: float) -> None:
         """Look at every node once.
@@ -150,7 +156,7 @@ class Supervisor:
                 self._advance(node, now)
 
     def _advance(self, node: Managed, now: float) -> None:
-        waited = now - node.since
+        waited = now - self._since(node)
         match node.phase:
             case Phase.STOPPED:
                 self._start(node, now)
@@ -169,7 +175,7 @@ class Supervisor:
                 self._await(node, Phase.ACTIVE, self._limits.activate_s, now)
 
     def _watch(self, node: Managed, index: int, now: float) -> None:
-        silent = min(node.link.silent_s(now), now - node.since)
+        silent = min(node.link.silent_s(now), now - self._since(node))
         if silent > self._limits.hang_s:
             self._failed(node, f"hangs: no heartbeat for {silent:.1f} s", now)
         elif node.phase is Phase.INACTIVE and self._activate and self._earlier_are_up(index):
@@ -181,19 +187,23 @@ class Supervisor:
         return all(node.phase is Phase.ACTIVE or node.total_restarts for node in self.nodes[:index])
 
     def _await(self, node: Managed, then: Phase, limit_s: float, now: float) -> None:
-        answer, waited = node.link.answer, now - node.since
+        answer, waited = node.link.answer, now - self._since(node)
         if answer:
             if then is Phase.INACTIVE:
-                node.loaded_s = waited
+                node.loaded_s = now - node.since
             self._enter(node, then, now)
         elif answer is False:
             raise SetupError(f"node {node.name}: {self._reason(node)}")
-        elif node.link.ignored(node.since):
+        elif node.link.ignored(self._since(node)):
             # Discovery had shown the service of a process that is gone: the request was lost.
             node.link.request(CONFIGURE if then is Phase.INACTIVE else ACTIVATE)
             node.since = now
         elif waited > limit_s:
             self._failed(node, f"{node.phase.value} took more than {limit_s:g} s", now)
+
+    def _since(self, node: Managed) -> float:
+        """Return since when the node has been listened to in its phase."""
+        return max(node.since, self._listening_since)
 
     def _reason(self, node: Managed) -> str:
         """Return why a transition failed: what the node reported, else what it printed."""
@@ -220,7 +230,7 @@ class Supervisor:
         assert node.process is not None
         if node.process.returncode is None:
             node.process.kill()
-            node.process.wait(1.0)
+        node.process.wait(1.0)  # for the last that it wrote too, which may not have been read yet
         last = next((line for line in reversed(node.process.last_lines) if line.strip()), "nothing")
         node.process = None
         node.link.forget()
