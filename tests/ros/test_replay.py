@@ -19,10 +19,12 @@ import pytest
 pytest.importorskip("rclpy")
 
 from kestrel.data import messages, sensor_messages
-from kestrel.data.bag import BagReader, BagWriter, serialize
+from kestrel.data.bag import BagReader, BagWriter, serialize, topic_description
+from kestrel.data.mcap_file import McapFile
 from kestrel.data.messages import Source, source_of
 from kestrel.types import PointCloud
 from kestrel_nodes.replay.pacing import Answers, Pace
+from kestrel_nodes.replay.recorder import Recorder
 
 EPOCH = 1_700_000_000 * 10**9
 ECHO = Path(__file__).with_name("echo_node.py")
@@ -172,6 +174,77 @@ def test_what_a_slow_disk_writes_last_is_counted(tmp_path, ros_domain):
     assert f"recorded {count} messages" in done.stdout
 
 
+def test_disk_that_is_full_for_a_moment_ends_the_recording_with_its_error(tmp_path, monkeypatch):
+    full = threading.Event()
+
+    def flush(_: BagWriter) -> None:
+        full.set()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kestrel_nodes.replay.recorder.FLUSH_S", 0.01)
+    monkeypatch.setattr(BagWriter, "flush", flush)
+    recorder = Recorder(tmp_path / "out.mcap")
+    assert full.wait(30)
+    with pytest.raises(OSError, match="No space left on device"):
+        recorder.close()
+
+
+@pytest.mark.parametrize("options", [[], ["--publish-truth"]])
+def test_truth_of_a_type_that_nobody_knows_is_left_out_and_named(tmp_path, ros_domain, options):
+    bag, out = McapFile(tmp_path / "bag.mcap", compress=False), tmp_path / "out.mcap"
+    bag.add_topic("/truth/thing", "custom_msgs/msg/Thing", "int32 value\n", "[]")
+    bag.add_topic("/imu", "sensor_msgs/msg/Imu", *topic_description("sensor_msgs/msg/Imu", latched=False))
+    for step in range(5):
+        stamp = EPOCH + step * 10**7
+        imu = messages.imu_message(stamp, angular_velocity=(0, 0, 0), linear_acceleration=(0, 0, 9.8))
+        bag.write("/truth/thing", stamp, bytes(8))
+        bag.write("/imu", stamp, serialize(imu))
+    bag.close()
+    done = replay(tmp_path / "bag.mcap", "--record", out, *options)
+    assert done.returncode == 0, done.stderr
+    assert {name: topic.count for name, topic in BagReader(out).topics.items()} == {"/imu": 5}
+    assert done.stderr.count("/truth/thing: custom_msgs/msg/Thing is not known, not recorded") == 1
+
+
+def in_process(bag: Path, options: str, progress: str, then: str) -> str:
+    """Call `replay` in a process of its own and return what it prints."""
+    code = (
+        "import os, signal, sys, threading, time\n"
+        "from pathlib import Path\n"
+        "from kestrel_nodes import transport\n"
+        "from kestrel_nodes.replay.player import Selection\n"
+        "from kestrel_nodes.replay.session import Options, replay\n"
+        "transport.prepare()\n"
+        "def say(text): pass\n"
+        f"def progress(done_s, total_s, rate):\n    {progress}\n"
+        "times, outcome = [], None\n"
+        "try:\n"
+        f"    outcome = replay(Options(Path({str(bag)!r}){options}), say=say, progress=progress)\n"
+        "except RuntimeError as error:\n    print(error)\n"
+        f"{then}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_loop_of_one_message_goes_on_without_flooding_and_says_that_it_was_interrupted(tmp_path, ros_domain):
+    bag = drive(tmp_path / "bag.mcap", sweeps=1, points=1)  # and one message of the truth
+    sixth = "times.append(time.monotonic()); len(times) < 6 or os.kill(os.getpid(), signal.SIGTERM)"
+    options = ", loop=True, selection=Selection(frozenset(['/lidar/points']))"
+    told = in_process(bag, options, sixth, "print(outcome.interrupted, times[-1] - times[0])")
+    interrupted, took_s = told.split()
+    assert interrupted == "True"
+    assert float(took_s) > 0.15
+
+
+def test_nothing_of_a_replay_that_failed_goes_on(tmp_path, ros_domain):
+    bag = drive(tmp_path / "bag.mcap", sweeps=1, points=1)
+    left = "print([thread.name for thread in threading.enumerate() if thread.name in ('graph', 'receiver')])"
+    told = in_process(bag, "", "raise RuntimeError('a node has ended')", left)
+    assert told.splitlines() == ["a node has ended", "[]"]
+
+
 def test_killed_recording_keeps_its_finished_chunks(tmp_path, ros_domain):
     bag = drive(tmp_path / "bag", sweeps=10, points=20000)
     out = tmp_path / "out.mcap"
@@ -289,6 +362,20 @@ def test_answer_to_an_image_must_be_of_its_camera():
     answers.received("/video", Source(10, "back"))
     assert answers.counts() == {"/video": (1, 2)}
     assert not answers.wait("/camera/back/image", never)
+
+
+def test_node_whose_images_were_discovered_before_its_cloud_answers_the_cloud_alone():
+    answers = Answers(now=Now())
+    answers.connect("/fusion", [("/camera/front/image", True)])
+    answers.connect("/video", [("/camera/front/image", True)])
+    answers.connect("/fusion", [("/lidar/points", False)])
+    answers.connect("/fusion", [("/camera/front/image", True)])  # it was restarted
+    answers.sent("/camera/front/image", Source(10, "front"))
+    answers.sent("/lidar/points", Source(11, "lidar"))
+    answers.received("/video", Source(10, "front"))
+    answers.received("/fusion", Source(11, "base_link"))
+    assert answers.counts() == {"/video": (1, 1), "/fusion": (1, 1)}
+    assert not answers.wait(None, never)
 
 
 def test_late_answer_still_counts():

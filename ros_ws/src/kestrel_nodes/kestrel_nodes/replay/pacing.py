@@ -110,6 +110,13 @@ class Answers:
         with self._changed:
             for topic, by_frame in inputs:
                 self._links.setdefault((node, topic), _Link(by_frame))
+            own = {key: link for key, link in self._links.items() if key[0] == node}
+            if not all(link.by_frame for link in own.values()):
+                # The graph shows the inputs of a node one by one: its images may have come first, but it
+                # answers its cloud.
+                for key, link in own.items():
+                    if link.by_frame:
+                        del self._links[key]
 
     def sent(self, topic: str, key: Source) -> None:
         """Note that an input message is about to be published."""

@@ -149,7 +149,7 @@ class Player:
         for message in itertools.chain([] if first is None else [first], messages):
             if not self._wait_until(message.log_time_ns, pace):
                 break
-            if not self._selection.published(message.topic):
+            if not self._published(message.topic):
                 self._record(message.topic, message.msgtype, message.raw)
             for outgoing in self._outgoing(message):
                 if lockstep and self._answers.wait(outgoing.topic, self._stop.is_set):
@@ -179,13 +179,17 @@ class Player:
 
     def _outgoing(self, message: BagMessage) -> Iterator[BagMessage]:
         """Yield what is published for a message of the bag: itself, and a label image made from the truth."""
-        if self._selection.published(message.topic):
+        if self._published(message.topic):
             yield message
         period_ns = 1e9 / LABELS_HZ
         if message.topic == self._labels_source and message.log_time_ns >= self._labels_ns + period_ns:
             self._labels_ns = message.log_time_ns
             image = label_image(message.decode())
             yield BagMessage(LABELS, image.__msgtype__, message.log_time_ns, serialize(image))
+
+    def _published(self, topic: str) -> bool:
+        """Whether messages of this topic are wanted and can be published: their type is installed."""
+        return self._selection.published(topic) and topic in self._publishers
 
     def _advertise(self, topic: str, msgtype: str, *, latched: bool) -> None:
         from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy

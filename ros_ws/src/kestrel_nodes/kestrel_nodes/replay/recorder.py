@@ -7,6 +7,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -78,17 +80,21 @@ class Recorder:
             try:
                 item = self._items.get(timeout=FLUSH_S)
             except queue.Empty:
-                self._bag.flush()
+                self._attempt(self._bag.flush)
                 continue
             if item is None:
                 return
-            if self._error is None:
-                try:
-                    self._bag.write_raw(*item)
-                except OSError as error:
-                    self._error = error
-                    continue
+            if self._attempt(partial(self._bag.write_raw, *item)):
                 self.count += 1
             if time.monotonic() - flushed > FLUSH_S:
-                self._bag.flush()
+                self._attempt(self._bag.flush)
                 flushed = time.monotonic()
+
+    def _attempt(self, write: Callable[[], None]) -> bool:
+        """Write, unless the recording has ended; return whether that went well."""
+        if self._error is None:
+            try:
+                write()
+            except OSError as error:
+                self._error = error
+        return self._error is None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kestrel.data.bag import BagReader
+from kestrel.data.bag import BagReader, typestore
 from kestrel.errors import InputError, SetupError, describe
 from kestrel_nodes.replay.listener import Listener
 from kestrel_nodes.replay.pacing import Answers
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LOOK_PERIOD_S = 0.5
 SETTLE_S = 0.5
 MATCH_TIMEOUT_S = 5.0
+PASS_S = 0.1
+"""One round of a loop takes this long at least: a bag of one message is not sent as fast as it can be."""
 LAST_WORDS_S = 0.6
 """Nodes publish /diagnostics at 2 Hz: the recording ends with one that knows of all messages."""
 
@@ -55,7 +57,7 @@ class Outcome:
     """What came of a replay.
 
     answered: (answered, sent) by node. acknowledged: whether every reliable subscriber got everything.
-    recorded: messages in the recording. damage: of the bag.
+    recorded: messages in the recording. damage: of the bag. interrupted: whether a signal ended it.
     """
 
     played: Played
@@ -63,6 +65,7 @@ class Outcome:
     acknowledged: bool
     damage: str | None
     recorded: int = 0
+    interrupted: bool = False
 
 
 def replay(
@@ -140,10 +143,17 @@ class _Session:
         self.say = say
         self.answers = Answers()
         clock = WallClock()
+        known = typestore().fielddefs
+        left_out: set[str] = set()
 
         def record(topic: str, msgtype: str, raw: bytes) -> None:
-            if recorder is not None:
-                recorder.write(topic, msgtype, clock.now_ns(), raw)
+            if recorder is None or topic in left_out:
+                return
+            if msgtype not in known:
+                left_out.add(topic)
+                say(f"{topic}: {msgtype} is not known, not recorded")
+                return
+            recorder.write(topic, msgtype, clock.now_ns(), raw)
 
         self.listener = Listener(node, self.answers, record, options.exclude)
         self.player = Player(node, reader, options.selection, self.answers, record, stop)
@@ -155,19 +165,28 @@ class _Session:
         self._wait_for_matches()
         watcher = threading.Thread(target=self._keep_looking, name="graph", daemon=True)
         watcher.start()
+        try:
+            self._play(played, progress)
+            interrupted = self.stop.is_set()
+            acknowledged = self.player.finish()
+            if not self.stop.is_set():
+                self.answers.wait(None, self.stop.is_set)
+                self.stop.wait(LAST_WORDS_S)
+        finally:
+            self.stop.set()
+            watcher.join()
+        answered = self.answers.counts()
+        return Outcome(played, answered, acknowledged, self.reader.damage, interrupted=interrupted)
+
+    def _play(self, played: Played, progress: Progress) -> None:
         while not self.stop.is_set():
+            began = time.monotonic()
             self.player.play(
                 self.options.rate, lockstep=self.options.lockstep, played=played, progress=progress
             )
             if not self.options.loop:
                 break
-        acknowledged = self.player.finish()
-        if not self.stop.is_set():
-            self.answers.wait(None, self.stop.is_set)
-            self.stop.wait(LAST_WORDS_S)
-        self.stop.set()
-        watcher.join()
-        return Outcome(played, self.answers.counts(), acknowledged, self.reader.damage)
+            self.stop.wait(PASS_S - (time.monotonic() - began))
 
     def _wait_for_nodes(self) -> None:
         """Wait until everything in ``wait_for`` is there.
