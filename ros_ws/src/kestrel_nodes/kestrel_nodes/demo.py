@@ -112,13 +112,29 @@ def kestrel(*arguments: str, output: TextIO | None = None) -> None:
 def running_nodes(log: Path) -> Iterator[int]:
     """Keep `kestrel up` running and yield its process id; its output goes to ``log``.
 
-    It is stopped the way a user would: Ctrl-C.
+    It is stopped the way a user would: Ctrl-C. SIGTERM stops it too, and exits: it has a session of its own,
+    so that nobody else would.
+
+    Raises:
+        KestrelError: it ended with an error, or did not stop in time.
     """
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield from _running_nodes(log)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _running_nodes(log: Path) -> Iterator[int]:
     with log.open("w") as sink:
         command = [sys.executable, "-m", "kestrel", "up", "--rig", RIG, "--use-sim-time"]
         nodes = subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True)
         try:
             yield nodes.pid
+        except KestrelError as error:
+            if (code := nodes.poll()) is not None:
+                raise KestrelError(f"kestrel up: ended with exit code {code}; see {log}") from error
+            raise
         finally:
             nodes.send_signal(signal.SIGINT)
             try:

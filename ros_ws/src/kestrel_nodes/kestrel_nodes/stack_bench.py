@@ -16,7 +16,7 @@ import psutil
 from rich.console import Console
 
 from kestrel.data.bag import deserialize
-from kestrel.errors import InputError, SetupError, describe
+from kestrel.errors import InputError, KestrelError, SetupError, describe
 from kestrel.eval.recording import Traffic
 from kestrel.eval.timing import node_timings
 from kestrel.report import Figure
@@ -168,6 +168,9 @@ def stack() -> dict[str, Figure]:
 
     Before a message that a node would have to drop because it is still busy the replay waits for it, so that
     its rate is the highest that the stack sustains (at most that of the drive).
+
+    Raises:
+        KestrelError: a signal ended it: there are no figures of the drive.
     """
     choose_domain()
     transport.prepare()
@@ -188,6 +191,8 @@ def stack() -> dict[str, Figure]:
             progress=clock.progress,
             sink=meter,
         )
+        if outcome.interrupted:
+            raise KestrelError("kestrel bench stack: stopped before the end of the drive")
         spent_s, passed_s = clock.read()
     sent = {topic: len(times) for topic, times in meter.traffic.sent.items()}
     accounts = {node: account(node, inputs_of(node), sent, meter.said) for node in NODES}
