@@ -93,6 +93,20 @@ def test_discovery_in_the_network_uses_every_interface(monkeypatch: pytest.Monke
     assert not has_whitelist(Path(transport.environment()[transport.PROFILE_VARIABLE]))
 
 
+def test_cleaning_that_takes_too_long_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run(command: list[str], **options: object) -> None:
+        asked.append(command[1:])
+        raise subprocess.TimeoutExpired(command, 20)
+
+    (tmp_path / "fastrtps_1").touch()
+    monkeypatch.setattr(transport, "SHM", tmp_path)
+    monkeypatch.setattr(subprocess, "run", run)
+    transport.remove_stale_segments()
+    assert asked == [["shm", "clean"]]
+
+
 def test_segments_of_a_crashed_process_are_removed_and_those_in_use_stay(ros_domain: int) -> None:
     def segments() -> set[str]:
         return {path.name for path in SHM.glob("fastrtps_*") if not path.name.startswith("fastrtps_port")}

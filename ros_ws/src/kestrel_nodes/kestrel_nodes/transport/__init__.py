@@ -8,6 +8,7 @@ are then lost and reliable ones resent late. The profile here has segments of 64
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -102,4 +103,5 @@ def remove_stale_segments() -> None:
     )
     if tool is None or not any(SHM.glob("fastrtps_*")):
         return
-    subprocess.run([tool, "shm", "clean"], capture_output=True, check=False, timeout=20)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # they take room, but nothing fails for them
+        subprocess.run([tool, "shm", "clean"], capture_output=True, check=False, timeout=20)
