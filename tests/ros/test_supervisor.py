@@ -220,6 +220,20 @@ def test_failed_configure_ends_everything_with_the_reason_of_the_node() -> None:
         bench.run(0.1)
 
 
+def test_reason_that_comes_after_the_answer_is_waited_for_but_not_for_ever() -> None:
+    late, silent = Bench("node"), Bench("node")
+    for bench in (late, silent):
+        bench.nodes["node"].link.obeys = False
+        bench.run(0.5)
+        bench.nodes["node"].link.answer = False
+        bench.run(1.0)
+    late.nodes["node"].process.last_lines.append("[ERROR] [1.0] [node]: configure failed: no weights")
+    with pytest.raises(SetupError, match="node node: configure failed: no weights"):
+        late.run(0.1)
+    with pytest.raises(SetupError, match="node node: could not be configured"):
+        silent.run(2.0)
+
+
 def test_request_that_a_dead_server_swallowed_is_sent_again() -> None:
     bench = Bench("node")
     link = bench.nodes["node"].link

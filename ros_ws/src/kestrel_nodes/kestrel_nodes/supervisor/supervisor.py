@@ -88,6 +88,9 @@ class Limits:
     window_s: float = 120.0
 
 
+REASON_S = 2.0
+"""A node's reason for a failure comes another way than its answer; it is waited for this long."""
+
 CONFIGURE, ACTIVATE = 1, 3
 """lifecycle_msgs/Transition."""
 
@@ -105,6 +108,7 @@ class Managed:
     restarts: deque[float] = field(default_factory=deque)
     total_restarts: int = 0
     loaded_s: float | None = None
+    refused: float | None = None
 
 
 class Supervisor:
@@ -193,7 +197,10 @@ class Supervisor:
                 node.loaded_s = now - node.since
             self._enter(node, then, now)
         elif answer is False:
-            raise SetupError(f"node {node.name}: {self._reason(node)}")
+            node.refused = now if node.refused is None else node.refused
+            reason = self._reason(node)
+            if reason or now - node.refused > REASON_S:
+                raise SetupError(f"node {node.name}: {reason or 'could not be configured'}")
         elif node.link.ignored(self._since(node)):
             # Discovery had shown the service of a process that is gone: the request was lost.
             node.link.request(CONFIGURE if then is Phase.INACTIVE else ACTIVATE)
@@ -206,12 +213,10 @@ class Supervisor:
         return max(node.since, self._listening_since)
 
     def _reason(self, node: Managed) -> str:
-        """Return why a transition failed: what the node reported, else what it printed."""
+        """Return why a transition failed: what the node reported, else what it printed, "" before either."""
         _, reported = node.link.problems.get("life cycle", (0, ""))
         printed = [line for line in node.process.last_lines if "failed" in line] if node.process else []
-        return reported or (
-            printed[-1].partition("]: ")[2] or printed[-1] if printed else "could not be configured"
-        )
+        return reported or (printed[-1].partition("]: ")[2] or printed[-1] if printed else "")
 
     def _start(self, node: Managed, now: float) -> None:
         node.link.forget()
@@ -219,7 +224,7 @@ class Supervisor:
         self._enter(node, Phase.STARTING, now)
 
     def _enter(self, node: Managed, phase: Phase, now: float) -> None:
-        node.phase, node.since = phase, now
+        node.phase, node.since, node.refused = phase, now, None
         self._say(node.name, phase.value)
 
     def _backoff(self, node: Managed) -> float:
