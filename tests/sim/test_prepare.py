@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,21 @@ import pytest
 
 from kestrel.sim.splits import DriveSpec
 from kestrel.train import cache
-from kestrel.train.prepare import prepare_drive
+from kestrel.train.prepare import is_current, prepare_drive
 
 
-@pytest.mark.parametrize(("sensors", "pictures"), [("cameras", 6), ("lidar", 0)])
+@pytest.mark.parametrize(("sensors", "pictures", "frames"), [("cameras", 6, 3), ("lidar", 0, 1)])
 def test_a_drive_without_video_becomes_key_frames_of_three_sweeps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sensors: str, pictures: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sensors: str, pictures: int, frames: int
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # prepare_drive sets it; other tests shall not see it
     drive = DriveSpec("d", "nuscenes", "suburban", "alder", 1, 2.0, "day", sensors)
     prepare_drive(drive, tmp_path)
     files = cache.frame_files(tmp_path)
-    assert [path.name for path in files] == ["frame_0000.npz"]
+    assert [path.name for path in files] == [f"frame_{number:04d}.npz" for number in range(frames)]
     assert not (tmp_path / "d" / "video.npz").exists()
-    assert json.loads((tmp_path / "d" / cache.DONE).read_text())["frames"] == 1
+    told = json.loads((tmp_path / "d" / cache.DONE).read_text())
+    assert (told["frames"], told["frame_hz"]) == (frames, 2.0 if pictures else 1.0)
     frame = cache.read(cache.CachedFrame, files[0])
     np.testing.assert_allclose(frame.ages, [0, 0.1, 0.2], atol=1e-6)
     assert np.unique(frame.sweep).tolist() == [0, 1, 2]
@@ -32,3 +34,18 @@ def test_a_drive_without_video_becomes_key_frames_of_three_sweeps(
     if pictures:
         assert frame.picture(0).shape == (128, 352, 3)
         assert len(np.unique(frame.semantic(0))) > 3
+
+
+def test_a_drive_is_made_again_where_it_is_not_complete_or_would_be_another(tmp_path: Path) -> None:
+    drive = DriveSpec("d", "nuscenes", "suburban", "alder", 1, 2.0, None, "cameras")
+    assert not is_current(drive, tmp_path)
+    told = {**asdict(drive), "weather": "rain", "frames": 3, "frame_hz": 2.0}
+    cache.finish(tmp_path, told)
+    assert is_current(drive, tmp_path)
+    assert not is_current(replace(drive, seed=2), tmp_path)
+    assert not is_current(replace(drive, weather="day"), tmp_path)
+    cache.finish(tmp_path, {**told, "frame_hz": 1.0})
+    assert not is_current(drive, tmp_path)
+    del told["frame_hz"]
+    cache.finish(tmp_path, told)
+    assert not is_current(drive, tmp_path)

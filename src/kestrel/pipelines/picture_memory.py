@@ -19,7 +19,7 @@ class PictureMemory:
     """States of the latest pictures, by camera.
 
     Frames come more often than once in a hop, so that several states are kept of each camera. A camera that
-    was out, and a stamp that jumps back, have no past.
+    was out has no past, and after a stamp that jumped back only what has an earlier one is left.
 
     Args:
         hop_s: seconds from an earlier picture to the one that looks back on it; 0: none does.

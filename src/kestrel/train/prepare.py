@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import deque
@@ -67,14 +68,14 @@ SELECTIONS: Final = {
 
 
 def prepare(drives: list[DriveSpec], out: Path, workers: int) -> None:
-    """Simulate ``drives`` into ``out``, one folder each; drives that are complete are left alone.
+    """Simulate ``drives`` into ``out``, one folder each; what is there and would be the same is left alone.
 
     Args:
         drives: what to simulate.
         out: folder of the split.
         workers: drives at a time.
     """
-    waiting = [drive for drive in drives if not (out / drive.name / cache.DONE).exists()]
+    waiting = [drive for drive in drives if not is_current(drive, out / drive.name)]
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -89,6 +90,17 @@ def prepare(drives: list[DriveSpec], out: Path, workers: int) -> None:
         for future in as_completed([pool.submit(prepare_drive, drive, out) for drive in waiting]):
             future.result()
             progress.advance(task)
+
+
+def is_current(drive: DriveSpec, folder: Path) -> bool:
+    """Return whether ``folder`` holds the complete drive with the key frames that it would have now."""
+    if not (folder / cache.DONE).exists():
+        return False
+    told = json.loads((folder / cache.DONE).read_text())
+    wanted = {**asdict(drive), "frame_hz": SELECTIONS[drive.sensors].frame_hz}
+    if drive.weather is None:
+        del wanted["weather"]
+    return all(told.get(name) == value for name, value in wanted.items())
 
 
 def prepare_drive(drive: DriveSpec, out: Path) -> None:
