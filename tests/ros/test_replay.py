@@ -259,7 +259,7 @@ def test_killed_recording_keeps_its_finished_chunks(tmp_path, ros_domain):
 
 
 def await_size(path: Path, size: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     waiting = threading.Event()
     while not path.exists() or path.stat().st_size < size:
         assert time.monotonic() < deadline, "the recording does not grow"
