@@ -71,12 +71,12 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to run jobs; without effect while already running."""
-        if self.alive and self._running:
-            return
-        self._running = True
-        self._thread = threading.Thread(target=self._work, name=f"{self._name}-worker", daemon=True)
-        self._thread.start()
+        """Begin to run jobs; one that outlasted `stop` is finished first, in the same thread."""
+        with self._condition:
+            self._running = True
+            if not self.alive:
+                self._thread = threading.Thread(target=self._work, name=f"{self._name}-worker", daemon=True)
+                self._thread.start()
 
     def submit(self, slot: str, job: Job) -> None:
         """Put ``job`` into ``slot``; the job that waited there, if any, is superseded."""
@@ -121,19 +121,20 @@ class Worker:
             self._waiting.clear()
             self._urgent.clear()
             self._condition.notify()
+            thread = self._thread
         for job in dropped:
             job.superseded()
-        if self._thread is None:
+        if thread is None:
             return True
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        thread.join(timeout_s)
+        return not thread.is_alive()
 
     def _work(self) -> None:
-        me = threading.current_thread()
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._waiting or self._urgent or not self._running)
-                if not self._running or self._thread is not me:
+                if not self._running:
+                    self._thread = None  # under the lock: `start` may no longer count on this thread
                     return
                 work = self._take()
                 self._busy_since = time.monotonic()
