@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -37,6 +38,7 @@ class Guard:
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
         self._logged: dict[str, float] = {}
+        self._lock = threading.Lock()
 
     def call(self, function: Callable[[], object], concern: Concern) -> Exception | None:
         """Call ``function``; return what it raised, handled, or None."""
@@ -99,17 +101,22 @@ class Guard:
     def log(self, error: KestrelError) -> None:
         """Log bad data, the same text at most every few seconds."""
         text = str(error)
+        if self._due(text):
+            self._logger.warning(text)
+
+    def _due(self, text: str) -> bool:
+        """Whether ``text`` is to be logged now; called from the executor and the worker thread."""
         now = time.monotonic()
-        if now - self._logged.get(text, -LOG_PERIOD_S) >= LOG_PERIOD_S:
+        with self._lock:
+            if now - self._logged.get(text, -LOG_PERIOD_S) < LOG_PERIOD_S:
+                return False
             self._logged = {old: then for old, then in self._logged.items() if now - then < LOG_PERIOD_S}
             self._logged[text] = now
-            self._logger.warning(text)
+        return True
 
     def _bug(self, error: Exception, concern: Concern, key: str = "exception") -> None:
         text = f"{type(error).__name__}: {error}"
         concern.count("exceptions")
         concern.error(key, text)
-        now = time.monotonic()
-        if now - self._logged.get(text, -LOG_PERIOD_S) >= LOG_PERIOD_S:
-            self._logged[text] = now
+        if self._due(text):
             self._logger.error("".join(traceback.format_exception(error)).rstrip())

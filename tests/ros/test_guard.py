@@ -1,0 +1,51 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The guard under two threads: executor and worker report errors at the same time."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from kestrel.errors import InputError
+from kestrel_nodes.guard import Guard
+from kestrel_nodes.health import Concern
+
+ERRORS = 1000
+
+
+class Silent:
+    def error(self, message: str) -> None:
+        """Log nothing."""
+
+    def warning(self, message: str) -> None:
+        """Log nothing."""
+
+
+def test_bad_data_in_one_thread_and_a_bug_in_the_other_may_be_reported_at_once() -> None:
+    """What the guard itself raises ends the thread. Each text is new, as of errors with a number in them."""
+    guard, concern = Guard(Silent()), Concern("test")
+    raised: list[Exception] = []
+
+    def report(kind: type[Exception]) -> None:
+        def fail(number: int) -> None:
+            raise kind(f"{number}")
+
+        try:
+            for number in range(ERRORS):
+                guard.call(lambda number=number: fail(number), concern)
+        except Exception as error:
+            raised.append(error)
+
+    interval = sys.getswitchinterval()
+    threads = [threading.Thread(target=report, args=(kind,)) for kind in (InputError, ValueError)]
+    try:
+        sys.setswitchinterval(1e-6)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not raised
+    assert concern.counted("exceptions") == ERRORS
