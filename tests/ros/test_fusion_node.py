@@ -78,7 +78,8 @@ def test_nothing_is_computed_that_nobody_wants(graph: Graph) -> None:
     assert not rig.frames
 
 
-def test_messages_end_as_answered_after_deactivation_too(graph: Graph) -> None:
+@pytest.mark.parametrize("next_ms", [200, -60_000], ids=["later", "time set back meanwhile"])
+def test_messages_end_as_answered_after_deactivation_too(graph: Graph, next_ms: int) -> None:
     rig = Rig(graph).ready()
     rig.sense(100)
     rig.answer(100)
@@ -86,10 +87,32 @@ def test_messages_end_as_answered_after_deactivation_too(graph: Graph) -> None:
     assert rig.node.trigger_activate() is TransitionCallbackReturn.SUCCESS
     graph.until(lambda: rig.lidar.get_subscription_count() > 0, "the subscription")
     graph.until(lambda: all(p.get_subscription_count() > 0 for p in rig.images.values()), "subscriptions")
-    rig.sense(200)
-    assert rig.answer(200).modality == "camera+lidar"
+    rig.sense(next_ms)
+    assert rig.answer(next_ms).modality == "camera+lidar"
     view = graph.await_status("fusion: input/points", lambda s: s.count("answered") == 2, "two answers")
     assert view.count("received") == 2
+
+
+def test_what_took_part_in_no_frame_stays_counted_over_a_deactivation(graph: Graph) -> None:
+    rig = Rig(graph).ready()
+    rig.sense(100, "front")
+    assert rig.node.trigger_deactivate() is TransitionCallbackReturn.SUCCESS
+    assert rig.node.trigger_activate() is TransitionCallbackReturn.SUCCESS
+    view = graph.await_status("fusion: sync", lambda s: "front: reset" in s.values, "the unused image")
+    assert view.count("front: reset") == 1
+
+
+def test_a_bug_in_the_network_leaves_no_sweep_uncounted(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(frame: Any) -> Any:
+        raise RuntimeError("a bug in the network")
+
+    rig = Rig(graph, cameras=[""]).ready()
+    monkeypatch.setattr(rig.node.detector, "detect", fail)
+    rig.sense(100)
+    view = graph.await_status("fusion: input/points", lambda s: s.count("rejected") == 1, "a rejected sweep")
+    assert view.count("received") == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import cv2
@@ -15,6 +17,14 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
+from kestrel.errors import CalibrationError
+from kestrel.types import PointCloud
+from kestrel_nodes import fusion_frame
+from kestrel_nodes.collector import LIDAR, Collected
+from kestrel_nodes.fusion_frame import BuiltFrame, FrameBuilder
+from kestrel_nodes.ros_arrays import DecodedCloud, read_cloud
+from kestrel_nodes.stamps import stamp_ns
+from kestrel_nodes.tf_buffer import TransformBuffer
 from tests.ros.fusion_rig import CAMERAS, ERROR, POINTS, WARN, Rig, transform
 from tests.ros.graph import Graph
 from tests.ros.messages import cloud, fill, header, jpeg
@@ -189,11 +199,16 @@ def test_transform_that_is_no_rotation_is_refused_and_counted(graph: Graph) -> N
     assert rig.frames[0].cloud.points[0, 2] == pytest.approx(POINTS[0][2] + 2)
 
 
+def broken_jpeg(at_ms: int) -> CompressedImage:
+    """Return a picture of the camera at the back whose end is missing."""
+    message = CompressedImage(header=header(at_ms, "camera_back_optical"), format="jpeg")
+    fill(message, bytes(jpeg(at_ms).data)[:200])
+    return message
+
+
 def test_broken_jpeg_masks_its_camera_for_that_frame_alone(graph: Graph) -> None:
     rig = Rig(graph).ready()
-    broken = CompressedImage(header=header(100, "camera_back_optical"), format="jpeg")
-    fill(broken, bytes(jpeg(100).data)[:200])
-    rig.images["back"].publish(broken)
+    rig.deliver(rig.images["back"], broken_jpeg(100), "back/image/compressed")
     rig.sense(100, "front", "lidar")
     assert rig.answer(100).sensors_missing == ["back"]
     status = "fusion: input/back/image/compressed"
@@ -201,6 +216,49 @@ def test_broken_jpeg_masks_its_camera_for_that_frame_alone(graph: Graph) -> None
     rig.sense(200)
     assert rig.answer(200).sensors_missing == []
     graph.await_status(status, lambda s: s.level == 0, "recovered")
+
+
+def test_broken_camera_stays_an_error_while_its_next_picture_waits(graph: Graph) -> None:
+    rig = Rig(graph).ready()
+    rig.deliver(rig.images["back"], broken_jpeg(100), "back/image/compressed")
+    rig.sense(100, "front", "lidar")
+    status = "fusion: input/back/image/compressed"
+    graph.await_status(status, lambda s: s.level == ERROR and "JPEG data" in s.message, "ERROR")
+    rig.deliver(rig.images["back"], broken_jpeg(200), "back/image/compressed")
+    view = graph.await_status(status, lambda s: s.count("received") == 2, "the next picture")
+    assert "JPEG data" in view.message
+
+
+def test_picture_that_serves_two_sweeps_is_rejected_once(graph: Graph) -> None:
+    rig = Rig(graph).ready()
+    rig.deliver(rig.images["back"], broken_jpeg(100), "back/image/compressed")
+    rig.sense(100, "front")
+    for at_ms in (100, 150):
+        rig.sense(at_ms, "lidar")
+        assert rig.answer(at_ms).sensors_missing == ["back"]
+    concern = rig.node.health["input/back/image/compressed"]
+    assert (concern.counted("received"), concern.counted("rejected")) == (1, 1)
+
+
+def test_sweeps_that_cannot_be_placed_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transform of the LiDAR may never come: memory must not grow meanwhile."""
+    decoded: list[weakref.ref[PointCloud]] = []
+
+    def read(*arguments: Any, **options: Any) -> DecodedCloud:
+        result = read_cloud(*arguments, **options)
+        decoded.append(weakref.ref(result.cloud))
+        return result
+
+    monkeypatch.setattr(fusion_frame, "read_cloud", read)
+    builder = FrameBuilder(TransformBuffer(), sweeps=2)
+    for number in range(20):
+        message = cloud(POINTS, 100 * number)
+        collected = Collected(stamp_ns(message.header.stamp), LIDAR, message, {}, {}, (), generation=0)
+        with pytest.raises(CalibrationError, match="transform base_link <- lidar"):
+            builder.build(collected, [], BuiltFrame())
+    gc.collect()
+    assert len(decoded) == 20
+    assert sum(sweep() is not None for sweep in decoded) <= 2
 
 
 def test_malformed_cloud_leaves_the_cameras_and_is_rejected(graph: Graph) -> None:

@@ -158,8 +158,6 @@ class KestrelNode(WorkingNode[P]):
         except KestrelError as error:
             port.reject(error)
             self.guard.log(error)
-        else:
-            port.accept()
 
     def _receive_bare(self, port: Input, handler: Callable[[Any], None], message: Any) -> None:
         port.arrived()

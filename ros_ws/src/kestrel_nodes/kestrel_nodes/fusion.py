@@ -18,7 +18,7 @@ from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from kestrel.engine import EngineName
-from kestrel.errors import CalibrationError, KestrelError
+from kestrel.errors import CalibrationError
 from kestrel.pipelines import Detector, load_detector
 from kestrel.pipelines.tracker import Tracker
 from kestrel.types import BevMap, Boxes3D, Float64Array, SensorFrame
@@ -98,7 +98,6 @@ class FusionNode(KestrelNode[FusionParameters]):
         self._create_outputs()
         self._create_inputs()
         self.fusion_health = FusionHealth(self.health, self.sources, params.max_missing_cameras)
-        self.answered_ns = dict.fromkeys(self.sources, 0)
         self.poll_timer = self.add_timer(POLL_S, lambda: self._dispatch(self.collector.poll()))
 
     def _create_outputs(self) -> None:
@@ -141,7 +140,7 @@ class FusionNode(KestrelNode[FusionParameters]):
 
     def started(self) -> None:
         """Begin with nothing collected."""
-        self.collector = Collector(self.params.collector_settings())
+        self.collector.reset()
         self.recent_clouds.clear()
 
     def stopped(self) -> None:
@@ -200,20 +199,19 @@ class FusionNode(KestrelNode[FusionParameters]):
         self.builder.forget_sweeps()
         self.detector.reset()
         self.tracker.reset()
-        self.answered_ns = dict.fromkeys(self.sources, 0)
 
     def _process(self, collected: Collected, earlier: tuple[PointCloud2, ...]) -> None:
         frame = self._build(collected, earlier)
         try:
             output_from_base = self._output_from_base(frame.stamp_ns)
             boxes, bev_map = self.detector.detect(frame)
-        except KestrelError as error:
+        except Exception as error:
             self.sources[collected.reference].reject(error)
             raise
         boxes = self._tracked(self.selection(boxes))
         self._publish(frame, boxes, bev_map, output_from_base)
         self._publish_pictures(frame, boxes, bev_map)
-        self._count_answers(collected, frame)
+        self.fusion_health.count_answers(collected, frame)
 
     def _tracked(self, boxes: Boxes3D) -> Boxes3D:
         """Return ``boxes`` with ids and motion, seen in the frame that stands still.
@@ -294,12 +292,3 @@ class FusionNode(KestrelNode[FusionParameters]):
                 pixels_per_metre=params.pixels_per_metre,
             )
             self.bev_image.publish(image_message(picture, in_base))
-
-    def _count_answers(self, collected: Collected, frame: SensorFrame) -> None:
-        """Count each message that took part, once: an image may serve two sweeps."""
-        for sensor in sensors_in(frame):
-            message: Any = collected.cloud if sensor == LIDAR else collected.images[sensor]
-            stamp = stamp_ns(message.header.stamp)
-            if stamp > self.answered_ns[sensor]:
-                self.answered_ns[sensor] = stamp
-                self.sources[sensor].answered()

@@ -125,6 +125,7 @@ class FrameBuilder:
     ) -> tuple[PointCloud | None, tuple[PointCloud, ...]]:
         if collected.cloud is None:
             return None, ()
+        usable = self._usable(collected.stamp_ns, earlier)
         try:
             sweep = self._decoded(collected.cloud, built)
             cloud = self._moved(sweep, self._base_from_lidar(sweep))
@@ -132,13 +133,13 @@ class FrameBuilder:
             built.excluded[LIDAR] = error
             return None, ()
         try:
-            return cloud, self._earlier(collected.stamp_ns, earlier)
+            return cloud, self._earlier(collected.stamp_ns, usable)
         except CalibrationError as error:
             built.no_motion = error
             return cloud, ()
 
-    def _earlier(self, now_ns: int, messages: Sequence[Any]) -> tuple[PointCloud, ...]:
-        """Return the earlier sweeps where the vehicle now is."""
+    def _usable(self, now_ns: int, messages: Sequence[Any]) -> list[Any]:
+        """Return the earlier sweeps that still count, and forget what was decoded of all others."""
         usable = [
             message
             for message in messages
@@ -146,6 +147,10 @@ class FrameBuilder:
         ][: self.sweeps]
         keep = {now_ns, *(stamp_ns(message.header.stamp) for message in usable)}
         self._sweeps = {stamp: sweep for stamp, sweep in self._sweeps.items() if stamp in keep}
+        return usable
+
+    def _earlier(self, now_ns: int, usable: Sequence[Any]) -> tuple[PointCloud, ...]:
+        """Return the earlier sweeps where the vehicle now is."""
         if not usable:
             return ()
         base_from_odom = invert(self.transforms.lookup(self.odom_frame, self.base_frame, now_ns))

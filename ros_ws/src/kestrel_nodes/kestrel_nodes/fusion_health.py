@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from kestrel.errors import CalibrationError
 from kestrel.types import SensorFrame
@@ -30,6 +31,7 @@ class FusionHealth:
         self._max_missing = max_missing_cameras
         self._frames: Counter[tuple[str, str]] = Counter()
         self._missing_in_a_row = dict.fromkeys(sources, 0)
+        self._counted: dict[str, Any] = {}
 
     def report(self, collected: Collected, frame: SensorFrame | None, built: BuiltFrame) -> None:
         """Say what took part in ``frame`` (None: nothing was left) and why the rest did not."""
@@ -37,7 +39,7 @@ class FusionHealth:
         for sensor, port in self._sources.items():
             if sensor in there:
                 port.accept()
-            self._say_calibration(sensor, sensor in there, built)
+            self._say_calibration(sensor, sensor in there, collected, built)
             self._say_missing(sensor, sensor in there, built, collected.too_far_ns.get(sensor))
         self._say_modality(collected, there)
         self._say_points(frame, built)
@@ -46,13 +48,25 @@ class FusionHealth:
         )
         self._calibration.count("changes", len(built.changes))
 
-    def _say_calibration(self, sensor: str, there: bool, built: BuiltFrame) -> None:
+    def count_answers(self, collected: Collected, frame: SensorFrame) -> None:
+        """Count the messages that took part in ``frame``, which was answered."""
+        for sensor in sensors_in(frame):
+            if self._is_new(sensor, collected):
+                self._sources[sensor].answered()
+
+    def _is_new(self, sensor: str, collected: Collected) -> bool:
+        """Whether the message of ``sensor`` is counted for the first time: an image may serve many sweeps."""
+        message = collected.cloud if sensor == LIDAR else collected.images[sensor]
+        before, self._counted[sensor] = self._counted.get(sensor), message
+        return message is not before
+
+    def _say_calibration(self, sensor: str, there: bool, collected: Collected, built: BuiltFrame) -> None:
         error = built.excluded.get(sensor)
         if isinstance(error, CalibrationError):
             self._calibration.error(sensor, str(error))
         elif there:
             self._calibration.clear(sensor)
-        if error is not None:
+        if error is not None and self._is_new(sensor, collected):
             self._sources[sensor].reject(error)
 
     def _say_missing(self, sensor: str, there: bool, built: BuiltFrame, too_far_ns: int | None) -> None:
