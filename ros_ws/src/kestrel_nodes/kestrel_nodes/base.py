@@ -167,6 +167,9 @@ class KestrelNode(WorkingNode[P]):
         return any(output.wanted for output in port.outputs) if port.outputs else self.wanted
 
     def _usable(self, port: Input, message: Any) -> bool:
+        if self._mixed_sources(port, message.header.frame_id):
+            port.drop("mixed_frames", f"two publishers: frames {port.frame_id} and {message.header.frame_id}")
+            return False
         stamp = stamp_ns(message.header.stamp)
         newest = port.guard.newest_ns
         verdict = port.guard.judge(stamp)
@@ -177,18 +180,13 @@ class KestrelNode(WorkingNode[P]):
         elif verdict is not Verdict.FRESH:
             port.drop(verdict.value, f"stamp {stamp / 1e9:.3f} s dropped: {verdict.value}")
             return False
-        if self._mixed_sources(port, message.header.frame_id):
-            port.drop("mixed_frames", f"two publishers: frames {port.frame_id} and {message.header.frame_id}")
-            return False
+        port.frame_id = message.header.frame_id
         port.concern.clear("stamp")
         return True
 
     def _mixed_sources(self, port: Input, frame_id: str) -> bool:
         """Whether another publisher sends data of another frame (one publisher may change its frame)."""
-        if port.frame_id not in (None, frame_id) and self._publishers_of(port) > 1:
-            return True
-        port.frame_id = frame_id
-        return False
+        return port.frame_id not in (None, frame_id) and self._publishers_of(port) > 1
 
     def _publishers_of(self, port: Input) -> int:
         return 0 if port.subscription is None else self.count_publishers(port.subscription.topic_name)
