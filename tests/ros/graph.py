@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,11 @@ class StatusView:
     def count(self, name: str) -> int:
         """Return a counter (0 where it is not published)."""
         return int(self.values.get(name, "0"))
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is said but, at most, that the next message is late, as on a busy machine."""
+        return re.fullmatch("OK|no message for [^;]*", self.message) is not None
 
     def said(self, text: str, level: int) -> bool:
         """Whether it was ever published with ``text`` in its message at ``level``."""

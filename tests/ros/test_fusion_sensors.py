@@ -215,7 +215,7 @@ def test_broken_jpeg_masks_its_camera_for_that_frame_alone(graph: Graph) -> None
     graph.await_status(status, lambda s: s.count("rejected") == 1 and s.said("JPEG data", ERROR), "ERROR")
     rig.sense(200)
     assert rig.answer(200).sensors_missing == []
-    graph.await_status(status, lambda s: s.level == 0, "recovered")
+    graph.await_status(status, lambda s: s.sound, "recovered")
 
 
 def test_broken_camera_stays_an_error_while_its_next_picture_waits(graph: Graph) -> None:
