@@ -437,6 +437,17 @@ def test_an_inactive_node_neither_receives_nor_answers(graph: Graph, rig: Rig) -
     rig.answer_to(100)
 
 
+def test_what_the_last_messages_brought_up_ends_with_the_activity(graph: Graph, rig: Rig) -> None:
+    rig.answer_to(0)
+    rig.node.gate.error = ModelError("network: expected finite numbers, found NaN")
+    rig.send(100)
+    graph.await_status("copier: model", lambda view: "found NaN" in view.message, "ERROR")
+    graph.await_status("copier: latency", lambda view: "clock domain" in view.message, "ERROR")
+    assert rig.node.trigger_deactivate() is SUCCESS
+    for concern in ("latency", "model"):
+        graph.await_status(f"copier: {concern}", lambda view: view.level == 0, "OK while inactive")
+
+
 def test_the_heartbeat_names_the_state_and_stops_when_the_worker_hangs(graph: Graph) -> None:
     rig = Rig(graph, worker_timeout_s=1.0)
     beats = graph.collect(Header, "/copier/heartbeat")

@@ -182,6 +182,10 @@ class WorkingNode(ManagedNode[P]):
         if not self.worker.stop(STOP_TIMEOUT_S):
             self.get_logger().warning("the message in work did not finish in time and is abandoned")
         self.stopped()
+        # What the last messages brought up: no message will end it while the node is inactive.
+        for concern in ("sync", "calibration", "latency"):
+            self.health[concern].clear_all()
+        self.health["model"].clear("pipeline")
 
     def to_unconfigured(self) -> None:
         """Destroy what configure made."""
