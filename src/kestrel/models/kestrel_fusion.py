@@ -315,7 +315,7 @@ class KestrelFusion(nn.Module):
         pillars: Callable[[Tensor, Tensor, int], Tensor],
         camera: Callable[..., tuple[Tensor, ...]],
         view: Callable[[Tensor, Tensor, LiftSplatIndex], tuple[Tensor, Tensor]],
-        bird: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]],
+        bird: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]],
     ) -> FusionOutput:
         """Do what forward does with other implementations of the parts.
 
@@ -340,12 +340,11 @@ class KestrelFusion(nn.Module):
             state = tuple(kept)
             pooled, seen = view(depth, context, index)
         there = inputs.has_lidar.view(-1, 1, 1, 1).to(canvas.dtype)
-        pictures = torch.full((1, 1, 1, 1), float(index is not None))
-        heatmap, features, map_logits = bird(canvas, pooled, seen, there, pictures.to(canvas))
+        heatmap, features, map_logits = bird(canvas, pooled, seen, there)
         return FusionOutput(heatmap.float(), features, map_logits.float(), depth, state)
 
     def bird(
-        self, canvas: Tensor, pooled: Tensor, seen: Tensor, there: Tensor, pictures: Tensor
+        self, canvas: Tensor, pooled: Tensor, seen: Tensor, there: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Do all that happens in bird's-eye view.
 
@@ -354,17 +353,17 @@ class KestrelFusion(nn.Module):
             pooled: features that the view transform returns.
             seen: cells that it says a camera sees.
             there: (B, 1, 1, 1) whether a frame has LiDAR, 0 or 1.
-            pictures: (1, 1, 1, 1) whether the batch has any picture, 0 or 1.
 
         Returns:
             heatmap, features and map_logits of FusionOutput.
         """
         fine = self.lidar_stem(canvas.contiguous(memory_format=torch.channels_last))
         # Engines may compute in a narrower type than that of the inputs, and stay in it.
-        there, pictures, seen = there.to(fine), pictures.to(fine), seen.to(fine)
+        there, seen = there.to(fine), seen.to(fine)
         fine = fine * there
         lidar = self.lidar_down(fine) * there
-        camera = self.view.reduce(pooled) * pictures
+        # A frame without pictures looks like cells that no camera sees, whatever else is in its batch.
+        camera = self.view.reduce(pooled)
         # Of single channels torch cannot tell the layout; it would then join all of them element by element.
         bearing = self.bearing.to(fine).expand(len(seen), -1, -1, -1)
         known = torch.cat((seen, there.expand_as(seen), bearing), 1)
