@@ -174,6 +174,26 @@ def test_a_right_heatmap_costs_less_than_a_wrong_one(sample: FusionSample) -> No
     assert focal_loss(right, heatmap, weight) < 0.2 * focal_loss(-right, heatmap, weight)
 
 
+def test_a_frame_is_answered_alone_as_in_a_batch_with_other_sensors(sample: FusionSample) -> None:
+    network = KestrelFusion(CONFIG).eval()
+    blind = replace(
+        sample, **{name: getattr(sample, name)[:0] for name in ("pictures", "rays", "origins", "depth")}
+    )
+    blind = replace(blind, earlier=sample.earlier[:, :0])
+    deaf = replace(sample, points=sample.points[:0], has_lidar=False)
+    frames = [blind, sample, deaf]
+    with torch.no_grad():
+        for norm in network.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.bias.uniform_(0.1, 0.5)  # as training leaves it, so that nothing is not answered by zero
+        together = network(collate(frames).inputs)
+        for number, frame in enumerate(frames):
+            alone = network(collate([frame]).inputs)
+            for name in ("heatmap", "map_logits"):
+                wanted = getattr(alone, name)[0]
+                torch.testing.assert_close(getattr(together, name)[number], wanted, atol=1e-4, rtol=1e-4)
+
+
 def test_every_part_of_the_network_gets_a_gradient(data: Path) -> None:
     source = FrameSource(cache.frame_files(data / "train"), CONFIG, with_cameras=True)
     network = KestrelFusion(CONFIG)
