@@ -322,6 +322,15 @@ def test_wrong_use_is_said_in_one_line(tmp_path, ros_domain, arguments, text):
     assert "Traceback" not in done.stderr
 
 
+def test_replay_that_never_begins_leaves_no_recording_in_the_way_of_the_next(tmp_path, ros_domain):
+    bag, out = drive(tmp_path / "bag", sweeps=1, points=1), tmp_path / "out.mcap"
+    failed = replay(bag, "--record", out, "--wait-for", "nobody", "--wait-timeout", "0.3")
+    assert failed.returncode == 2
+    assert not out.exists()
+    assert replay(bag, "--record", out).returncode == 0
+    assert out.exists()
+
+
 def test_pace_maps_time_at_its_rate_and_goes_on_after_a_pause():
     now = Now()
     pace = Pace(0.5, EPOCH, now=now)

@@ -106,8 +106,12 @@ def replay(
 
     spinner = threading.Thread(target=spin, name="receiver", daemon=True)
     spinner.start()
+    begun = False
     try:
-        outcome = _Session(options, node, reader, recorder, stop, say).run(progress)
+        session = _Session(options, node, reader, recorder, stop, say)
+        session.wait()
+        begun = True
+        outcome = session.run(progress)
     finally:
         finished.set()
         executor.wake()
@@ -119,6 +123,8 @@ def replay(
             signal.signal(number, handler)
         if recorder is not None:
             recorder.close()
+        if options.record is not None and not begun:
+            options.record.unlink()  # or it would be in the way of the next try
     # Only now is everything written that had been received.
     outcome.recorded = 0 if recorder is None else recorder.count
     return outcome
@@ -158,11 +164,14 @@ class _Session:
         self.listener = Listener(node, self.answers, record, options.exclude)
         self.player = Player(node, reader, options.selection, self.answers, record, stop)
 
-    def run(self, progress: Progress) -> Outcome:
-        """Do it all."""
-        played = Played()
+    def wait(self) -> None:
+        """Wait for the nodes that are to be waited for, and until subscribers and publishers are matched."""
         self._wait_for_nodes()
         self._wait_for_matches()
+
+    def run(self, progress: Progress) -> Outcome:
+        """Play and wait for the last answers."""
+        played = Played()
         watcher = threading.Thread(target=self._keep_looking, name="graph", daemon=True)
         watcher.start()
         try:
