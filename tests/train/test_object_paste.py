@@ -21,6 +21,7 @@ def frame(points: Tensor, boxes: list[list[float]], label: int, road: bool = Tru
     return FusionSample(
         points=points,
         pictures=torch.zeros(0, 3, 128, 352, dtype=torch.uint8),
+        earlier=torch.zeros(0, 0, 3, 128, 352, dtype=torch.uint8),
         rays=torch.zeros(0, 16, 44, 3),
         origins=torch.zeros(0, 3),
         has_lidar=True,

@@ -259,6 +259,7 @@ def _validate(task: Task[Any], loader: DataLoader[Any], checkpoint: Path, out: P
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
+        inference_mode=False,  # as in training: what a task counts in has to be written to later
         callbacks=[TQDMProgressBar(refresh_rate=5)],
     )
     trainer.validate(task, loader, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
