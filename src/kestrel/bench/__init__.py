@@ -30,11 +30,12 @@ BENCHMARKS: Final[dict[str, str]] = {
     "sparse-conv-backward": "kestrel.bench.sparse_conv:backward",
     "stack": "kestrel_nodes.stack_bench:stack",
     "spvcnn": "kestrel.bench.networks:spvcnn",
+    "temporal-shift": "kestrel.bench.shift:temporal_shift",
     "voxelize": "kestrel.bench.voxelization:voxelization",
 }
 """Name of a benchmark to "module:function"."""
 
-NODE_BENCHMARKS: Final = ("bevfusion-official", "fusion", "kestrel-seg", "seg-latency")
+NODE_BENCHMARKS: Final = ("bevfusion-official", "fusion", "kestrel-seg", "seg-latency", "temporal-shift")
 """Those of what a node does; their threads wait like those of a node."""
 
 ROS_BENCHMARKS: Final = ("stack",)

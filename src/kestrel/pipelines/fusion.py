@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -70,11 +71,16 @@ class FusionDetector:
 
     @classmethod
     def untrained(
-        cls, seed: int = 0, score_threshold: float = 0.1, engine: EngineName = "folded"
+        cls,
+        seed: int = 0,
+        score_threshold: float = 0.1,
+        engine: EngineName = "folded",
+        config: FusionConfig | None = None,
     ) -> FusionDetector:
-        """Return the same network with random weights."""
+        """Return the same network, or one of another config, with random weights."""
         pipeline = cls.__new__(cls)
-        pipeline._start(untrained_network(KestrelFusion, seed), None, score_threshold, engine)
+        network = untrained_network(partial(KestrelFusion, config), seed)
+        pipeline._start(network, None, score_threshold, engine)
         return pipeline
 
     def _start(
