@@ -139,6 +139,8 @@ def test_non_finite_output_is_a_model_error() -> None:
     broken.network.map_head.answer.bias.fill_(torch.nan)  # type: ignore[union-attr]
     with pytest.raises(ModelError, match="not finite"):
         broken.detect(make_frame())
+    later = moved_on(make_frame(), 500_000_000)
+    assert all((each == 0).all() for each in broken.inputs(later).past), "nothing of it is remembered"
 
 
 def test_rays_meet_the_ground_where_the_pixel_looks() -> None:

@@ -127,8 +127,10 @@ class FusionDetector:
         """
         with torch.inference_mode():
             output = self.engine(stage("inputs", lambda: self.inputs(frame)), stage)
+            answer = stage("post-processing", lambda: self._answer(output, frame))
+            # Only now: what is not finite must not come back with the next pictures.
             stage("memory", lambda: self._memory.keep(_pictures(frame), output.state))
-            return stage("post-processing", lambda: self._answer(output, frame))
+            return answer
 
     def _answer(self, output: FusionOutput, frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
         check_finite("Kestrel-Fusion heatmap", output.heatmap)
