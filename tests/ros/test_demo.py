@@ -27,6 +27,7 @@ from kestrel_nodes.replay.session import Outcome
 WAITS = """
 import pathlib, signal, subprocess, sys, time
 from kestrel_nodes import demo
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what it runs in the background ignore it
 start = subprocess.Popen
 waits = [sys.executable, "-c", "input()"]
 demo.subprocess.Popen = lambda command, **options: start(waits, stdin=subprocess.PIPE, **options)
