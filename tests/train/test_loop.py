@@ -160,7 +160,7 @@ class Playing(Counting):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Move both."""
         loss = super().training_step(batch, batch_idx)
-        for optimizer in self.optimizers():  # type: ignore[union-attr]
+        for optimizer in self.optimizers():  # type: ignore[union-attr]  # a list: there are two
             optimizer.zero_grad()
             self.manual_backward(-self.network.weight.sum())
             optimizer.step()
