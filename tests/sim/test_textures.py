@@ -18,8 +18,11 @@ PERIOD_M = textures.TILE * textures.TEXEL_M
 
 def sampled(kind, u, v, footprint):
     u, v = np.broadcast_arrays(np.float32(u), np.float32(v))
-    kinds = np.full(u.shape, kind, np.uint8)
-    return textures.sample(kinds, u, v, np.full(u.shape, footprint, np.float32)) / textures.ONE
+    tiles = textures.tiles()
+    return (
+        tiles.texels[[textures.texel(tiles, kind, *place, footprint) for place in zip(u, v, strict=True)]]
+        / textures.ONE
+    )
 
 
 @pytest.mark.parametrize("kind", [Texture.PLAIN, Texture.EMISSIVE, Texture.GLASS])

@@ -7,7 +7,6 @@ Neighbours in a picture meet the same surfaces, so a block of them is looked at 
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Final, TypeVar
 
 import numpy as np
@@ -40,14 +39,11 @@ class Blocks:
 
     Attributes:
         shape: (H, W). directions: (N, 3) float32.
-        strips: rays of each row of blocks, few enough to stay in the cache while they are shaded.
     """
 
     def __init__(self, directions: Float32Array) -> None:
         height, width = self.shape = (directions.shape[0], directions.shape[1])
         self.directions: Float32Array = np.ascontiguousarray(directions.reshape(-1, 3))
-        bounds = [*range(0, height, BLOCK), height]
-        self.strips = [slice(top * width, bottom * width) for top, bottom in pairwise(bounds)]
         self._tops, self._lefts = np.arange(0, height, BLOCK), np.arange(0, width, BLOCK)
         row, column = np.divmod(np.arange(height * width), width)
         number = row // BLOCK * len(self._lefts) + column // BLOCK

@@ -7,11 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import cv2
 import numpy as np
 
 from kestrel.sim.blocks import Blocks
-from kestrel.sim.caster import NO_TRIANGLE, Hits, WorldCaster
+from kestrel.sim.caster import NO_TRIANGLE, WorldCaster
+from kestrel.sim.compiled import compiled
 from kestrel.sim.lamps import GLARE_ANGLE_RAD, GLARE_PER_FOG, GLARE_SHARE, Switches, add_glare
 from kestrel.sim.lens import pixel_directions
 from kestrel.sim.render import Renderer, develop
@@ -19,8 +19,8 @@ from kestrel.sim.rig import CameraSpec
 from kestrel.sim.scene import World
 from kestrel.sim.semantics import Semantic
 from kestrel.sim.shadows import Shadows
-from kestrel.sim.showroom import MovingActors
-from kestrel.types import Calibration, Float32Array, Float64Array, Int64Array, UInt8Array, UInt16Array
+from kestrel.sim.sight import Sight
+from kestrel.types import Calibration, Float32Array, Float64Array, UInt8Array, UInt16Array
 
 ACTOR_RANGE_M: Final = 150.0
 """How far from the camera moving actors are drawn."""
@@ -55,6 +55,7 @@ class Camera:
         self._world = world
         self._renderer = renderer
         self._blocks = Blocks(pixel_directions(self.calibration))
+        self._sight = Sight(self._blocks, caster)
         self._shadows = Shadows(self._blocks, caster, world.weather)
         self._pixel_angle = 1.0 / float(self.calibration.camera_matrix[0, 0])
         pixels = len(self._blocks.directions)
@@ -65,66 +66,38 @@ class Camera:
     def take(self, time_s: float, rng: np.random.Generator) -> Picture:
         """Return the picture of ``time_s``."""
         map_from_camera = self._world.ego(time_s).map_from_base @ self.spec.base_from_camera
-        hits = self._caster.cast_static(self._rays(map_from_camera))
         actors = self._caster.moving_actors(time_s, map_from_camera[:3, 3], ACTOR_RANGE_M)
-        if len(actors):
-            self._caster.add_actors(hits, actors, self._blocks.pairs(actors, map_from_camera, hits.distance))
-        shining = self._renderer.shining(hits, Switches(self._world, time_s))
-        radiance = self._radiance(hits, actors, map_from_camera, shining)
-        self._add_glare(radiance, *shining)
+        hits = self._sight.look(self._rays(map_from_camera), actors, map_from_camera)
+        points, faces = self._renderer.sunny(hits)
+        lit = self._shadows.lit(faces, points, hits.distance, actors, map_from_camera)
+        radiance = self._renderer.radiance(hits, points, lit, self._pixel_angle)
+        lamps, glow = self._renderer.shining(hits, Switches(self._world, time_s))
+        if len(lamps):
+            self._renderer.add_lamps(radiance, hits, lamps, glow)
+            share = GLARE_SHARE + GLARE_PER_FOG * self._world.weather.fog_per_m
+            whole = radiance.reshape(*self._blocks.shape, 3)
+            add_glare(whole, lamps, glow, GLARE_ANGLE_RAD / self._pixel_angle, share)
         semantic = self._caster.table.semantic.take(hits.triangle)
         semantic[hits.triangle == NO_TRIANGLE] = Semantic.SKY
         offset = int(rng.integers(_NOISE_SPARE))
-        return Picture(
-            self._developed(radiance, self._grain[offset : offset + radiance.size]),
-            semantic.reshape(self._blocks.shape),
-            hits.instance.reshape(self._blocks.shape),
-        )
+        grain = self._grain[offset : offset + radiance.size].reshape(-1, 3)
+        rgb = np.empty((*self._blocks.shape, 3), np.uint8)
+        develop(radiance, self._falloff, grain, rgb.reshape(-1, 3))
+        return Picture(rgb, semantic.reshape(self._blocks.shape), hits.instance.reshape(self._blocks.shape))
 
     def _rays(self, map_from_camera: Float64Array) -> Float32Array:
         """Return the rays (N, 6) of all pixels in map."""
-        rotation, position = map_from_camera[:3, :3].astype(np.float32), map_from_camera[:3, 3]
         rays = np.empty((len(self._blocks.directions), 6), np.float32)
-        directions = cv2.transform(self._blocks.directions[None], rotation)[0]
-        for axis in range(3):
-            rays[:, axis] = position[axis]
-            rays[:, 3 + axis] = directions[:, axis]
+        _turn(self._blocks.directions, map_from_camera.astype(np.float32), rays)
         return rays
 
-    def _radiance(
-        self,
-        hits: Hits,
-        actors: MovingActors,
-        map_from_camera: Float64Array,
-        shining: tuple[Int64Array, Float32Array],
-    ) -> Float32Array:
-        """Return the exposed light (3, H, W) without glare."""
-        points = np.empty((3, len(hits.distance)), np.float32)
-        faces = np.empty(len(hits.distance), bool)
-        strips = self._blocks.strips
-        parts = [hits.part(strip) for strip in strips]
-        views = [self._renderer.views(part) for part in parts]
-        for strip, part, view in zip(strips, parts, views, strict=True):
-            points[:, strip] = view.points
-            faces[strip] = self._renderer.faces_sun(part, view)
-        lit = self._shadows.lit(faces, points, hits.distance, actors, map_from_camera)
-        radiance = np.empty_like(points)
-        lamps, glow = shining
-        for strip, part, view in zip(strips, parts, views, strict=True):
-            there = slice(*np.searchsorted(lamps, (strip.start, strip.stop)))
-            glowing = lamps[there] - strip.start, glow[:, there]
-            radiance[:, strip] = self._renderer.radiance(part, view, lit[strip], self._pixel_angle, glowing)
-        return radiance.reshape(3, *self._blocks.shape)
 
-    def _add_glare(self, radiance: Float32Array, lamps: Int64Array, glow: Float32Array) -> None:
-        if len(lamps):
-            share = GLARE_SHARE + GLARE_PER_FOG * self._world.weather.fog_per_m
-            add_glare(radiance, lamps, glow, GLARE_ANGLE_RAD / self._pixel_angle, share)
-
-    def _developed(self, radiance: Float32Array, grain: Float32Array) -> UInt8Array:
-        """Return (H, W, 3) of light (3, H, W); grain is (3 H W,)."""
-        light, noise = radiance.reshape(3, -1), grain.reshape(3, -1)
-        rgb = np.empty((light.shape[1], 3), np.uint8)
-        for strip in self._blocks.strips:
-            rgb[strip] = develop(light[:, strip], self._falloff[strip], noise[:, strip])
-        return rgb.reshape(*self._blocks.shape, 3)
+@compiled
+def _turn(directions: Float32Array, map_from_camera: Float32Array, rays: Float32Array) -> None:
+    """Fill ``rays`` (N, 6), all of the camera's place, with its directions (N, 3) in map."""
+    for pixel in range(len(directions)):
+        x, y, z = directions[pixel, 0], directions[pixel, 1], directions[pixel, 2]
+        for axis in range(3):
+            turned = map_from_camera[axis, 0] * x + map_from_camera[axis, 1] * y
+            rays[pixel, axis] = map_from_camera[axis, 3]
+            rays[pixel, 3 + axis] = turned + map_from_camera[axis, 2] * z

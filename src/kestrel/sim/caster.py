@@ -4,22 +4,21 @@
 
 Two scenes are built once per drive: the static world (with everything that rests), and the showroom of all
 that moves.
-
-Large products of matrices are written out: BLAS would start threads of its own for them, which cost more than
-they compute here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import open3d as o3d
 
+from kestrel.sim.compiled import compiled
 from kestrel.sim.scene import World
 from kestrel.sim.showroom import MovedRays, MovingActors, Pairs, Showroom
 from kestrel.sim.surfaces import BoolArray, MeshStack, resting_states, stack_static, surface_table
-from kestrel.types import Float32Array, Float64Array, Int64Array, UInt16Array
+from kestrel.types import Float32Array, Float64Array, Int64Array, UInt16Array, UInt32Array
 
 NO_TRIANGLE = -1
 
@@ -27,15 +26,28 @@ ONE_THREAD = 1
 """Threads of one cast: the other cores make other samples."""
 
 
+class Surfaces(NamedTuple):
+    """Fields of Hits."""
+
+    distance: Float32Array
+    triangle: Int64Array
+    normal: Float32Array
+    instance: UInt16Array
+    moving: BoolArray
+    local_point: Float32Array
+    local_normal: Float32Array
+
+
 @dataclass
 class Hits:
-    """First surface on each ray; arrays of vectors are (3, N), since channels are worked on one by one.
+    """The first surface on each ray; rays that were not cast yet have hit nothing, 0 metres away.
 
     rays: (N, 6) float32 origin and unit direction in map.
     distance: (N,) float32 metres, inf where nothing is hit.
     triangle: (N,) int64 row of the SurfaceTable, or NO_TRIANGLE.
-    normal: (3, N) float32 unit vectors in map, to either side. instance: (N,) uint16 track id, 0 for none.
-    on_actors: where moving actors were hit.
+    normal: (N, 3) float32 unit vectors in map, to either side. instance: (N,) uint16 track id, 0 for none.
+    moving: (N,) bool, on a moving actor. local_point, local_normal: (N, 3) float32 of these in the actor's
+        frame; of no meaning elsewhere.
     """
 
     rays: Float32Array
@@ -43,38 +55,30 @@ class Hits:
     triangle: Int64Array
     normal: Float32Array
     instance: UInt16Array
-    on_actors: ActorHits
+    moving: BoolArray
+    local_point: Float32Array
+    local_normal: Float32Array
 
-    def points(self, direction: Float32Array) -> Float32Array:
-        """Return (3, N) places in map along ``direction`` (3, N) float32; the origin where nothing is hit."""
-        points: Float32Array = direction * np.where(np.isfinite(self.distance), self.distance, np.float32(0))
-        for axis in range(3):
-            points[axis] += self.rays[:, axis]
-        return points
-
-    def part(self, rows: slice) -> Hits:
-        """Return a view of the rays ``rows``."""
-        on = slice(*np.searchsorted(self.on_actors.rows, (rows.start, rows.stop)))
-        on_actors = ActorHits(
-            self.on_actors.rows[on] - rows.start, self.on_actors.point[:, on], self.on_actors.normal[:, on]
-        )
-        return Hits(
-            self.rays[rows],
-            self.distance[rows],
-            self.triangle[rows],
-            self.normal[:, rows],
-            self.instance[rows],
-            on_actors,
+    @classmethod
+    def of(cls, rays: Float32Array) -> Hits:
+        """Return what is known of ``rays`` (N, 6) before they are cast."""
+        count = len(rays)
+        return cls(
+            rays,
+            distance=np.zeros(count, np.float32),
+            triangle=np.full(count, NO_TRIANGLE, np.int64),
+            normal=np.zeros((count, 3), np.float32),
+            instance=np.zeros(count, np.uint16),
+            moving=np.zeros(count, bool),
+            local_point=np.empty((count, 3), np.float32),
+            local_normal=np.empty((count, 3), np.float32),
         )
 
-
-@dataclass(frozen=True)
-class ActorHits:
-    """Hits on moving actors: ascending rows (K,) of rays, point and normal (3, K) in the actor's frame."""
-
-    rows: Int64Array
-    point: Float32Array
-    normal: Float32Array
+    @property
+    def surfaces(self) -> Surfaces:
+        """All fields but the rays, for compiled loops."""
+        local = self.moving, self.local_point, self.local_normal
+        return Surfaces(self.distance, self.triangle, self.normal, self.instance, *local)
 
 
 class WorldCaster:
@@ -91,25 +95,20 @@ class WorldCaster:
         self._showroom = Showroom(world, sorted(set(world.actors) - set(resting)))
         self._static_scene = _scene(static)
         self._showroom_scene = _scene(self._showroom.stack)
-        self.table = surface_table((static, self._showroom.stack))
+        self.table = surface_table(static, self._showroom.stack)
         self._static_count = sum(len(mesh.triangles) for mesh in static.meshes)
 
     def moving_actors(self, time_s: float, near: Float64Array, within_m: float) -> MovingActors:
         """Return the moving actors that reach within ``within_m`` of ``near`` (3,) at ``time_s``."""
         return self._showroom.actors(time_s, near, within_m)
 
-    def cast_static(self, rays: Float32Array) -> Hits:
-        """Return what the rays (N, 6) float32, origin and unit direction in map, hit of the static world."""
+    def cast_static(self, hits: Hits, rows: Int64Array) -> None:
+        """Cast the rays ``rows`` (K,) into the static world and enter what they hit, in place."""
+        rays = hits.rays.take(rows, axis=0)
         answer = self._static_scene.cast_rays(o3d.core.Tensor.from_numpy(rays), ONE_THREAD)
-        distance = answer["t_hit"].numpy()
-        miss = np.flatnonzero(np.isinf(distance))
-        triangle = answer["primitive_ids"].numpy().astype(np.int64)
-        triangle[miss] = NO_TRIANGLE
-        instance = self.table.instance.take(triangle)
-        instance[miss] = 0
-        normal = np.ascontiguousarray(answer["primitive_normals"].numpy().T)
-        nothing = ActorHits(np.zeros(0, np.int64), np.zeros((3, 0), np.float32), np.zeros((3, 0), np.float32))
-        return Hits(rays, distance, triangle, normal, instance, nothing)
+        distance, triangle = answer["t_hit"].numpy(), answer["primitive_ids"].numpy()
+        normal = answer["primitive_normals"].numpy()
+        _enter(rows, distance, triangle, normal, self.table.instance, hits.surfaces)
 
     def add_actors(
         self, hits: Hits, actors: MovingActors, pairs: Pairs, delay_s: Float32Array | None = None
@@ -126,23 +125,9 @@ class WorldCaster:
         if not len(moved.rays):
             return
         past, triangle, normal = self._cast_showroom(moved, actors)
-        distance = past + moved.entered
-        nearer = np.flatnonzero(distance < hits.distance[moved.pairs.ray])
-        np.minimum.at(hits.distance, moved.pairs.ray[nearer], distance[nearer])
-        nearest = nearer[distance[nearer] == hits.distance[moved.pairs.ray[nearer]]]
-        first = np.full(len(hits.distance), -1)
-        first[moved.pairs.ray[nearest[::-1]]] = nearest[::-1]  # of several, the last to be set stays
-        rows = np.flatnonzero(first >= 0)
-        seen = first[rows]
-        actor, ray, local_normal = moved.pairs.actor[seen], moved.rays[seen].T, normal[seen].T
-        hits.triangle[rows] = triangle[seen] + self._static_count
-        hits.instance[rows] = actors.track[actor]
-        cosine, sine = (f(actors.yaw).astype(np.float32)[actor] for f in (np.cos, np.sin))
-        hits.normal[0, rows] = cosine * local_normal[0] - sine * local_normal[1]
-        hits.normal[1, rows] = sine * local_normal[0] + cosine * local_normal[1]
-        hits.normal[2, rows] = local_normal[2]
-        point = self._showroom.from_slot(ray[:3] + ray[3:] * past[seen], actors.slot[actor])
-        hits.on_actors = ActorHits(rows, point, local_normal)
+        where = moved.pairs.ray, moved.pairs.actor, moved.rays, moved.entered
+        bodies = actors.track, np.cos(actors.yaw), np.sin(actors.yaw), self._showroom.origin[actors.slot]
+        _replace(where, past, triangle + self._static_count, normal, bodies, hits.surfaces)
 
     def _cast_showroom(
         self, moved: MovedRays, actors: MovingActors
@@ -178,3 +163,66 @@ def _scene(stack: MeshStack) -> o3d.t.geometry.RaycastingScene:
     if len(triangles):
         scene.add_triangles(o3d.core.Tensor.from_numpy(vertices), o3d.core.Tensor.from_numpy(triangles))
     return scene
+
+
+@compiled
+def _enter(
+    rows: Int64Array,
+    distance: Float32Array,
+    triangle: UInt32Array,
+    normal: Float32Array,
+    instance: UInt16Array,
+    hits: Surfaces,
+) -> None:
+    """Enter what the rays ``rows`` (K,) found of the static world: (K,), (K,), (K, 3).
+
+    instance: (T,) of all triangles. hits: of all rays, changed in place.
+    """
+    for k in range(len(rows)):
+        row = rows[k]
+        hit = np.isfinite(distance[k])
+        hits.distance[row] = distance[k]
+        hits.triangle[row] = triangle[k] if hit else NO_TRIANGLE
+        hits.instance[row] = instance[triangle[k]] if hit else 0
+        for axis in range(3):
+            hits.normal[row, axis] = normal[k, axis]
+
+
+@compiled
+def _replace(
+    where: tuple[Int64Array, Int64Array, Float32Array, Float32Array],
+    past: Float32Array,
+    triangle: Int64Array,
+    normal: Float32Array,
+    actors: tuple[UInt16Array, Float64Array, Float64Array, Float32Array],
+    hits: Surfaces,
+) -> None:
+    """Enter hits on actors that are nearer than what is known of their rays.
+
+    Args:
+        where: Of pairs (Q,): ray, actor, moved ray (Q, 6) and the metres before it.
+        past: (Q,) metres along the moved ray, inf without a hit.
+        triangle: (Q,).
+        normal: (Q, 3) in the actor's frame.
+        actors: Tracks, cosine and sine of the yaws, and (A, 3) where the meshes stand.
+        hits: Of all rays, changed in place.
+    """
+    ray, actor, moved, entered = where
+    track, cosine, sine, origin = actors
+    for k in range(len(ray)):
+        row, who = ray[k], actor[k]
+        distance = np.float32(past[k] + entered[k])
+        if distance < hits.distance[row]:
+            hits.distance[row] = distance
+            hits.triangle[row] = triangle[k]
+            hits.instance[row] = track[who]
+            hits.moving[row] = True
+            x, y = normal[k, 0], normal[k, 1]
+            hits.normal[row, 0] = cosine[who] * x - sine[who] * y
+            hits.normal[row, 1] = sine[who] * x + cosine[who] * y
+            hits.normal[row, 2] = normal[k, 2]
+            for axis in range(3):
+                hits.local_point[row, axis] = (
+                    moved[k, axis] + moved[k, 3 + axis] * past[k] - origin[who, axis]
+                )
+                hits.local_normal[row, axis] = normal[k, axis]

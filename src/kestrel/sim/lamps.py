@@ -93,10 +93,11 @@ class Switches:
         self._lights[self._first_signal : self._first_signal + len(signals)] = signals
 
     def glow(self, lamp: UInt16Array, instance: UInt16Array) -> Float32Array:
-        """Return (3, K) exposed radiance of pieces (K,) Mesh.lamp of lamps of (K,) tracks, 0 for signals."""
+        """Return (K, 3) exposed radiance of pieces (K,) Mesh.lamp of lamps of (K,) tracks, 0 for signals."""
         group = self._first_signal + (lamp // SIGNAL_GROUP).astype(np.int64)
         lights = self._lights[np.where(instance > 0, instance, group)]
-        return np.ascontiguousarray(_GLOW[lamp % SIGNAL_GROUP, lights].T)
+        glow: Float32Array = _GLOW[lamp % SIGNAL_GROUP, lights]
+        return glow
 
 
 def add_glare(
@@ -105,19 +106,19 @@ def add_glare(
     """Add the veil that bright lamps spread over the pixels around them, in place.
 
     Args:
-        radiance: (3, H, W) exposed.
+        radiance: (H, W, 3) exposed.
         rows: (K,) flat pixels that show a lamp.
-        glow: (3, K) its radiance there.
+        glow: (K, 3) its radiance there.
         sigma_px: Standard deviation of the spread.
         share: Part of the light that is spread.
     """
-    _, height, width = radiance.shape
+    height, width = radiance.shape[:2]
     row, column = np.divmod(rows, width)
     margin = int(np.ceil(3 * sigma_px))
     top, bottom = max(int(row.min()) - margin, 0), min(int(row.max()) + margin + 1, height)
     left, right = max(int(column.min()) - margin, 0), min(int(column.max()) + margin + 1, width)
     source = np.zeros((bottom - top, right - left, 3), np.float32)
-    source[row - top, column - left] = share * glow.T
+    source[row - top, column - left] = share * glow
     size = 2 * margin + 1
     spread = cv2.GaussianBlur(source, (size, size), sigma_px, borderType=cv2.BORDER_CONSTANT)
-    radiance[:, top:bottom, left:right] += spread.transpose(2, 0, 1)
+    radiance[top:bottom, left:right] += spread

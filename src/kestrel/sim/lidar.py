@@ -69,7 +69,8 @@ class Lidar:
         rays[..., :3] = map_from_lidar[:, None, :3, 3]
         rays[..., 3:] = shaped @ map_from_lidar[:, :3, :3].swapaxes(1, 2)
         delay = np.repeat(self._column_time_s, rings)
-        hits = self._caster.cast_static(rays.reshape(-1, 6))
+        hits = Hits.of(rays.reshape(-1, 6))
+        self._caster.cast_static(hits, np.arange(len(hits.rays)))
         sensor = map_from_lidar[0, :3, 3].astype(np.float64)
         actors = self._caster.moving_actors(time_s, sensor, spec.range_m[1])
         self._caster.add_actors(hits, actors, self._candidates(actors, map_from_lidar), delay)
@@ -123,7 +124,7 @@ class Lidar:
         noise = rng.standard_normal((2, shots), np.float32)
         hit = np.isfinite(hits.distance)
         distance = np.where(hit, hits.distance, np.float32(1.0))
-        cosine = np.abs(np.einsum("kn,nk->n", hits.normal, hits.rays[:, 3:]))
+        cosine = np.abs(np.einsum("nk,nk->n", hits.normal, hits.rays[:, 3:]))
         echo = table.reflectivity[hits.triangle] * (1 - DIFFUSE + DIFFUSE * cosine)
         echo *= np.exp(-2 * np.float32(_lidar_extinction(weather)) * distance)
         relative = echo / 0.1 * (spec.reference_range_m / distance) ** 2

@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from kestrel.sim import textures
-from kestrel.sim.caster import NO_TRIANGLE, Hits
+from kestrel.sim.caster import NO_TRIANGLE, Hits, Surfaces
+from kestrel.sim.compiled import compiled
 from kestrel.sim.lamps import Switches
 from kestrel.sim.scene import Texture, Weather
 from kestrel.sim.surfaces import BoolArray, SurfaceTable
+from kestrel.sim.textures import Tiles
 from kestrel.types import Float32Array, Int64Array, UInt8Array
 
 SUN_COLOUR: Final = {"dusk": (1.0, 0.62, 0.36)}
@@ -33,6 +34,15 @@ MIRRORS_WHEN_WET: Final = np.isin(np.arange(256), (Texture.PLAIN, Texture.ASPHAL
 
 SKY_EXPOSURE: Final = 1.3
 """Highest value of the sky at the horizon; it keeps dusk and fog from being developed as bright as day."""
+
+WINDOW_LIGHT: Final = (1.0, 0.75, 0.42)
+"""Colour of lit windows."""
+
+_GRAZING: Final = 0.02
+"""Cosine below which the sun counts as beside a surface."""
+
+_GLASS: Final = Texture.GLASS
+_EMISSIVE: Final = Texture.EMISSIVE
 
 _TONE_BINS: Final = 4096
 _TONE_WHITE: Final = 2.5
@@ -60,19 +70,25 @@ _SRGB_TO_LINEAR: Final = np.where(
 ).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Views:
-    """How rays look at what they hit; of no meaning where that is nothing.
+class Daylight(NamedTuple):
+    """Light and air of a drive as the shader takes them; colours are (3,) float32.
 
-    points: (3, N) float32 where, in map. ray: (3, N) float32 unit directions in map.
-    facing: (N,) float32 cosine of the angle between the normal and the way back; negative if that is turned
-        away from the camera. sunward: (N,) float32 cosine to the sun of the normal of the seen side.
+    sun: (3,) unit vector to it. sun_colour, ambient: light of the sun, and of the sky around.
+    horizon, zenith: of the sky. cloud: brightness of clouds. cover: (TILE, TILE) how much of them is there.
+    extinction: of the air, per metre. rain: 0..1. dark: windows are lit. exposure: factor on all radiance.
     """
 
-    points: Float32Array
-    ray: Float32Array
-    facing: Float32Array
-    sunward: Float32Array
+    sun: Float32Array
+    sun_colour: Float32Array
+    ambient: Float32Array
+    horizon: Float32Array
+    zenith: Float32Array
+    cloud: float
+    cover: Float32Array
+    extinction: float
+    rain: float
+    dark: bool
+    exposure: float
 
 
 class Renderer:
@@ -80,223 +96,190 @@ class Renderer:
 
     def __init__(self, table: SurfaceTable, weather: Weather) -> None:
         self._table = table
-        self._linear = np.ascontiguousarray((_SRGB_TO_LINEAR[table.colour] / np.float32(textures.ONE)).T)
-        self._weather = weather
-        self._sun = weather.sun_direction.astype(np.float32)
-        self._sun_colour = np.array(SUN_COLOUR.get(weather.name, DAY_SUN_COLOUR), np.float32) * np.float32(
-            weather.sun
-        )
+        self._albedo: Float32Array = _SRGB_TO_LINEAR[table.colour]
+        sun = weather.sun_direction.astype(np.float32)
         sky = 0.5 * (weather.sky + weather.zenith)
-        self._ambient = (0.5 * (sky / max(float(sky.mean()), 1e-3)) + 0.5).astype(np.float32) * np.float32(
-            weather.ambient
-        )
-        self._dark = weather.ambient < DUSK_AMBIENT
-        self._clouds = _cloud_cover()
-        light = float(weather.sun * max(float(self._sun[2]), 0.0) + weather.ambient)
-        self._exposure = np.float32(
-            min(EXPOSURE / max(light, 0.25), SKY_EXPOSURE / float(weather.sky.mean()))
+        ambient = (0.5 * (sky / max(float(sky.mean()), 1e-3)) + 0.5) * weather.ambient
+        colour = np.array(SUN_COLOUR.get(weather.name, DAY_SUN_COLOUR)) * weather.sun
+        light = float(weather.sun * max(float(sun[2]), 0.0) + weather.ambient)
+        self._daylight = Daylight(
+            sun=sun,
+            sun_colour=colour.astype(np.float32),
+            ambient=ambient.astype(np.float32),
+            horizon=weather.sky.astype(np.float32),
+            zenith=weather.zenith.astype(np.float32),
+            cloud=0.25 + 0.75 * float(weather.sky.mean()),
+            cover=_cloud_cover(),
+            extinction=float(weather.fog_per_m) + HAZE_PER_M,
+            rain=float(weather.rain),
+            dark=bool(weather.ambient < DUSK_AMBIENT),
+            exposure=min(EXPOSURE / max(light, 0.25), SKY_EXPOSURE / float(weather.sky.mean())),
         )
 
-    def views(self, hits: Hits) -> Views:
-        """Return how the rays of ``hits`` look at what they hit."""
-        ray = np.ascontiguousarray(hits.rays[:, 3:].T)
-        facing = _dot(hits.normal, ray)
-        np.negative(facing, out=facing)
-        sunward = _towards(self._sun, hits.normal)
-        sunward *= np.sign(facing)
-        return Views(hits.points(ray), ray, facing, sunward)
-
-    def faces_sun(self, hits: Hits, views: Views) -> BoolArray:
-        """Return (N,) bool: surfaces whose seen side is turned to the sun, on which shadows can fall."""
-        sunny: BoolArray = views.sunward > np.float32(0.02)
-        sunny &= hits.triangle != NO_TRIANGLE
-        return sunny
+    def sunny(self, hits: Hits) -> tuple[Float32Array, BoolArray]:
+        """Return where the rays hit (N, 3) in map, and (N,) bool: a surface that is turned to the sun."""
+        points, faces = np.empty((len(hits.rays), 3), np.float32), np.empty(len(hits.rays), bool)
+        _find_sunny(hits.rays, hits.surfaces, self._daylight.sun, points, faces)
+        return points, faces
 
     def shining(self, hits: Hits, switches: Switches) -> tuple[Int64Array, Float32Array]:
-        """Return the rays (K,) that hit a lamp which is on, and the exposed radiance (3, K) it adds there."""
+        """Return the rays (K,) that hit a lamp which is on, and the exposed radiance (K, 3) it adds there."""
         lamp = self._table.lamp.take(hits.triangle)
         rows = np.flatnonzero((lamp > 0) & (hits.triangle != NO_TRIANGLE))
         glow = switches.glow(lamp[rows], hits.instance[rows])
-        on = glow[0] > 0
-        return rows[on], glow[:, on]
+        on = glow[:, 0] > 0
+        return rows[on], glow[on]
 
-    def radiance(
-        self,
-        hits: Hits,
-        views: Views,
-        lit: BoolArray,
-        pixel_angle: float,
-        shining: tuple[Int64Array, Float32Array],
-    ) -> Float32Array:
-        """Return (3, N) linear light along each ray, exposed for the light there is.
+    def radiance(self, hits: Hits, points: Float32Array, lit: BoolArray, pixel_angle: float) -> Float32Array:
+        """Return (N, 3) linear light along each ray, exposed for the light there is, but for lamps.
 
         Args:
             hits: What the rays hit.
-            views: Of the method of that name; the points are overwritten.
+            points: (N, 3) where, in map.
             lit: (N,) bool, the sun reaches the surface.
             pixel_angle: Radians that one pixel covers.
-            shining: Lamps that are on, of the method of that name.
         """
-        light = self._surfaces(hits, views, lit, pixel_angle, shining)
-        above = np.flatnonzero(hits.triangle == NO_TRIANGLE)
-        if len(above):
-            light[:, above] = self.sky(views.ray.take(above, axis=1))
-        light *= self._exposure
+        light = np.empty((len(points), 3), np.float32)
+        looks = self._albedo, self._table.texture, textures.tiles()
+        _shade(hits.rays, hits.surfaces, points, lit, looks, self._daylight, pixel_angle, light)
         return light
 
-    def sky(self, ray: Float32Array) -> Float32Array:
-        """Return (3, N) light of the sky in directions (3, N)."""
-        weather = self._weather
-        height = np.clip(ray[2], 0.0, 1.0)
-        low = (1 - height) ** 2
-        low *= low
-        stretch = np.float32(60.0) / (height + np.float32(0.12))
-        column = (ray[0] * stretch).astype(np.int32) & (textures.TILE - 1)
-        row = (ray[1] * stretch).astype(np.int32) & (textures.TILE - 1)
-        cover = self._clouds.take(row * textures.TILE + column) * np.minimum(
-            height * np.float32(5), np.float32(1)
+    def add_lamps(self, radiance: Float32Array, hits: Hits, lamps: Int64Array, glow: Float32Array) -> None:
+        """Let the lamps (K,) that are on shine through the air before them, with (K, 3), in place."""
+        air = np.exp(-np.float32(self._daylight.extinction) * hits.distance[lamps])
+        radiance[lamps] += glow * air[:, None]
+
+
+@compiled
+def _find_sunny(
+    rays: Float32Array, hits: Surfaces, sun: Float32Array, points: Float32Array, faces: BoolArray
+) -> None:
+    """Fill the last two, which Renderer.sunny returns."""
+    distance, triangle, normal = hits.distance, hits.triangle, hits.normal
+    for pixel in range(len(rays)):
+        if triangle[pixel] == NO_TRIANGLE:
+            points[pixel] = 0
+            faces[pixel] = False
+            continue
+        facing = sunward = 0.0
+        for axis in range(3):
+            points[pixel, axis] = rays[pixel, axis] + distance[pixel] * rays[pixel, 3 + axis]
+            facing -= normal[pixel, axis] * rays[pixel, 3 + axis]
+            sunward += normal[pixel, axis] * sun[axis]
+        faces[pixel] = (sunward if facing > 0 else -sunward) > _GRAZING
+
+
+@compiled
+def _sky(daylight: Daylight, x: float, y: float, z: float) -> tuple[float, float, float]:
+    """Return the light of the sky in a direction."""
+    sun, colour, zenith, horizon = daylight.sun, daylight.sun_colour, daylight.zenith, daylight.horizon
+    height = min(max(z, 0.0), 1.0)
+    low = (1 - height) ** 4
+    stretch = 60.0 / (height + 0.12)
+    last = textures.TILE - 1
+    cover = daylight.cover[int(y * stretch) & last, int(x * stretch) & last] * min(5 * height, 1.0)
+    glow = 0.6 * max(sun[0] * x + sun[1] * y + sun[2] * z, 0.0) ** 64
+
+    def light(channel: int) -> float:
+        clear = zenith[channel] + low * (horizon[channel] - zenith[channel])
+        return float(clear + cover * (daylight.cloud - clear) + glow * colour[channel])
+
+    return light(0), light(1), light(2)
+
+
+@compiled
+def _shade(
+    rays: Float32Array,
+    hits: Surfaces,
+    points: Float32Array,
+    lit: BoolArray,
+    looks: tuple[Float32Array, UInt8Array, Tiles],
+    daylight: Daylight,
+    pixel_angle: float,
+    light: Float32Array,
+) -> None:
+    """Fill ``light`` (N, 3), which Renderer.radiance returns.
+
+    Args:
+        rays: (N, 6).
+        hits: What they hit.
+        points: (N, 3) where, in map.
+        lit: (N,).
+        looks: albedo (T, 3) and texture (T,) of the triangles, and the tiles.
+        daylight: Light and air.
+        pixel_angle: Radians that one pixel covers.
+        light: Changed in place.
+    """
+    distance, triangle, normal, _, moving, local_point, local_normal = hits
+    albedo, texture, tiles = looks
+    texels = tiles.texels
+    rain, extinction, exposure = daylight.rain, daylight.extinction, daylight.exposure
+    sun, sun_colour, ambient, horizon = daylight.sun, daylight.sun_colour, daylight.ambient, daylight.horizon
+    for pixel in range(len(rays)):
+        x, y, z = rays[pixel, 3], rays[pixel, 4], rays[pixel, 5]
+        seen_triangle = triangle[pixel]
+        if seen_triangle == NO_TRIANGLE:
+            above = _sky(daylight, x, y, z)
+            for channel in range(3):
+                light[pixel, channel] = exposure * above[channel]
+            continue
+        nx, ny, nz = normal[pixel, 0], normal[pixel, 1], normal[pixel, 2]
+        facing = -(nx * x + ny * y + nz * z)
+        kind = texture[seen_triangle]
+        footprint = distance[pixel] * pixel_angle / np.sqrt(max(abs(facing), 0.02))
+        point, axis = (local_point, local_normal) if moving[pixel] else (points, normal)
+        u, v = _place(
+            point[pixel, 0], point[pixel, 1], point[pixel, 2], axis[pixel, 0], axis[pixel, 1], axis[pixel, 2]
         )
-        cloud = np.float32(0.25 + 0.75 * weather.sky.mean())
-        glow = np.maximum(_towards(self._sun, ray), np.float32(0))
-        for _ in range(6):
-            glow *= glow
-        light = np.empty(ray.shape, np.float32)
+        texel = textures.texel(tiles, kind, u, v, footprint)
+        if facing < 0:
+            nx, ny, nz, facing = -nx, -ny, -nz, -facing
+        direct = max(nx * sun[0] + ny * sun[1] + nz * sun[2], 0.0) * lit[pixel]
+        open_sky = 0.65 + 0.35 * nz
+        wet = 1 - 0.45 * rain * max(nz, 0.0)
+        direct, open_sky = direct * wet, open_sky * wet
+        mirrored = 0.0
+        if kind == _GLASS:
+            mirrored = 0.12 + 0.88 * _fresnel(facing)
+        elif rain > 0 and nz > 0.9 and facing < 0.35 and MIRRORS_WHEN_WET[kind]:
+            mirrored = 0.5 * rain * _fresnel(facing)
+        sky = (0.0, 0.0, 0.0)
+        if mirrored > 0:
+            turned = 2 * facing
+            sky = _sky(daylight, x + turned * nx, y + turned * ny, z + turned * nz)
+        window = 0.0
+        if daylight.dark:
+            window = 0.7 * texels[texel, 3] / textures.ONE / exposure
+        own_light = 1.6 / exposure if kind == _EMISSIVE else 0.0
+        air = np.exp(-extinction * distance[pixel])
         for channel in range(3):
-            clear = weather.zenith[channel] + low * (weather.sky[channel] - weather.zenith[channel])
-            light[channel] = (
-                clear + cover * (cloud - clear) + glow * (np.float32(0.6) * self._sun_colour[channel])
-            )
-        return light
+            own = albedo[seen_triangle, channel]
+            shone = direct * sun_colour[channel] + open_sky * ambient[channel]
+            radiance = shone * own * texels[texel, channel] / textures.ONE
+            radiance += mirrored * (sky[channel] - radiance)
+            radiance += own_light * own + window * WINDOW_LIGHT[channel]
+            light[pixel, channel] = exposure * (horizon[channel] + air * (radiance - horizon[channel]))
 
-    def _surfaces(
-        self,
-        hits: Hits,
-        views: Views,
-        lit: BoolArray,
-        pixel_angle: float,
-        shining: tuple[Int64Array, Float32Array],
-    ) -> Float32Array:
-        """Return (3, N) light of surfaces through the air before them; of no meaning where there is none."""
-        triangle, distance = hits.triangle, hits.distance
-        kind = self._table.texture.take(triangle)
-        facing = np.abs(views.facing)
-        upward = hits.normal[2] * np.sign(views.facing)
-        detail = self._detail(hits, views.points, kind, distance * np.float32(pixel_angle), facing)
-        sun = np.maximum(views.sunward, np.float32(0))
-        sun *= lit
-        open_sky = np.float32(0.35) * upward
-        open_sky += np.float32(0.65)
-        if self._weather.rain > 0:
-            wet = 1 - np.float32(0.45 * self._weather.rain) * np.maximum(upward, 0)
-            sun *= wet
-            open_sky *= wet
-        light = np.empty((3, len(triangle)), np.float32)
+
+@compiled
+def _place(x: float, y: float, z: float, nx: float, ny: float, nz: float) -> tuple[float, float]:
+    """Return where on its tile a point lies: tiles are projected along the main axis of the normal."""
+    if abs(nz) > 0.7:
+        return x, y
+    return (y * nx - x * ny) / np.sqrt(max(nx * nx + ny * ny, 1e-6)), z
+
+
+@compiled
+def _fresnel(cosine: float) -> float:
+    """Return the reflected share of light that comes in at an angle (Schlick's approximation)."""
+    return float(0.06 + 0.94 * (1 - min(cosine, 1.0)) ** 5)
+
+
+@compiled
+def develop(radiance: Float32Array, falloff: Float32Array, noise: Float32Array, picture: UInt8Array) -> None:
+    """Fill ``picture`` (N, 3) from linear ``radiance`` (N, 3): vignetting (N,), noise (N, 3), tone curve."""
+    for pixel in range(len(radiance)):
         for channel in range(3):
-            albedo = self._linear[channel].take(triangle)
-            albedo *= detail[:, channel]
-            np.multiply(sun, self._sun_colour[channel], out=light[channel])
-            light[channel] += open_sky * self._ambient[channel]
-            light[channel] *= albedo
-        self._add_reflection(light, kind, hits.normal, upward, views)
-        self._add_glow(light, kind, triangle, detail[:, 3])
-        lamps, glow = shining
-        if len(lamps):
-            light[:, lamps] += glow / self._exposure
-        air = -np.float32(self._weather.fog_per_m + HAZE_PER_M) * distance
-        np.exp(air, out=air)
-        for channel in range(3):
-            horizon = np.float32(self._weather.sky[channel])
-            light[channel] -= horizon
-            light[channel] *= air
-            light[channel] += horizon
-        return light
-
-    def _detail(
-        self,
-        hits: Hits,
-        points: Float32Array,
-        kind: UInt8Array,
-        footprint: Float32Array,
-        facing: Float32Array,
-    ) -> UInt8Array:
-        """Return textures (N, 4), projected along the main axis of each surface."""
-        on = hits.on_actors
-        normal = hits.normal
-        if len(on.rows):
-            normal = normal.copy()
-            points[:, on.rows] = on.point
-            normal[:, on.rows] = on.normal
-        x, y, z = normal
-        across = x * x
-        across += y * y
-        np.maximum(across, np.float32(1e-6), out=across)
-        np.sqrt(across, out=across)
-        flat = np.abs(z) > 0.7
-        u = points[1] * x
-        u -= points[0] * y
-        u /= across
-        np.copyto(u, points[0], where=flat)
-        v = np.where(flat, points[1], points[2])
-        slant: Float32Array = np.sqrt(np.maximum(facing, np.float32(0.02)))
-        return textures.sample(kind, u, v, footprint / slant)
-
-    def _add_reflection(
-        self,
-        light: Float32Array,
-        kind: UInt8Array,
-        normal: Float32Array,
-        upward: Float32Array,
-        views: Views,
-    ) -> None:
-        """Let glass, and the ground in rain, mirror the sky (Schlick's approximation), in place.
-
-        upward: (N,) float32 z of the normal of the seen side.
-        """
-        mirror = kind == Texture.GLASS
-        if self._weather.rain > 0:
-            mirror |= (upward > 0.9) & (np.abs(views.facing) < 0.35) & MIRRORS_WHEN_WET[kind]
-        rows = np.flatnonzero(mirror)
-        if not len(rows):
-            return
-        facing = views.facing.take(rows)
-        cosine = np.clip(np.abs(facing), 0, 1)
-        reflected = views.ray.take(rows, axis=1)
-        reflected += 2 * cosine * (normal.take(rows, axis=1) * np.sign(facing))
-        fresnel = 0.06 + 0.94 * (1 - cosine) ** 5
-        wet = np.float32(0.5 * self._weather.rain) * fresnel
-        fresnel = np.where(kind[rows] == Texture.GLASS, 0.12 + 0.88 * fresnel, wet)
-        light[:, rows] += fresnel * (self.sky(reflected) - light.take(rows, axis=1))
-
-    def _add_glow(
-        self, light: Float32Array, kind: UInt8Array, triangle: Int64Array, glow: UInt8Array
-    ) -> None:
-        """Add what always shines, and at dusk lit windows, in place."""
-        rows = np.flatnonzero(kind == Texture.EMISSIVE)
-        light[:, rows] += self._linear[:, triangle[rows]] * np.float32(1.6 * textures.ONE / self._exposure)
-        if self._dark:
-            rows = np.flatnonzero(glow > 0)
-            warm = np.array([[1.0], [0.75], [0.42]], np.float32) * np.float32(0.7 / self._exposure)
-            light[:, rows] += glow[rows] / np.float32(textures.ONE) * warm
-
-
-def _dot(first: Float32Array, second: Float32Array) -> Float32Array:
-    """Return (N,) scalar products of vectors (3, N)."""
-    total: Float32Array = first[0] * second[0] + first[1] * second[1] + first[2] * second[2]
-    return total
-
-
-def _towards(direction: Float32Array, vectors: Float32Array) -> Float32Array:
-    """Return (N,) scalar products of ``direction`` (3,) and vectors (3, N); without BLAS and its threads."""
-    total: Float32Array = direction[0] * vectors[0] + direction[1] * vectors[1] + direction[2] * vectors[2]
-    return total
-
-
-def develop(radiance: Float32Array, falloff: Float32Array, noise: Float32Array) -> UInt8Array:
-    """Return the picture (N, 3) of linear ``radiance`` (3, N): vignetting (N,), noise (3, N), tone curve."""
-    picture = np.empty(radiance.shape[::-1], np.uint8)
-    for channel in range(3):
-        exposed = radiance[channel] * falloff
-        exposed += noise[channel]
-        exposed *= np.float32(_TONE_BINS / _TONE_WHITE)
-        picture[:, channel] = _TONE.take(exposed.astype(np.int64), mode="clip")
-    return picture
+            exposed = radiance[pixel, channel] * falloff[pixel] + noise[pixel, channel]
+            step = int(exposed * (_TONE_BINS / _TONE_WHITE))
+            picture[pixel, channel] = _TONE[min(max(step, 0), _TONE_BINS - 1)]

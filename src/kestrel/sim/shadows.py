@@ -47,7 +47,7 @@ class Shadows:
 
         Args:
             faces: (N,) bool, the surface is turned to the sun.
-            points: (3, N) float32 where, in map.
+            points: (N, 3) float32 where, in map.
             distance: (N,) metres from the camera.
             actors: Those that move.
             map_from_camera: (4, 4) at the moment of the picture.
@@ -74,12 +74,11 @@ class Shadows:
         """Return (K,) bool: something stands between the sun and the points of ``rows`` (K,)."""
         sun = self._sun.astype(np.float32)
         rays = np.empty((len(rows), 6), np.float32)
-        for axis in range(3):
-            rays[:, axis] = points[axis].take(rows) + sun[axis] * np.float32(SHADOW_BIAS_M)
-            rays[:, 3 + axis] = sun[axis]
+        rays[:, :3] = points.take(rows, axis=0) + sun * np.float32(SHADOW_BIAS_M)
+        rays[:, 3:] = sun
         dark = self._caster.shaded(rays)
         if len(pairs.ray) and len(rows):
-            asked = np.full(points.shape[1], -1)
+            asked = np.full(len(points), -1)
             asked[rows[~dark]] = np.flatnonzero(~dark)
             ray = asked.take(pairs.ray)
             asks = ray >= 0

@@ -10,11 +10,11 @@ acceleration structure is ever rebuilt.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
+from kestrel.sim.compiled import compiled
 from kestrel.sim.scene import World
 from kestrel.sim.surfaces import MeshStack
 from kestrel.types import Float32Array, Float64Array, Int64Array, UInt16Array
@@ -23,8 +23,8 @@ SLOT_MARGIN_M: Final = 2.0
 """Free space around each mesh of the showroom."""
 
 _BOUNDS_MARGIN_M: Final = 0.01
-_AT_A_TIME: Final = 8192
-"""Rays that are moved together: few enough to stay in the cache."""
+_NOT_GIVEN: Final = np.zeros(0, np.float32)
+"""Stands for arrays that are None."""
 
 _STEP_S: Final = 0.02
 """Time over which the velocity of an actor is measured."""
@@ -100,7 +100,11 @@ class MovedRays:
 
 
 class Showroom:
-    """All meshes of the actors of ``world`` that ``moving`` names, each at its own place."""
+    """All meshes of the actors of ``world`` that ``moving`` names, each at its own place.
+
+    Attributes:
+        stack: The meshes. origin: (slots, 3) float32 where each stands. slot_of_triangle: (T,).
+    """
 
     def __init__(self, world: World, moving: list[int]) -> None:
         self._world = world
@@ -123,7 +127,7 @@ class Showroom:
                 bounds.append(np.stack([mesh.vertices.min(0), mesh.vertices.max(0)]))
                 self.stack.add(mesh, mesh.vertices + origins[row], track)
             self._slots[track, phase] = places[id(mesh)]
-        self._origin = np.array(origins, np.float32).reshape(-1, 3)
+        self.origin = np.array(origins, np.float32).reshape(-1, 3)
         self._bounds = np.array(bounds, np.float64).reshape(-1, 2, 3)
         counts = [len(mesh.triangles) for mesh in self.stack.meshes]
         self.slot_of_triangle = np.repeat(np.arange(len(counts)), counts)
@@ -171,86 +175,80 @@ class Showroom:
             delay_s: (N,) seconds of each ray after the moment of the actors, or None for 0.
             nearest: (N,) metres; actors that are farther away than this on a ray are left out.
         """
-        bounds = [*range(0, len(pairs.actor), _AT_A_TIME), len(pairs.actor)]
-        parts = [
-            self._enter_some(
-                actors, Pairs(pairs.actor[start:stop], pairs.ray[start:stop]), rays, delay_s, nearest
-            )
-            for start, stop in pairwise(bounds)
-        ]
-        if not parts:
-            return MovedRays(pairs, np.zeros((0, 6), np.float32), np.zeros(0, np.float32))
-        return MovedRays(
-            Pairs(
-                np.concatenate([part.pairs.actor for part in parts]),
-                np.concatenate([part.pairs.ray for part in parts]),
-            ),
-            np.concatenate([part.rays for part in parts]),
-            np.concatenate([part.entered for part in parts]),
+        most = len(pairs.ray)
+        met, moved = np.empty((2, most), np.int64), np.empty((most, 6), np.float32)
+        entered = np.empty(most, np.float32)
+        places = actors.place, actors.velocity, actors.yaw, actors.yaw_rate, actors.lower, actors.upper
+        count = _meet(
+            pairs.actor,
+            pairs.ray,
+            rays,
+            _NOT_GIVEN if delay_s is None else delay_s,
+            _NOT_GIVEN if nearest is None else nearest,
+            places,
+            self.origin[actors.slot],
+            (met, moved, entered),
         )
+        return MovedRays(Pairs(met[0, :count], met[1, :count]), moved[:count], entered[:count])
 
-    def _enter_some(
-        self,
-        actors: MovingActors,
-        pairs: Pairs,
-        rays: Float32Array,
-        delay_s: Float32Array | None,
-        nearest: Float32Array | None,
-    ) -> MovedRays:
-        """Do the work of ``enter`` for a few pairs."""
-        first = np.flatnonzero(np.diff(pairs.actor, prepend=-1))
-        present, count = pairs.actor[first], np.diff(first, append=len(pairs.actor))
 
-        def of_pairs(values: Float64Array | Float32Array) -> Float32Array:
-            """Return (..., K) of one value (..., A) per actor."""
-            return np.repeat(values[..., present].astype(np.float32), count, axis=-1)
+@compiled
+def _meet(
+    actor: Int64Array,
+    ray: Int64Array,
+    rays: Float32Array,
+    delay_s: Float32Array,
+    nearest: Float32Array,
+    actors: tuple[Float64Array, Float64Array, Float64Array, Float64Array, Float64Array, Float64Array],
+    origin: Float32Array,
+    out: tuple[Int64Array, Float32Array, Float32Array],
+) -> int:
+    """Move the rays that meet the bounds of their actors to the meshes; return how many they are.
 
-        chosen = np.ascontiguousarray(rays.take(pairs.ray, axis=0).T)
-        origin, direction = chosen[:3], chosen[3:]
-        origin -= of_pairs(actors.place.T)
-        if delay_s is None:
-            yaw = actors.yaw.astype(np.float32)
-            cosine, sine = of_pairs(np.cos(yaw)), of_pairs(np.sin(yaw))
-        else:
-            delay = delay_s[pairs.ray]
-            origin -= of_pairs(actors.velocity.T) * delay
-            angle = of_pairs(actors.yaw) + of_pairs(actors.yaw_rate) * delay
+    Args:
+        actor: (P,) of each pair.
+        ray: (P,) of each pair.
+        rays: (N, 6).
+        delay_s: (N,), or empty for 0.
+        nearest: (N,), or empty for inf.
+        actors: place, velocity, yaw, yaw rate, lower and upper bounds of MovingActors.
+        origin: (A, 3) where their meshes stand.
+        out: actor and ray (2, P), moved ray (P, 6) and distance to the bounds (P,) of those that meet.
+    """
+    place, velocity, yaw, yaw_rate, lower, upper = actors
+    met, moved, entered = out
+    count = 0
+    last = -1
+    cosine = sine = 0.0
+    start, along = np.empty(3), np.empty(3)
+    for pair in range(len(actor)):
+        who, row = actor[pair], ray[pair]
+        delay = delay_s[row] if len(delay_s) else 0.0
+        if who != last or delay > 0.0:
+            angle = yaw[who] + yaw_rate[who] * delay
             cosine, sine = np.cos(angle), np.sin(angle)
-        for part in (origin, direction):
-            part[0], part[1] = cosine * part[0] + sine * part[1], cosine * part[1] - sine * part[0]
-        entry, leave = _through(origin, direction, of_pairs(actors.lower.T), of_pairs(actors.upper.T))
-        meets = (entry < leave) & (leave > 0)
-        if nearest is not None:
-            meets &= entry < nearest[pairs.ray]
-        met = np.flatnonzero(meets)
-        entered = np.maximum(entry[met], np.float32(0))
-        actor = pairs.actor[met]
-        moved = np.empty((len(met), 6), np.float32)
-        slot = self._origin[actors.slot[actor]]
+            last = who
+        x = rays[row, 0] - place[who, 0] - velocity[who, 0] * delay
+        y = rays[row, 1] - place[who, 1] - velocity[who, 1] * delay
+        start[0], start[1] = cosine * x + sine * y, cosine * y - sine * x
+        start[2] = rays[row, 2] - place[who, 2] - velocity[who, 2] * delay
+        x, y = rays[row, 3], rays[row, 4]
+        along[0], along[1] = cosine * x + sine * y, cosine * y - sine * x
+        along[2] = rays[row, 5]
+        entry, leave = 0.0, np.inf
+        if len(nearest):
+            leave = nearest[row]
         for axis in range(3):
-            along = direction[axis][met]
-            moved[:, axis] = origin[axis][met] + entered * along + slot[:, axis]
-            moved[:, 3 + axis] = along
-        return MovedRays(Pairs(actor, pairs.ray[met]), moved, entered)
-
-    def from_slot(self, points: Float32Array, slot: Int64Array) -> Float32Array:
-        """Return places (3, K) in the frames of actors whose meshes stand in ``slot`` (K,)."""
-        local: Float32Array = points - self._origin[slot].T
-        return local
-
-
-def _through(
-    origin: Float32Array, direction: Float32Array, lower: Float32Array, upper: Float32Array
-) -> tuple[Float32Array, Float32Array]:
-    """Return where lines (3, K) enter and leave boxes from lower to upper (3, K); not if enter > leave."""
-    entry = np.full(origin.shape[1], -np.inf, np.float32)
-    leave = np.full(origin.shape[1], np.inf, np.float32)
-    for axis in range(3):
-        along = direction[axis]
-        slope = 1 / np.where(np.abs(along) < 1e-9, np.float32(1e-9), along)
-        first, second = lower[axis] - origin[axis], upper[axis] - origin[axis]
-        first *= slope
-        second *= slope
-        np.maximum(entry, np.minimum(first, second), out=entry)
-        np.minimum(leave, np.maximum(first, second), out=leave)
-    return entry, leave
+            slope = 1.0 / (along[axis] if abs(along[axis]) > 1e-9 else 1e-9)
+            first = (lower[who, axis] - start[axis]) * slope
+            second = (upper[who, axis] - start[axis]) * slope
+            entry = max(entry, min(first, second))
+            leave = min(leave, max(first, second))
+        if entry < leave:
+            met[0, count], met[1, count] = who, row
+            entered[count] = entry
+            for axis in range(3):
+                moved[count, axis] = start[axis] + entry * along[axis] + origin[who, axis]
+                moved[count, 3 + axis] = along[axis]
+            count += 1
+    return count

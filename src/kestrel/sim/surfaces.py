@@ -6,15 +6,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kestrel.sim.scene import ActorState, Mesh, World
-from kestrel.types import Float32Array, Float64Array, UInt8Array, UInt16Array, UInt32Array
+from kestrel.sim.semantics import Semantic
+from kestrel.types import (
+    Float32Array,
+    Float64Array,
+    Int64Array,
+    UInt8Array,
+    UInt16Array,
+    UInt32Array,
+)
 
 BoolArray: TypeAlias = NDArray[np.bool_]
+
+NO_PLANE: Final = 0
+SKY_PLANE: Final = 1
+"""Of rays that hit nothing."""
+
+_PLANE_STEP: Final = 0.005
+"""Of the parts of a normal, and metres: triangles within it lie in one plane."""
+
+_SLENDER: Final = (Semantic.POLE, Semantic.TRAFFIC_SIGN, Semantic.TRAFFIC_LIGHT, Semantic.TRUNK)
+"""What has details smaller than the distance of two pixels even where all around it looks the same."""
 
 SAMPLING_S = 0.5
 """How often actors are looked at to find those that never move."""
@@ -25,6 +43,8 @@ class SurfaceTable:
     """Properties of every triangle; fields as in scene.Mesh.
 
     instance: (T,) uint16 track id, 0 for the static world.
+    plane: (T,) int64, equal where triangles of one body lie in one plane and look the same; NO_PLANE where
+        they are too narrow for a plane of their own, such as poles.
     """
 
     semantic: UInt8Array
@@ -33,6 +53,7 @@ class SurfaceTable:
     reflectivity: Float32Array
     lamp: UInt16Array
     instance: UInt16Array
+    plane: Int64Array
 
 
 @dataclass
@@ -60,18 +81,48 @@ class MeshStack:
         return np.concatenate(self.vertices), np.concatenate(self.triangles)
 
 
-def surface_table(stacks: Sequence[MeshStack]) -> SurfaceTable:
-    """Return the properties of all triangles of the stacks, in their order."""
-    pairs = [pair for stack in stacks for pair in zip(stack.meshes, stack.owners, strict=True)]
+def surface_table(static: MeshStack, moving: MeshStack) -> SurfaceTable:
+    """Return the properties of all triangles: of what never moves, then of what does."""
+    pairs = [pair for stack in (static, moving) for pair in zip(stack.meshes, stack.owners, strict=True)]
     owners = [np.full(len(mesh.triangles), owner, np.uint16) for mesh, owner in pairs]
-    return SurfaceTable(
-        semantic=np.concatenate([mesh.semantic for mesh, _ in pairs]),
-        colour=np.concatenate([mesh.colour for mesh, _ in pairs]),
-        texture=np.concatenate([mesh.texture for mesh, _ in pairs]),
-        reflectivity=np.concatenate([mesh.reflectivity for mesh, _ in pairs]).astype(np.float32),
-        lamp=np.concatenate([mesh.lamp for mesh, _ in pairs]),
-        instance=np.concatenate(owners),
+    semantic, colour, texture, lamp = (
+        np.concatenate([getattr(mesh, name) for mesh, _ in pairs])
+        for name in ("semantic", "colour", "texture", "lamp")
     )
+    instance = np.concatenate(owners)
+    planes = np.concatenate([_planes(*stack.geometry()) for stack in (static, moving)])
+    look = (semantic, *colour.T, texture, lamp, instance)
+    table = SurfaceTable(
+        semantic=semantic,
+        colour=colour,
+        texture=texture,
+        reflectivity=np.concatenate([mesh.reflectivity for mesh, _ in pairs]).astype(np.float32),
+        lamp=lamp,
+        instance=instance,
+        plane=_hashed([*planes.T, *(each.astype(np.int64) for each in look)]),
+    )
+    table.plane[np.isin(table.semantic, _SLENDER)] = NO_PLANE
+    return table
+
+
+def _planes(vertices: Float32Array, triangles: UInt32Array) -> Int64Array:
+    """Return (T, 4) normal and distance from the origin of each triangle, in steps of _PLANE_STEP."""
+    corners = vertices.astype(np.float64)[triangles]
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+    away = (normal * corners[:, 0]).sum(axis=1, keepdims=True)
+    steps: Int64Array = np.round(np.concatenate((normal, away), axis=1) / _PLANE_STEP).astype(np.int64)
+    return steps
+
+
+def _hashed(columns: Sequence[Int64Array]) -> Int64Array:
+    """Return (T,) one number for each row of the columns, different where these are (but for chance)."""
+    total = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        total ^= column.view(np.uint64)
+        total *= np.uint64(0x9E3779B97F4A7C15)  # odd, and its bits are well mixed (2^64 / golden ratio)
+        total ^= total >> np.uint64(29)
+    return total.view(np.int64)
 
 
 def map_from_actor(state: ActorState) -> Float64Array:

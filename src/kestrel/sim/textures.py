@@ -9,16 +9,14 @@ glows by itself at night.
 from __future__ import annotations
 
 import functools
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from kestrel.sim.compiled import compiled
 from kestrel.sim.scene import Texture
 from kestrel.types import Float32Array, Int64Array, UInt8Array
-
-Int32Array: TypeAlias = NDArray[np.int32]
 
 TILE: Final = 512
 """Texels along one side of a tile."""
@@ -118,7 +116,7 @@ def _stripes() -> Float32Array:
     return _grey(np.tile(ribs, (TILE, 1)))
 
 
-def _tiles() -> dict[int, Float32Array]:
+def _drawn() -> dict[int, Float32Array]:
     rng = np.random.default_rng(20)
     return {
         Texture.ASPHALT: _asphalt(rng),
@@ -133,49 +131,54 @@ def _tiles() -> dict[int, Float32Array]:
     }
 
 
-@functools.cache
-def _pyramids() -> tuple[UInt8Array, Int64Array, Int32Array]:
-    """Return all texels (N, 4) of all tiles and levels, where each starts, and the finest level of each kind.
+class Tiles(NamedTuple):
+    """All tiles of all kinds with their mip levels.
 
-    Starts are those of (kind, level), flattened. A kind without a tile has one plain texel, at the coarsest
-    level. Drawing takes half a second, which nothing pays that takes no picture.
+    texels: (N, 4) uint8 colour factors and glow, in parts of ONE. start: (kinds, LEVELS) where each begins.
+    finest: (kinds,) the finest level of each kind: the coarsest for one without a tile, a plain texel.
     """
-    tiles = _tiles()
-    plain = np.array([[1, 1, 1, 0]], np.float32)
-    texels: list[Float32Array] = [plain]
-    starts = np.zeros((_KINDS, LEVELS), np.int64)
+
+    texels: UInt8Array
+    start: Int64Array
+    finest: Int64Array
+
+
+@functools.cache
+def tiles() -> Tiles:
+    """Draw the tiles; it takes half a second, which nothing pays that takes no picture."""
+    drawn = _drawn()
+    texels: list[Float32Array] = [np.array([[1, 1, 1, 0]], np.float32)]
+    start = np.zeros((_KINDS, LEVELS), np.int64)
     filled = 1
-    for kind, tile in tiles.items():
+    for kind, tile in drawn.items():
         for level in range(LEVELS):
-            starts[kind, level] = filled
+            start[kind, level] = filled
             texels.append(tile.reshape(-1, 4))
             filled += len(texels[-1])
             half = max(1, TILE >> (level + 1))
             tile = cv2.resize(tile, (half, half), interpolation=cv2.INTER_AREA).astype(np.float32)
     packed = np.clip(np.round(np.concatenate(texels) * ONE), 0, 255).astype(np.uint8)
-    finest = np.where(np.isin(np.arange(_KINDS), list(tiles)), 0, LEVELS - 1).astype(np.int32)
-    return packed, starts.reshape(-1), finest
+    finest = np.where(np.isin(np.arange(_KINDS), list(drawn)), 0, LEVELS - 1)
+    return Tiles(packed, start, finest)
 
 
-def sample(kind: UInt8Array, u: Float32Array, v: Float32Array, footprint: Float32Array) -> UInt8Array:
-    """Return (N, 4) colour factors and glow, in parts of ONE, of textures at places on their surfaces.
+@compiled
+def texel(tiles: Tiles, kind: int, u: float, v: float, footprint: float) -> int:
+    """Return the row of ``tiles.texels`` at a place of a surface.
 
     Args:
-        kind: (N,) Texture.
-        u: (N,) float32 metres along the surface.
-        v: (N,) float32 metres up the surface, or across a flat one.
-        footprint: (N,) float32 metres that one pixel covers there; picks the mip level.
+        tiles: All of them.
+        kind: Texture of the surface.
+        u: metres along it.
+        v: metres up it, or across a flat one.
+        footprint: metres that one pixel covers there; picks the mip level.
     """
-    texels, starts, finest = _pyramids()
-    fine = np.maximum(footprint * np.float32(1 / TEXEL_M), np.float32(1))
-    level = np.minimum(np.log2(fine), np.float32(LEVELS - 1)).astype(np.int32)
-    np.maximum(level, finest.take(kind), out=level)
-    side = np.right_shift(np.int32(TILE), level)
-    column = np.right_shift(np.floor(u * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
-    row = np.right_shift(np.floor(v * np.float32(1 / TEXEL_M)).astype(np.int32), level) & (side - 1)
-    place = starts.take(kind.astype(np.int32) * LEVELS + level)
-    row *= side
-    row += column
-    place += row
-    found: UInt8Array = texels.view(np.uint32).take(place, axis=0).view(np.uint8)
-    return found
+    level = tiles.finest[kind]
+    reach = 2.0 * TEXEL_M * (1 << level)
+    while footprint >= reach and level < LEVELS - 1:
+        level += 1
+        reach *= 2.0
+    last = (TILE >> level) - 1
+    column = (int(np.floor(u / TEXEL_M)) >> level) & last
+    row = (int(np.floor(v / TEXEL_M)) >> level) & last
+    return int(tiles.start[kind, level] + row * (last + 1) + column)

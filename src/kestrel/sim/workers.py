@@ -145,8 +145,10 @@ def _serve(connection: Connection) -> None:
 
     from kestrel.sim.drive import Drive
     from kestrel.sim.record import encode
+    from kestrel.sim.textures import tiles
 
     cv2.setNumThreads(1)  # the other cores have processes of their own
+    tiles()  # while the plan is still being made
     try:
         plan: Plan = connection.recv()
         drive = Drive(plan.world, plan.rig, plan.seconds, plan.image_size, seed=plan.seed)
