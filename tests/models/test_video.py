@@ -9,6 +9,7 @@ import torch
 
 from kestrel.errors import ConfigError, InputError
 from kestrel.models.decision import DecisionSmoother
+from kestrel.models.kestrel_video import PlacedClassifier
 from kestrel.models.mobilenetv2 import MobileNetV2, OnlineTSMMobileNetV2, Stage
 from kestrel.models.resnet import ResNet
 from kestrel.models.tsm import TSM
@@ -150,3 +151,35 @@ def test_window_sums_the_last_frames_and_reset_forgets_them() -> None:
     assert [smoother.window_class(one_hot(label)) for label in (5, 5, 9, 9, 9)] == [5, 5, 5, 9, 9]
     smoother.reset()
     assert smoother.window_class(one_hot(4)) == 4
+
+
+def test_cells_count_alike_until_it_is_learned_where_to_look() -> None:
+    head = PlacedClassifier(16, 3, (2, 5))
+    features = torch.randn(4, 16, 2, 5)
+    with torch.no_grad():
+        mean = head.evidence(features.mean((2, 3), keepdim=True)).flatten(1)
+        torch.testing.assert_close(head(features), mean)
+        head.place[1, 0, 3] = 30.0
+        one = head.evidence(features[:, :, :1, 3:4]).flatten(1)
+        torch.testing.assert_close(head(features)[:, 1], one[:, 1])
+        torch.testing.assert_close(head(features)[:, ::2], mean[:, ::2])
+
+
+def test_where_to_look_is_learned_from_what_is_there() -> None:
+    """The class is told by one cell, anywhere, of which the mean shows next to nothing."""
+    torch.manual_seed(0)
+    head = PlacedClassifier(4, 2, (3, 9))
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
+    losses = []
+    for _ in range(300):
+        features, label = torch.randn(64, 4, 27), torch.randint(2, (64,))
+        cell = torch.randint(27, (64,))
+        features[torch.arange(64), 0, cell] = 6.0
+        features[torch.arange(64), 1, cell] = 2.0 * label - 1
+        loss = torch.nn.functional.cross_entropy(head(features.view(64, 4, 3, 9)), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert sum(losses[:20]) / 20 > 0.5
+    assert sum(losses[-20:]) / 20 < 0.25

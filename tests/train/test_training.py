@@ -111,6 +111,23 @@ def test_mirroring_a_clip_swaps_the_sides_of_crossings() -> None:
     assert sum(a != b for a, b in zip(names, EVENTS, strict=True)) == 2
 
 
+def test_the_loss_knows_how_much_more_often_than_they_happen_events_are_drawn(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = video.ClipSource([data / "train" / "d0" / "video.npz"], video.VideoConfig())
+    events = source.videos[0].event
+    ends = []
+    monkeypatch.setattr(source, "_indices", lambda _, end, pace: ends.append(events[end]))
+    monkeypatch.setattr(source, "_clip", lambda *_: (None, None))
+    monkeypatch.setattr(video, "augment", lambda clip, events, generator: (clip, events))
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(4000):
+        source.draw(generator)
+    happen, drawn = (np.bincount(each, minlength=8) / len(each) for each in (events, np.array(ends)))
+    assert len(set(events.tolist())) > 1
+    np.testing.assert_allclose(happen * np.exp(source.prior_shift().numpy()), drawn, atol=0.03)
+
+
 def test_clips_are_one_hop_apart(data: Path) -> None:
     source = video.ClipSource([data / "train" / "d0" / "video.npz"], video.VideoConfig())
     indices = source._indices(source.videos[0], 40, 1.0)

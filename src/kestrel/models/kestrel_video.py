@@ -9,12 +9,16 @@ same motion at any frame rate.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from kestrel.models.mobilenetv2 import InvertedResidual, OnlineTSMMobileNetV2, State
 from kestrel.ops.temporal_shift import temporal_shift
+
+STRIDE: Final = 32
+"""Pixels along one side of a cell of the features."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,32 @@ class VideoConfig:
     hop_s: float = 0.2
 
 
+class PlacedClassifier(nn.Module):
+    """A linear layer at every cell of the picture, and for every class its own weighted mean over the cells.
+
+    A mean over all cells drowns what happens in one of them, such as the lamps of the vehicle in front. How
+    much a cell counts for a class is learned from what it shows and where it lies. At first all count alike.
+
+    Args:
+        in_channels: of the features.
+        num_classes: of the answer.
+        cells: (H, W) of the features.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, cells: tuple[int, int]) -> None:
+        super().__init__()
+        self.evidence = nn.Conv2d(in_channels, num_classes, 1)
+        self.weight = nn.Conv2d(in_channels, num_classes, 1, bias=False)
+        self.place = nn.Parameter(torch.zeros(num_classes, *cells))
+        nn.init.zeros_(self.weight.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (B, num_classes) logits of features (B, C, H, W)."""
+        share = (self.weight(features) + self.place).flatten(2).softmax(2)
+        logits: Tensor = (self.evidence(features).flatten(2) * share).sum(2)
+        return logits
+
+
 class KestrelVideo(nn.Module):
     """The whole network; the state is explicit and belongs to the caller.
 
@@ -43,12 +73,15 @@ class KestrelVideo(nn.Module):
         super().__init__()
         self.config = config = config or VideoConfig()
         self.network = OnlineTSMMobileNetV2(
-            config.num_classes,
+            0,
             fold_div=config.fold_div,
             width_multiplier=config.width,
             in_channels=4,
             last_channels=640,
         )
+        height, width = config.image_size
+        cells = (-(-height // STRIDE), -(-width // STRIDE))
+        self.head = PlacedClassifier(self.network.num_features, config.num_classes, cells)
 
     @property
     def memory(self) -> int:
@@ -67,8 +100,9 @@ class KestrelVideo(nn.Module):
         """
         brightness = images.mean(1, keepdim=True)
         past = brightness if state is None else state[0]
-        logits, kept = self.network(_planes(images, brightness - past), state[1:] if state else None)
-        return logits.float(), (brightness, *kept)
+        planes = _planes(images, brightness - past)
+        features, kept = self.network.step_last(planes, state[1:] if state else None)
+        return self.head(features).float(), (brightness, *kept)
 
     def clip(self, images: Tensor) -> Tensor:
         """Return the logits (B, T, num_classes) of clips (B, T, 3, H, W), as a stream gives them."""
@@ -83,7 +117,7 @@ class KestrelVideo(nn.Module):
                 x = layer.residual(x, shifted)
             else:
                 x = layer(x)
-        logits: Tensor = self.network.classifier(x.mean((2, 3)))
+        logits: Tensor = self.head(x)
         return logits.float().view(batch, frames, -1)
 
 

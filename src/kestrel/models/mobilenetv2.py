@@ -233,6 +233,11 @@ class OnlineTSMMobileNetV2(MobileNetV2):
         _, outputs, state = self._walk(x, state)
         return outputs, state
 
+    def step_last(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Return the last feature map and the state for the next frame."""
+        features, _, state = self._walk(x, state)
+        return features, state
+
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:  # type: ignore[override]
         """Classify the newest frame.
 
@@ -243,5 +248,5 @@ class OnlineTSMMobileNetV2(MobileNetV2):
         Returns:
             (B, num_classes) logits, and the state for the next call.
         """
-        features, _, state = self._walk(x, state)
+        features, state = self.step_last(x, state)
         return self.classifier(features.mean((2, 3))), state

@@ -30,6 +30,9 @@ CLIP = 8
 WARM = 3
 """Frames at the start of a clip that are not judged: they have no past."""
 
+DRAWN_EVENTS = 0.5
+"""Share of the clips for whose end each event is as likely as any other."""
+
 LABEL_SMOOTHING = 0.05
 MIRRORED = {"crossing_from_left": "crossing_from_right", "crossing_from_right": "crossing_from_left"}
 MIRROR = torch.tensor([EVENTS.index(MIRRORED.get(name, name)) for name in EVENTS])
@@ -51,6 +54,14 @@ class ClipSource:
             (v, i) for v, video in enumerate(self.videos) for i in range(CLIP, len(video.stamp_ns), CLIP)
         ]
 
+    def prior_shift(self) -> Tensor:
+        """Return (K,) by how much drawing raises the logarithm of the odds of each event."""
+        share = np.array([len(places) for places in self.by_event]) / len(self.everywhere)
+        present = share > 0
+        drawn = DRAWN_EVENTS * present / present.sum() + (1 - DRAWN_EVENTS) * share
+        shift = np.log(np.where(present, drawn / np.where(present, share, 1), 1))
+        return torch.from_numpy(shift).float()
+
     def __len__(self) -> int:
         return len(self.ends)
 
@@ -60,12 +71,9 @@ class ClipSource:
         return self._clip(self.videos[video], self._indices(self.videos[video], end, 1.0))
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return a random clip, augmented; half of the clips end in any picture, half in a drawn event.
-
-        All events equally often would teach that the rare ones are common.
-        """
+        """Return a random clip, augmented; DRAWN_EVENTS of them end in an event that was drawn first."""
         event = self.present[int(torch.randint(len(self.present), (1,), generator=generator))]
-        places = self.by_event[event] if uniform(0, 1, generator) < 0.5 else self.everywhere
+        places = self.by_event[event] if uniform(0, 1, generator) < DRAWN_EVENTS else self.everywhere
         video, end = places[int(torch.randint(len(places), (1,), generator=generator))]
         pace = uniform(0.8, 1.25, generator)
         clip, events = self._clip(self.videos[video], self._indices(self.videos[video], int(end), pace))
@@ -108,13 +116,18 @@ def collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 class VideoTask(Task[KestrelVideo]):
-    """Cross-entropy at every frame with a past; judged by the share of right answers at the clips' ends."""
+    """Cross-entropy at every frame with a past; judged by the share of right answers at the clips' ends.
+
+    Rare events are drawn more often than they happen. The loss says so (logit adjustment, Menon et al. 2021),
+    so that the network answers for events as often as they are.
+    """
 
     name = "kestrel-video"
     classes = EVENTS
 
     def __init__(self, plan: Plan, config: VideoConfig | None = None) -> None:
         super().__init__(KestrelVideo(config), plan)
+        self.prior_shift = torch.zeros(len(EVENTS))
         self.confusion = torch.zeros(len(EVENTS), len(EVENTS), dtype=torch.int64)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -123,7 +136,7 @@ class VideoTask(Task[KestrelVideo]):
         with fast_arithmetic():
             logits = self.network.clip(clips)
         judged, truth = logits[:, WARM:].flatten(0, 1), events[:, WARM:].flatten()
-        loss = F.cross_entropy(judged, truth, label_smoothing=LABEL_SMOOTHING)
+        loss = F.cross_entropy(judged + self.prior_shift, truth, label_smoothing=LABEL_SMOOTHING)
         right = (judged.argmax(1) == truth).float().mean()
         self.log_dict({"loss": loss.detach(), "accuracy": right}, prog_bar=True)
         return loss
@@ -158,6 +171,7 @@ def train(data: Path, out: Path, plan: Plan, *, resume: bool, start: str | None 
         for splits in (cache.split_folders(data, name, "video") for name in ("train", "validation"))
     )
     task = VideoTask(plan, config)
+    task.prior_shift = train_source.prior_shift()
     task.data = cache.summary(cache.split_folders(data, "train", "video"))
     if start is not None:
         task.start_from(start)
