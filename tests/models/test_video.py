@@ -180,6 +180,6 @@ def test_where_to_look_is_learned_from_what_is_there() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert sum(losses[:20]) / 20 > 0.5
     assert sum(losses[-20:]) / 20 < 0.25

@@ -23,7 +23,7 @@ def video() -> VideoUnderstanding:
     untrained.network.train()
     with torch.inference_mode():
         for _ in range(20):
-            untrained.network(torch.rand(2, 3, 128, 352))
+            untrained.network(torch.rand(2, 3, *untrained.network.config.image_size))
     untrained.network.eval()
     return untrained
 
