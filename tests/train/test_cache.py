@@ -99,13 +99,14 @@ def test_the_truth_of_a_map_of_another_size_is_refused(cells: int) -> None:
 def test_a_drive_whose_mark_was_interrupted_is_unfinished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(path: Path, text: str, **_: object) -> None:
-        path.write_bytes(text.encode()[: len(text) // 2])
+    def half(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
         raise KeyboardInterrupt
 
     drive = tmp_path / "d0"
     drive.mkdir()
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(KeyboardInterrupt):
         cache.finish(drive, {"frame_hz": 2.0})
     with pytest.raises(InputError, match="found none"):

@@ -20,44 +20,33 @@ def import_(
     rate: Annotated[float, typer.Option(min=0.1, help="nuscenes-sample: keyframes per second.")] = 10.0,
 ) -> None:
     """Write a recording of KITTI or nuScenes as the same kind of bag that the simulator writes."""
-    import os
-    import shutil
-    import tempfile
-
     from rich.console import Console
 
     from kestrel.data.bag import BagWriter
     from kestrel.data.kitti import raw_messages, tracking_messages
     from kestrel.data.nuscenes import keyframe_messages
     from kestrel.errors import ConfigError, InputError, describe
+    from kestrel.files import appearing
 
     if kind not in KINDS:
         raise ConfigError(describe("kind of recording", expected=f"one of {KINDS}", found=kind))
     if not source.is_dir():
         raise InputError(describe("source", expected="a folder", found=source))
-    if out.exists():
-        raise InputError(describe("--out", expected="a path that does not exist", found=out))
     if kind == "kitti-raw":
         stream = raw_messages(source)
     elif kind == "kitti-tracking":
         stream = tracking_messages(source)
     else:
         stream = keyframe_messages(source, repeat=repeat, rate_hz=rate)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # A recording of which a part is missing must not leave a bag behind that looks complete.
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     count = 0
-    try:
-        with (
-            Console(stderr=True).status(f"importing {source}") as status,
-            BagWriter(unfinished / out.name) as bag,
-        ):
-            for log_time_ns, topic, message in stream:
-                bag.write(topic, message, log_time_ns)
-                count += 1
-                if topic == "/lidar/points":
-                    status.update(f"importing {source}: {count} messages")
-        os.rename(unfinished / out.name, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with (
+        appearing(out, "--out") as unfinished,
+        Console(stderr=True).status(f"importing {source}") as status,
+        BagWriter(unfinished) as bag,
+    ):
+        for log_time_ns, topic, message in stream:
+            bag.write(topic, message, log_time_ns)
+            count += 1
+            if topic == "/lidar/points":
+                status.update(f"importing {source}: {count} messages")
     print(f"{out}: {count} messages")

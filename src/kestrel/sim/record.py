@@ -8,9 +8,6 @@ Every message is logged when a driver could have delivered it: a sweep at its en
 from __future__ import annotations
 
 import heapq
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -23,7 +20,7 @@ from kestrel.data import messages
 from kestrel.data.bag import BagWriter, serialize
 from kestrel.data.perception_messages import map_messages, objects_message
 from kestrel.data.sensor_messages import camera_info_message, cloud_message, compressed_image, packed_cloud
-from kestrel.errors import InputError, describe
+from kestrel.files import appearing
 from kestrel.sim.rig import Rig
 from kestrel.sim.samples import EPOCH_NS, CameraSample, ImuSample, LidarSample, OdometrySample, Sample
 from kestrel.sim.semantics import POINT_CLASS_TABLE
@@ -69,18 +66,9 @@ def write_drive(
     Raises:
         InputError: ``folder`` exists.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise InputError(describe("output folder", expected="a path that does not exist", found=folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with BagWriter(unfinished / folder.name) as bag:
-            for entry in _in_log_order(samples, rig, progress):
-                bag.write_raw(entry.topic, entry.msgtype, entry.log_time_ns, entry.raw)
-        os.rename(unfinished / folder.name, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with appearing(Path(folder), "output folder") as unfinished, BagWriter(unfinished) as bag:
+        for entry in _in_log_order(samples, rig, progress):
+            bag.write_raw(entry.topic, entry.msgtype, entry.log_time_ns, entry.raw)
 
 
 def encode(sample: Sample, rig: Rig) -> Encoded:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kestrel.errors import InputError, describe
+from kestrel.files import write_whole
 from kestrel.sim.splits import split_names
 from kestrel.types import Float32Array, Float64Array, Int64Array, UInt8Array
 
@@ -154,9 +155,7 @@ def read(kind: type[CachedT], path: Path) -> CachedT:
 
 def finish(folder: Path, summary: dict[str, Any]) -> None:
     """Mark a drive as complete; the mark appears complete or not at all."""
-    partial = folder / f"{DONE}.part"
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / DONE)
+    write_whole(folder / DONE, (json.dumps(summary, indent=2) + "\n").encode())
 
 
 def finished_drives(folder: Path) -> list[Path]:

@@ -8,8 +8,6 @@ more than TOLERANCE.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from kestrel.engine.int8 import TOLERANCE, Int8Models, check_installed, file_hash
 from kestrel.errors import InputError, ModelError, describe
+from kestrel.files import appearing
 from kestrel.models.kestrel_fusion import FusionInput, FusionOutput
 from kestrel.pipelines import FusionDetector
 from kestrel.pipelines.fusion_engine import CAMERA, FusionEngine
@@ -60,18 +59,13 @@ def calibrate(weights: str | Path, source: Path, out: Path, frames: int) -> Int8
         ModelError: the weights cannot be used, or int8 differs by more than TOLERANCE: nothing is written.
         SetupError: the extra int8 is not installed.
     """
-    if out.exists():
-        raise InputError(describe("--out", expected="a path that does not exist", found=out))
-    check_installed("openvino", "nncf")
-    detector = FusionDetector(weights, engine="eager", bfloat16=False)
-    assert detector.manifest is not None
-    hop_s = detector.network.config.hop_s
-    used, others = split(recorded_frames(source, detector.sweeps, hop_s), frames, source)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    unfinished = scratch / out.name
-    unfinished.mkdir()
-    try:
+    with appearing(out, "--out") as unfinished:
+        check_installed("openvino", "nncf")
+        detector = FusionDetector(weights, engine="eager", bfloat16=False)
+        assert detector.manifest is not None
+        hop_s = detector.network.config.hop_s
+        used, others = split(recorded_frames(source, detector.sweeps, hop_s), frames, source)
+        unfinished.mkdir()
         models = Int8Models(
             weights=detector.manifest.name,
             sha256=detector.manifest.sha256,
@@ -84,9 +78,6 @@ def calibrate(weights: str | Path, source: Path, out: Path, frames: int) -> Int8
         models = replace(models, difference=difference(detector, models, others))
         check_tolerance(models.difference)
         models.write()
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return replace(models, folder=out)
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from kestrel.errors import ModelError, describe
+from kestrel.files import write_whole
 
 FOLDER = Path(__file__).parent
 """Where the weights that ship with the package are."""
@@ -133,15 +134,8 @@ def save(path: Path, state: Mapping[str, Tensor], manifest: Manifest, *, exact: 
     manifest = Manifest(**{**asdict(manifest), "sha256": hashlib.sha256(content).hexdigest()})
     path.parent.mkdir(parents=True, exist_ok=True)
     for target, data in ((path, content), (path.with_suffix(".json"), manifest.to_json().encode())):
-        _replace(target, data)
+        write_whole(target, data)
     return manifest
-
-
-def _replace(target: Path, data: bytes) -> None:
-    """Write a file that appears complete or not at all."""
-    partial = target.with_name(target.name + ".part")
-    partial.write_bytes(data)
-    partial.replace(target)
 
 
 def remember(name_or_path: str | Path, metrics: Mapping[str, float]) -> None:
@@ -149,7 +143,7 @@ def remember(name_or_path: str | Path, metrics: Mapping[str, float]) -> None:
     path = resolve(name_or_path).with_suffix(".json")
     manifest = Manifest.from_json(path.read_text(encoding="utf-8"), path)
     updated = replace(manifest, metrics={**manifest.metrics, **metrics})
-    _replace(path, updated.to_json().encode())
+    write_whole(path, updated.to_json().encode())
 
 
 def _storage(tensor: Tensor, *, exact: bool) -> Tensor:

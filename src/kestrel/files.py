@@ -1,0 +1,42 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kestrel.errors import InputError, describe
+
+
+@contextmanager
+def appearing(out: Path, name: str) -> Iterator[Path]:
+    """Give a path to make a file or folder at, which becomes ``out`` when the block ends without an error.
+
+    Args:
+        out: where it is to appear; folders above it are made.
+        name: what the user calls ``out``.
+
+    Raises:
+        InputError: ``out`` exists.
+    """
+    if out.exists():
+        raise InputError(describe(name, expected="a path that does not exist", found=out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield scratch / out.name
+        (scratch / out.name).rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file in place of the one that may be there."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data)
+    partial.replace(path)

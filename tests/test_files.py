@@ -1,0 +1,39 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kestrel.errors import InputError
+from kestrel.files import appearing
+
+
+def test_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    out = tmp_path / "above" / "out"
+    with appearing(out, "--out") as unfinished:
+        unfinished.mkdir()
+        (unfinished / "a").write_text("a")
+        assert not out.exists()
+    assert (out / "a").read_text() == "a"
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, InputError])
+def test_nothing_stays_of_what_was_not_finished(tmp_path: Path, reason: type[BaseException]) -> None:
+    with pytest.raises(reason), appearing(tmp_path / "out.mcap", "--out") as unfinished:
+        unfinished.write_text("half")
+        raise reason
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.write_text("before")
+    with (
+        pytest.raises(InputError, match="--out: expected a path that does not exist"),
+        appearing(out, "--out"),
+    ):
+        pytest.fail("the block runs")
+    assert out.read_text() == "before"
