@@ -72,16 +72,21 @@ class Report:
 
 
 def describe_machine() -> dict[str, object]:
-    """Return CPU name, usable cores, kernel dispatch level and torch version."""
-    import torch
+    """Return CPU name, usable cores, kernel dispatch level and torch version; both None if torch is broken."""
+    dispatch = version = None
+    try:
+        import torch
 
-    from kestrel.ops import dispatch_level
+        from kestrel.ops import dispatch_level
 
+        dispatch, version = dispatch_level(), torch.__version__
+    except (ImportError, OSError):  # the doctor says why
+        pass
     return {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "dispatch": dispatch_level(),
-        "torch": torch.__version__,
+        "dispatch": dispatch,
+        "torch": version,
     }
 
 

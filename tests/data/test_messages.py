@@ -249,3 +249,31 @@ def test_motion_messages_carry_what_was_given():
     )
     assert imu.orientation_covariance[0] == -1
     assert imu.linear_acceleration.z == 9.81
+
+
+def wrong(name, value):
+    def change(message):
+        setattr(message.fields[0], name, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (wrong("datatype", 99), "cloud field x: expected a datatype of 1 to 8, found 99"),
+        (wrong("offset", 4096), "cloud fields: expected fields of different names within"),
+        (wrong("name", "y"), "cloud fields: expected fields of different names"),
+        (wrong("count", 2), "cloud field x: expected one number a point, found 2 of them"),
+        (lambda message: setattr(message, "row_step", 5), "row_step of the cloud: expected at least"),
+    ],
+)
+def test_cloud_of_a_layout_that_cannot_be_is_refused(change, text):
+    cloud = PointCloud(np.ones((6, 4), np.float32), STAMP, "lidar")
+    message = sensor_messages.cloud_message(cloud)
+    message.height, message.width = 2, 3
+    message.row_step = 3 * message.point_step
+    assert len(sensor_messages.cloud_from_message(message).points) == 6
+    change(message)
+    with pytest.raises(InputError, match=text):
+        sensor_messages.cloud_from_message(message)

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -201,3 +203,21 @@ def test_the_command_reports_as_json_and_by_its_exit_code() -> None:
     levels = [finding["level"] for finding in report["findings"]]
     assert report["figures"]["broken"]["value"] == levels.count("broken")
     assert done.returncode == (1 if "broken" in levels else 0)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_torch_that_cannot_be_imported_is_said(tmp_path: Path, options: list[str]) -> None:
+    broken = tmp_path / "torch"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise OSError('libtorch_cpu.so: cannot open shared object file')")
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-m", "kestrel", "doctor", "--no-graph", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert done.returncode == 1, done.stderr
+    assert "cannot be imported: libtorch_cpu.so" in done.stdout.replace("\n", " ")
+    assert "Traceback" not in done.stderr

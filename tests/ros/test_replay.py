@@ -22,6 +22,7 @@ from kestrel.data import messages, sensor_messages
 from kestrel.data.bag import BagReader, BagWriter, serialize, topic_description
 from kestrel.data.mcap_file import McapFile
 from kestrel.data.messages import Source, source_of
+from kestrel.errors import SetupError
 from kestrel.types import PointCloud
 from kestrel_nodes.replay.pacing import Answers, Pace
 from kestrel_nodes.replay.recorder import Recorder
@@ -98,6 +99,21 @@ def test_everything_published_arrives_at_rate_one_and_is_recorded(tmp_path, ros_
         "/echo/output/echo": answered,
     }
     assert topics["/tf_static"].latched
+
+
+def test_recording_replayed_again_holds_each_answer_once(tmp_path, ros_domain):
+    first, second, third = (tmp_path / f"{name}.mcap" for name in ("first", "second", "third"))
+    echo = start_echo(0.0)
+    assert replay(drive(tmp_path / "bag", 4, 100), "--record", first, "--wait-for", "echo").returncode == 0
+    again = replay(first, "--record", second, "--wait-for", "echo")
+    _, answered = map(int, finish(echo).split())
+    assert again.returncode == 0, again.stderr
+    assert "not replayed, since nodes publish it: /echo/output/echo" in again.stderr
+    alone = replay(second, "--record", third)
+    assert "not replayed" not in alone.stderr
+    counts = [BagReader(path).topics["/echo/output/echo"].count for path in (first, second, third)]
+    assert counts == [answered - counts[1], 4, 4]
+    assert counts[0] == 4
 
 
 def test_excluded_output_is_not_subscribed_to(tmp_path, ros_domain):
@@ -185,7 +201,7 @@ def test_disk_that_is_full_for_a_moment_ends_the_recording_with_its_error(tmp_pa
     monkeypatch.setattr(BagWriter, "flush", flush)
     recorder = Recorder(tmp_path / "out.mcap")
     assert full.wait(30)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(SetupError, match=r"recording .*out\.mcap.*No space left on device"):
         recorder.close()
 
 

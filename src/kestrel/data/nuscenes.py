@@ -55,7 +55,7 @@ def keyframe_messages(folder: Path, *, repeat: int, rate_hz: float) -> Iterator[
     offsets = {
         name: round((entry["timestamp"] - frame["timestamp"]) * 1e6) * 1000 for name, entry in cameras.items()
     }
-    first = start + min(0, *offsets.values())
+    first = start + min((0, *offsets.values()))
     static = [messages.transform_message(mount, "base_link", child, first) for child, mount in mounts.items()]
     yield first, "/tf_static", messages.tf_message(static)
     for index in range(repeat):

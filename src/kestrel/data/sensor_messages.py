@@ -65,36 +65,57 @@ def cloud_message(cloud: PointCloud) -> Any:
 
 
 def cloud_fields(message: Any) -> NDArray[Any]:
-    """Return the points of a PointCloud2 as a (N,) structured array over its buffer, whatever its layout."""
+    """Return the points of a PointCloud2 as a (N,) structured array over its buffer, whatever its layout.
+
+    Raises:
+        InputError: fields have no known type or do not fit into a point, or points are missing.
+    """
+    for field in message.fields:
+        if field.datatype not in POINT_FIELD_TYPES:
+            expected = f"a datatype of {min(POINT_FIELD_TYPES)} to {max(POINT_FIELD_TYPES)}"
+            raise InputError(describe(f"cloud field {field.name}", expected=expected, found=field.datatype))
     order = ">" if message.is_bigendian else "<"
-    dtype = np.dtype(
-        {
-            "names": [field.name for field in message.fields],
-            "formats": [
-                (order + POINT_FIELD_TYPES[field.datatype], (field.count,) if field.count > 1 else ())
-                for field in message.fields
-            ],
-            "offsets": [field.offset for field in message.fields],
-            "itemsize": message.point_step,
-        }
-    )
+    formats = [
+        (order + POINT_FIELD_TYPES[field.datatype], (field.count,) if field.count > 1 else ())
+        for field in message.fields
+    ]
+    try:
+        dtype = np.dtype(
+            {
+                "names": [field.name for field in message.fields],
+                "formats": formats,
+                "offsets": [field.offset for field in message.fields],
+                "itemsize": message.point_step,
+            }
+        )
+    except ValueError as error:
+        expected = f"fields of different names within {message.point_step} bytes a point"
+        raise InputError(describe("cloud fields", expected=expected, found=error)) from error
     data = np.frombuffer(message.data, np.uint8)
-    wanted = message.height * message.row_step if message.height > 1 else message.width * message.point_step
+    row = message.width * message.point_step
+    if message.height > 1 and message.row_step < row:
+        raise InputError(
+            describe("row_step of the cloud", expected=f"at least {row}", found=message.row_step)
+        )
+    wanted = message.height * message.row_step if message.height > 1 else row
     if message.point_step == 0 or len(data) < wanted:
         raise InputError(describe("cloud data", expected=f"{wanted} bytes", found=len(data)))
     if message.height > 1:
         rows = data[:wanted].reshape(message.height, message.row_step)
-        data = np.ascontiguousarray(rows[:, : message.width * message.point_step]).reshape(-1)
-    return data[: message.height * message.width * message.point_step].view(dtype)
+        data = np.ascontiguousarray(rows[:, :row]).reshape(-1)
+    return data[: message.height * row].view(dtype)
 
 
 def cloud_from_message(message: Any) -> PointCloud:
     """Return the cloud of a PointCloud2; points that are not finite are left out."""
     fields = cloud_fields(message)
     names = fields.dtype.names or ()
-    missing = [name for name in "xyz" if name not in names]
-    if missing:
+    if not {"x", "y", "z"} <= set(names):
         raise InputError(describe("cloud fields", expected="x, y, z", found=list(names)))
+    for name in ("x", "y", "z", "intensity", "ring", "time"):
+        if name in names and fields.dtype[name].shape:
+            found = f"{fields.dtype[name].shape[0]} of them"
+            raise InputError(describe(f"cloud field {name}", expected="one number a point", found=found))
     points = np.zeros((len(fields), 4), np.float32)
     for column, name in enumerate(("x", "y", "z", "intensity")):
         if name in names:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from kestrel.errors import ConfigError, InputError, describe
+from kestrel.files import write_whole
 from kestrel.models.spvnas_space import NetConfig, SearchSpace
 
 DRAWS: Final = 40
@@ -73,7 +74,7 @@ class SearchLog:
         identity = json.loads(json.dumps(identity))
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(identity) + "\n", encoding="utf-8")
+            write_whole(path, (json.dumps(identity) + "\n").encode())
             return
         first, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         if json.loads(first) != identity:
@@ -82,7 +83,7 @@ class SearchLog:
             )
         complete = [line for line in lines if line.endswith("\n")]
         if len(complete) < len(lines):  # interrupted while it was written
-            path.write_text("".join((first, *complete)), encoding="utf-8")
+            write_whole(path, "".join((first, *complete)).encode())
         for line in complete:
             candidate = Candidate(**json.loads(line))
             self._known[candidate.number, candidate.draw] = candidate

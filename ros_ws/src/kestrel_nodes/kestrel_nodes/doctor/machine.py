@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -15,19 +16,26 @@ from pathlib import Path
 from kestrel_nodes.doctor.finding import Finding, Level
 
 SYSTEM_LIBRARIES = {"usb-1.0": "libusb-1.0-0", "GL": "libgl1", "gomp": "libgomp1"}
+MODULES = {"kestrel-perception": "kestrel", "numpy": "numpy", "torch": "torch", "rosbags": "rosbags"}
+"""Module of each distribution that nothing works without."""
+
 WANTED_SHM_BYTES = 512 * 2**20
 """Seven participants (four nodes, replay, recorder, supervisor) with a segment of 64 MiB each."""
 
 
 def check_machine() -> Iterator[Finding]:
     """Yield the findings about this machine."""
-    yield from check_versions()
+    versions = list(check_versions())
+    yield from versions
     yield check_processor()
-    yield check_kernels()
+    usable = not any(each.subject == "torch" and each.level is Level.BROKEN for each in versions)
+    if usable:
+        yield check_kernels()
     yield from check_libraries()
     yield from check_shared_memory()
     yield from check_ros_environment()
-    yield from check_weights()
+    if usable:
+        yield from check_weights()
 
 
 def check_versions() -> Iterator[Finding]:
@@ -36,11 +44,16 @@ def check_versions() -> Iterator[Finding]:
     fits = python in (("3", "11"), ("3", "12"))
     advice = "" if fits else "use Python 3.11 or 3.12: `make setup PYTHON=python3.12`"
     yield Finding(Level.OK if fits else Level.BROKEN, "Python", platform.python_version(), advice)
-    for distribution in ("kestrel-perception", "torch", "numpy", "rosbags"):
+    for distribution, module in MODULES.items():
         try:
-            yield Finding(Level.OK, distribution, importlib.metadata.version(distribution))
+            version = importlib.metadata.version(distribution)
+            importlib.import_module(module)
+            yield Finding(Level.OK, distribution, version)
         except importlib.metadata.PackageNotFoundError:
             yield Finding(Level.BROKEN, distribution, "not installed", "run `make setup`")
+        except Exception as error:  # a library that is missing or of another version fails as it likes
+            found = f"{version} cannot be imported: {error}"
+            yield Finding(Level.BROKEN, distribution, found, "install it anew: `make setup`")
     try:
         import rclpy
 

@@ -34,8 +34,13 @@ def message_class(msgtype: str) -> Any | None:
         return None
 
 
+def is_output(topic: str) -> bool:
+    """Whether nodes publish on this topic what they found, or how they are."""
+    return topic == DIAGNOSTICS or OUTPUT.fullmatch(topic) is not None
+
+
 class Listener:
-    """Receives every ``~/output/*``, ``~/debug/*`` and /diagnostics of the graph.
+    """Receives every ``~/output/*``, ``~/debug/*`` and /diagnostics that nodes publish.
 
     Args:
         node: to subscribe with; spun by the caller.
@@ -61,7 +66,10 @@ class Listener:
         self.received = 0
 
     def look(self, inputs: Collection[str]) -> int:
-        """Subscribe to new outputs, see which nodes take ``inputs``; return how many topics are heard."""
+        """Subscribe to new outputs, see which nodes take ``inputs``; return how many topics are heard.
+
+        inputs: what the replay itself publishes.
+        """
         with self._lock:
             nodes = set()
             for topic, types in self._node.get_topic_names_and_types():
@@ -70,7 +78,7 @@ class Listener:
                     continue
                 if found is not None:
                     nodes.add(found["node"])
-                if self._exclude is not None and self._exclude.search(topic):
+                if topic in inputs or (self._exclude is not None and self._exclude.search(topic)):
                     continue
                 if topic not in self._subscriptions and self._node.count_publishers(topic):
                     self._subscribe(topic, types[0])

@@ -16,7 +16,7 @@ from kestrel.data.bag import BagMessage, BagReader, serialize
 from kestrel.data.messages import source_of
 from kestrel.data.sensor_messages import label_image
 from kestrel.errors import InputError, describe
-from kestrel_nodes.replay.listener import message_class
+from kestrel_nodes.replay.listener import is_output, message_class
 from kestrel_nodes.replay.pacing import Answers, Pace
 
 if TYPE_CHECKING:
@@ -130,6 +130,17 @@ class Player:
             publisher.get_subscription_count() >= self._node.count_subscribers(topic)
             for topic, publisher in self._publishers.items()
         )
+
+    def leave_to_nodes(self) -> list[str]:
+        """Give up outputs and diagnostics of the bag that a node publishes itself; return their names."""
+        left = [
+            topic
+            for topic in self._publishers
+            if is_output(topic) and self._node.count_publishers(topic) > 1  # one is ours
+        ]
+        for topic in left:
+            self._node.destroy_publisher(self._publishers.pop(topic))
+        return left
 
     def play(self, rate: float, *, lockstep: bool, played: Played, progress: Progress) -> None:
         """Publish once from start to end.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kestrel.data.bag import BagWriter
+from kestrel.errors import SetupError, describe
 
 FLUSH_S = 1.0
 
@@ -66,13 +67,17 @@ class Recorder:
         """Write what is left, then the index.
 
         Raises:
-            OSError: the file could not be written.
+            SetupError: the file could not be written, for one since the disk is full.
         """
         self._items.put(None)
         self._thread.join()
-        self._bag.close()
+        try:
+            self._bag.close()
+        except OSError as error:
+            self._error = self._error or error
         if self._error is not None:
-            raise self._error
+            expected = "a file that can be written to the end"
+            raise SetupError(describe(f"recording {self.path}", expected=expected, found=self._error))
 
     def _run(self) -> None:
         flushed = time.monotonic()

@@ -235,6 +235,9 @@ class _Session:
             if time.monotonic() - stable_since > SETTLE_S:
                 break
             self.stop.wait(0.05)
+        if left := self.player.leave_to_nodes():
+            self.say(f"not replayed, since nodes publish it: {', '.join(sorted(left))}")
+            self.listener.look(self.player.topics)
         if not self.listener.takers(self.player.topics):
             self.say("nobody listens to the topics of this bag")
 
