@@ -72,7 +72,10 @@ class Report:
 
 
 def describe_machine() -> dict[str, object]:
-    """Return CPU name, usable cores, kernel dispatch level and torch version; both None if torch is broken."""
+    """Return CPU name, usable cores, kernel dispatch level and torch version.
+
+    The last two are None where torch cannot be imported.
+    """
     dispatch = version = None
     try:
         import torch
