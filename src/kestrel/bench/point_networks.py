@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Four ways to see a cloud with the same number of parameters: points, a dense grid, both, sparse voxels.
+"""Time and memory of four ways to see a cloud, on the whole scan of a 64-beam sensor; the weights are random.
 
-Time and memory alone: the weights are random. Each network answers the whole scan of a 64-beam sensor; the
-dense grids just hold the scan, so that their cells are coarse where it reaches far.
+What the same networks learn, `kestrel train point-networks` says.
 """
 
 from __future__ import annotations
@@ -16,25 +15,13 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from kestrel.bench.scan import VOXEL_SIZE, street_scan
+from kestrel.bench.scan import street_scan
 from kestrel.bench.stage_clock import PeakMemory
 from kestrel.bench.timing import THREADS, medians, timed
-from kestrel.models.dense_voxel import DenseVoxelNet
-from kestrel.models.minkunet import scaled_channels
-from kestrel.models.pointnet import PointNet
-from kestrel.models.pvcnn import PVCNN
-from kestrel.models.spvcnn import SPVCNN
+from kestrel.models.point_baselines import NETWORKS, point_logits
 from kestrel.report import Figure
 
-CLASSES: Final = 16
 REFERENCE: Final = "dense voxels"
-NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
-    "PointNet": lambda: PointNet(CLASSES, width=0.65),
-    REFERENCE: lambda: DenseVoxelNet(CLASSES, channels=(48, 80)),
-    "PVCNN": lambda: PVCNN(CLASSES, in_channels=4, width=0.375),
-    "SPVCNN": lambda: SPVCNN(CLASSES, channels=scaled_channels(0.125)),
-}
-"""About 0.35 million parameters each."""
 
 
 def point_networks() -> dict[str, Figure]:
@@ -62,12 +49,9 @@ def untrained(name: str) -> nn.Module:
 
 
 def runner(network: nn.Module, scan: Tensor) -> Callable[[], Tensor]:
-    """Return a function that classifies the (P, 4) points of a scan, each network in its own form."""
-    if isinstance(network, SPVCNN):
-        positions = nn.functional.pad(scan[:, :3] / VOXEL_SIZE, (1, 0))
-        return lambda: network(positions, scan)
+    """Return a function that classifies the (P, 4) points of a scan."""
     cloud = scan.T[None].contiguous()
-    return lambda: network(cloud)
+    return lambda: point_logits(network, cloud)
 
 
 def _fresh_mib(name: str) -> float:

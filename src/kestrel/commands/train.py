@@ -19,6 +19,7 @@ class What(StrEnum):
     fusion = "fusion"
     video = "video"
     augment = "augment"
+    point_networks = "point-networks"
     score = "score"
 
 
@@ -26,7 +27,8 @@ def train(
     what: Annotated[
         What,
         typer.Argument(
-            help="prepare: simulate training data; score: judge weights; else the network to train."
+            help="prepare: simulate training data; score: judge weights; point-networks: what four "
+            "networks of equal size learn of sweeps; else the network to train."
         ),
     ],
     data: Annotated[Path, typer.Option(help="Training data: DATA/train and DATA/validation.")] = Path(
@@ -76,7 +78,7 @@ def train(
         ),
     ] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="score: print one JSON object instead of a table.")
+        bool, typer.Option("--json", help="score, point-networks: print one JSON object instead of a table.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="prepare: drives at a time.")] = 2,
 ) -> None:
@@ -105,6 +107,14 @@ def train(
         else:
             found = score_bag(weights, bag)
         Report(f"train score --weights {weights}", as_figures(found)).print(as_json=json)
+        return
+    if what is What.point_networks:
+        from kestrel.report import Report
+        from kestrel.train import point_networks
+        from kestrel.train.loop import scaled
+
+        figures = point_networks.compare(data, out, scaled(point_networks.PLAN, steps, seed), resume=resume)
+        Report("train point-networks", figures).print(as_json=json)
         return
     from kestrel.models.kestrel_fusion import FusionConfig
     from kestrel.train import augment, fusion, seg, video

@@ -76,7 +76,10 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
 
     def __init__(self, network: NetworkT, plan: Plan) -> None:
         super().__init__()
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not any(
+            parameter.dim() == 5 for parameter in network.parameters()
+        ):  # 3D kernels have no such form
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network
         self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
         self.plan = plan
@@ -142,13 +145,17 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
         self.best = self.best or checkpoint["best"]
         self.started_from = checkpoint.get("started_from", self.started_from)
 
+    def config(self) -> dict[str, Any]:
+        """Return the sizes of the network, for the manifest."""
+        sizes: dict[str, Any] = asdict(self.network.config)  # type: ignore[call-overload]
+        return sizes
+
     def export(self) -> None:
         """Write the averaged network and its manifest into the run's folder."""
-        assert isinstance(self.network.config, object)
         manifest = Manifest(
             name=self.name,
             network=type(self.network).__name__,
-            config=asdict(self.network.config),  # type: ignore[call-overload]
+            config=self.config(),
             classes=self.classes,
             rigs=("nuscenes", "kitti"),
             training={

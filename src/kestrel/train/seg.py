@@ -17,7 +17,7 @@ from kestrel.classes import IGNORE, POINT_CLASSES
 from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
 from kestrel.train import cache
 from kestrel.train.drawing import drawing_weights
-from kestrel.train.loop import Plan, Task, fit
+from kestrel.train.loop import NetworkT, Plan, Task, fit
 from kestrel.train.lovasz import lovasz_softmax
 from kestrel.train.scan_mixing import laser_mix, paste_things, polar_mix
 from kestrel.train.sweep_augmentation import LabelledSweep, augment, uniform
@@ -98,40 +98,33 @@ def collate(samples: list[LabelledSweep]) -> Sweeps:
     )
 
 
-class SegTask(Task[KestrelSeg]):
-    """Cross-entropy plus Lovasz-Softmax; judged by the mean intersection over union.
+class PointTask(Task[NetworkT]):
+    """Cross-entropy plus Lovasz-Softmax on points; judged by the mean intersection over union.
 
     The cross-entropy counts every point the same, which leaves to the network how likely each class is; that
     rare classes are learned is the part of Lovasz-Softmax, which counts every class the same.
     """
 
-    name = "kestrel-seg"
     classes = POINT_CLASSES
 
-    def __init__(self, plan: Plan, config: SegConfig | None = None) -> None:
-        super().__init__(KestrelSeg(config), plan)
+    def __init__(self, network: NetworkT, plan: Plan) -> None:
+        super().__init__(network, plan)
         self.confusion = torch.zeros(len(POINT_CLASSES), len(POINT_CLASSES), dtype=torch.int64)
 
-    def training_step(self, batch: Sweeps, batch_idx: int) -> Tensor:
-        """Return the loss of one batch."""
-        inside = self.network.inside(batch.points)
-        logits = self.network(batch.points[inside], batch.batch[inside])
-        label = batch.label[inside]
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Return the loss of points with logits (P, classes) and labels (P,), IGNORE where there is none."""
         cross_entropy = F.cross_entropy(logits, label, ignore_index=IGNORE)
         known = label != IGNORE
         lovasz = lovasz_softmax(logits[known].softmax(1), label[known])
         self.log_dict({"cross_entropy": cross_entropy.detach(), "lovasz": lovasz.detach()}, prog_bar=True)
         return cross_entropy + lovasz
 
-    def validation_step(self, batch: Sweeps, batch_idx: int) -> None:
-        """Count agreements of the averaged network."""
-        inside = self.averaged.inside(batch.points)
-        answer = self.averaged(batch.points[inside], batch.batch[inside]).argmax(1)
-        label = batch.label[inside]
+    def count(self, answer: Tensor, label: Tensor) -> None:
+        """Count agreements of answers (P,) with labels (P,)."""
         known = label != IGNORE
-        count = len(POINT_CLASSES)
-        pairs = label[known] * count + answer[known]
-        self.confusion += torch.bincount(pairs, minlength=count**2).view(count, count)
+        classes = len(POINT_CLASSES)
+        pairs = label[known] * classes + answer[known]
+        self.confusion += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
     def scores(self) -> dict[str, float]:
         """Return mIoU over the classes that occur, and the IoU of each."""
@@ -142,6 +135,26 @@ class SegTask(Task[KestrelSeg]):
         self.confusion.zero_()
         names = {f"iou/{name}": float(iou[index]) for index, name in enumerate(POINT_CLASSES) if there[index]}
         return {"point_miou": float(iou[there].mean()) if there.any() else 0.0, **names}
+
+
+class SegTask(PointTask[KestrelSeg]):
+    """The training of Kestrel-Seg."""
+
+    name = "kestrel-seg"
+
+    def __init__(self, plan: Plan, config: SegConfig | None = None) -> None:
+        super().__init__(KestrelSeg(config), plan)
+
+    def training_step(self, batch: Sweeps, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        inside = self.network.inside(batch.points)
+        return self.loss(self.network(batch.points[inside], batch.batch[inside]), batch.label[inside])
+
+    def validation_step(self, batch: Sweeps, batch_idx: int) -> None:
+        """Count agreements of the averaged network."""
+        inside = self.averaged.inside(batch.points)
+        answer = self.averaged(batch.points[inside], batch.batch[inside]).argmax(1)
+        self.count(answer, batch.label[inside])
 
 
 def train(data: Path, out: Path, plan: Plan, *, resume: bool, start: str | None = None) -> Path:

@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kestrel.bench.point_networks import NETWORKS
 from kestrel.models.dense_voxel import DenseVoxelNet
+from kestrel.models.point_baselines import NETWORKS, point_logits
 from kestrel.models.pointnet import PointNet
 
 
@@ -50,3 +50,14 @@ def test_every_parameter_of_both_learns() -> None:
 def test_compared_networks_have_about_the_same_number_of_parameters() -> None:
     counts = [sum(each.numel() for each in make().parameters()) for make in NETWORKS.values()]
     assert max(counts) < 1.1 * min(counts)
+
+
+@torch.no_grad()
+def test_clouds_of_a_batch_are_judged_as_if_each_were_alone() -> None:
+    torch.manual_seed(0)
+    clouds = torch.rand(2, 4, 300) * 20
+    for make in NETWORKS.values():
+        network = make().eval()
+        together = point_logits(network, clouds)
+        assert together.shape == (2, 16, 300)
+        torch.testing.assert_close(together[1:], point_logits(network, clouds[1:]), rtol=1e-3, atol=1e-4)
