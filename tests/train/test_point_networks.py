@@ -24,7 +24,7 @@ def splits(data: Path, tmp_path: Path) -> Path:
 
 
 def test_each_network_is_trained_and_judged_and_an_interrupted_comparison_goes_on(
-    splits: Path, tmp_path: Path
+    splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def trained() -> dict[str, int]:
         found = (tmp_path / "point-networks").glob("*/checkpoints/last.ckpt")
@@ -41,6 +41,7 @@ def test_each_network_is_trained_and_judged_and_an_interrupted_comparison_goes_o
         {name: figure.value for name, figure in first.items()}, abs=1e-6
     )
     assert {name for name, time in trained().items() if time != before[name]} == {"pvcnn"}
+    assert not capsys.readouterr().out  # which --json has for itself
 
 
 def test_clouds_of_a_batch_have_equally_many_points_and_lie_within_range(data: Path) -> None:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -253,7 +255,8 @@ def fit(
             ),
         ],
     )
-    trainer.fit(task, *loaders, ckpt_path=str(checkpoint) if resume else None, weights_only=True)
+    with redirect_stdout(sys.stderr):  # the bar: standard output holds results alone
+        trainer.fit(task, *loaders, ckpt_path=str(checkpoint) if resume else None, weights_only=True)
     draw_curves(out)
     return out / f"{task.name}.safetensors"
 
@@ -269,7 +272,8 @@ def _validate(task: Task[Any], loader: DataLoader[Any], checkpoint: Path, out: P
         inference_mode=False,  # as in training: what a task counts in has to be written to later
         callbacks=[TQDMProgressBar(refresh_rate=5)],
     )
-    trainer.validate(task, loader, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
+    with redirect_stdout(sys.stderr):
+        trainer.validate(task, loader, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
 
 
 def _loaders(
