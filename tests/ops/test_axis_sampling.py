@@ -119,3 +119,22 @@ def test_the_reference_keeps_the_type() -> None:
     given = [grid.bfloat16() for grid in grids()]
     found = sample_axes_reference(given, [made.lower0, made.lower1], [made.share0, made.share1])
     assert found.dtype == torch.bfloat16
+
+
+def test_places_that_the_compiled_code_would_misread_are_refused() -> None:
+    grid = torch.randn(1, 3, 5, 5)
+    lower, share = torch.tensor([0, 3], dtype=torch.int32), torch.tensor([0.25, 0.5])
+    assert sample_axes([grid], [lower], [share]).shape == (1, 3, 2, 2)
+    for wrong in (
+        ([lower.long()], [share]),
+        ([lower], [share.double()]),
+        ([lower], [share[:1]]),
+        ([lower[:0]], [share[:0]]),
+        ([], []),
+    ):
+        with pytest.raises(InputError, match="lower and share"):
+            sample_axes([grid], *wrong)
+    with pytest.raises(InputError, match="lower and share"):
+        sample_axes([grid, grid], [lower, lower[:1]], [share, share[:1]])
+    with pytest.raises(InputError, match="grids to sample"):
+        sample_axes([grid[0]], [lower], [share])

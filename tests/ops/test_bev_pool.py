@@ -123,3 +123,22 @@ def test_what_does_not_fit_is_named() -> None:
         lift_splat(depth, context[:, :, :1], index)
     with pytest.raises(InputError, match="lift-splat"):
         lift_splat(depth[:2], context[:2], index)
+    with pytest.raises(InputError, match="cells of points"):
+        bev_pool(torch.zeros(*cells.shape[:-1], 4), cells, 2, SHAPE)
+    for wrong in (cells.flatten(0, 1).int(), cells.flatten(0, 2)):
+        with pytest.raises(InputError, match="cells of points"):
+            LiftSplatIndex.build(wrong, 2, SHAPE)
+
+
+def test_an_index_serves_only_pictures_of_the_size_that_it_was_built_for() -> None:
+    depth, context, cells = scene()
+    index = LiftSplatIndex.build(cells.flatten(0, 1), 2, SHAPE)
+    images, depths, height, width = depth.shape
+    for size in (
+        (images, depths - 1, height, width),
+        (images, depths + 1, height, width),
+        (images, depths, height - 1, width),
+        (images * width, depths, height, 1),
+    ):
+        with pytest.raises(InputError, match="lift-splat"):
+            lift_splat(torch.rand(size), torch.rand(size[0], context.shape[1], *size[2:]), index)

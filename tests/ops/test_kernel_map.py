@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from kestrel.errors import InputError
 from kestrel.ops import CoordinateSet, centred_offsets, coordinate_set, torchsparse_offsets
 from kestrel.ops.coordinates import pack
 from kestrel.ops.kernel_map import submanifold_reference
@@ -116,3 +117,9 @@ def test_the_operators_are_registered_as_torch_wants_them():
     torch.library.opcheck(torch.ops.kestrel.find_keys, (keys, keys + 1))
     offsets = [axis for offset in torchsparse_offsets(3) for axis in offset]
     torch.library.opcheck(torch.ops.kestrel.submanifold_table, (keys, offsets))
+
+
+def test_a_submanifold_layer_needs_offsets_that_mirror_each_other():
+    for offsets in (HALF, CUBE[:-1], CUBE[:-2]):
+        with pytest.raises(InputError, match="offsets of a submanifold layer"):
+            random_voxels(20).submanifold_map(offsets)

@@ -73,3 +73,20 @@ def test_numbers_of_boxes_and_scores_that_differ_are_refused() -> None:
         rotated_nms(boxes, scores, 0.5)
     with pytest.raises(InputError, match="boxes, scores and labels"):
         circle_nms(boxes[:, :2], torch.ones(3), 0.5, labels=torch.zeros(2, dtype=torch.int64))
+
+
+def test_boxes_of_whole_numbers_are_compared_by_their_whole_overlap() -> None:
+    boxes = torch.tensor([[0, 0, 4, 2, 0], [1, 0, 4, 2, 0], [9, 9, 4, 2, 0]])  # of the first two 0.6
+    labels = torch.zeros(3, dtype=torch.int64)
+    for keep in (torch.ops.kestrel.rotated_nms, rotated_nms_reference):
+        assert keep(boxes, labels, 0.5, 3).tolist() == [0, 2]
+
+
+def test_limits_and_distances_that_mean_nothing_are_refused() -> None:
+    boxes, scores = random_boxes(3), torch.ones(3)
+    with pytest.raises(InputError, match="limit: expected at least 0, found -1"):
+        rotated_nms(boxes, scores, 0.5, limit=-1)
+    with pytest.raises(InputError, match="limit: expected at least 0, found -1"):
+        circle_nms(boxes[:, :2], scores, 0.5, -1)
+    with pytest.raises(InputError, match="min_distance_squared"):
+        circle_nms(boxes[:, :2], scores, torch.ones(2))

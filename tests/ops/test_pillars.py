@@ -116,7 +116,11 @@ def test_a_frame_that_does_not_exist_is_refused(compute, frame: int) -> None:
 
 def test_other_shapes_are_refused() -> None:
     points, batch = cloud(10)
-    for wrong in ((points[:, :4], batch, *layer(4)), (points, batch[:9], *layer(4))):
+    for wrong in (
+        (points[:, :4], batch, *layer(4)),
+        (points, batch[:9], *layer(4)),
+        (points, batch.int(), *layer(4)),
+    ):
         with pytest.raises(InputError, match="points of pillars"):
             pillar_canvas(*wrong, GRID, 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from kestrel.ops import (
     torchsparse_offsets,
     trilinear_neighbours,
 )
-from kestrel.ops.point_voxel import scatter_mean_reference
+from kestrel.ops.point_voxel import scatter_mean_reference, trilinear_reference
 from tests.ops.voxels import random_voxels
 
 
@@ -160,3 +161,30 @@ def test_means_do_not_depend_on_the_number_of_threads(channels):
         torch.set_num_threads(before)
         torch.testing.assert_close(means, expected[0].float())
         assert torch.equal(means, point_to_voxel(features, rows, 60))
+
+
+def test_rows_and_points_that_the_compiled_code_would_misread_are_refused():
+    points = random_points(20)
+    voxels, owner = coordinate_set(points.floor().long())  # rows in 64 bits
+    rows, weights = trilinear_neighbours(points, voxels)
+    features = torch.randn(len(voxels), 3)
+    for wrong in (owner, owner.int()[:5], owner.int()[:, None]):
+        with pytest.raises(InputError, match="points of voxels"):
+            point_to_voxel(torch.ones(20, 3), wrong, len(voxels))
+    for wrong in ((rows.long(), weights), (rows, weights[:5]), (rows, weights[:, :4]), (rows[0], weights[0])):
+        with pytest.raises(InputError, match="voxels to read"):
+            devoxelize(features, *wrong)
+    for read in (point_rows, trilinear_neighbours):
+        with pytest.raises(InputError, match=r"points: expected shape \(P, 4\)"):
+            read(points[:, 1:], voxels)
+
+
+def test_a_point_at_infinity_reads_nothing():
+    voxels, _ = coordinate_set(torch.tensor([[0, 1, 1, 1]]))
+    point = torch.tensor([[0, math.inf, 1.5, -math.inf]])
+    for rows, weights in (
+        trilinear_neighbours(point, voxels),
+        trilinear_reference(point, voxels.keys, voxels.stride),
+    ):
+        assert (rows == -1).all()
+        assert (weights == 0).all()

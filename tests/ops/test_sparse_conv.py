@@ -9,7 +9,15 @@ import torch
 from torch.nn.functional import conv3d, conv_transpose3d
 
 from kestrel.errors import InputError
-from kestrel.ops import KernelMap, centred_offsets, coordinate_set, sparse_conv, torchsparse_offsets
+from kestrel.ops import (
+    KernelMap,
+    centred_offsets,
+    coordinate_set,
+    pack_weight,
+    pointwise,
+    sparse_conv,
+    torchsparse_offsets,
+)
 from tests.ops.voxels import from_dense, random_indices, random_voxels, to_dense
 
 CUBE = centred_offsets((3, 3, 3))
@@ -170,3 +178,41 @@ def test_the_operator_is_registered_as_torch_wants_it():
     weight = torch.randn(27, 4, 4, requires_grad=True)
     arguments = (features, weight, None, None, found.gather, found.scatter, True)
     torch.library.opcheck(torch.ops.kestrel.sparse_conv, arguments)
+
+
+def test_what_the_compiled_code_would_read_or_divide_by_is_checked_first():
+    voxels = random_voxels()
+    found = voxels.submanifold_map(CUBE)
+    features, weight = torch.zeros(len(voxels), 4), torch.zeros(27, 4, 6)
+    with pytest.raises(InputError, match=r"bias: expected \(6,\), found \(1,\)"):
+        sparse_conv(features, weight, found, bias=torch.ones(1))
+    with pytest.raises(InputError, match="sparse convolution"):
+        sparse_conv(features, weight[..., 0], found)
+    with pytest.raises(InputError, match="C_out >= 1"):
+        sparse_conv(features, weight[..., :0], found)
+    with pytest.raises(InputError, match=r"kernel map: expected torch\.int32"):
+        sparse_conv(features, weight, KernelMap(found.gather.long(), None))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_rows_that_do_not_fit_a_matrix_are_named_with_and_without_gradients(grad):
+    features, weight = torch.zeros(9, 4), torch.zeros(4, 6)
+    read = torch.zeros(3, 6), torch.zeros(9, 8, dtype=torch.int32), torch.zeros(9, 8)
+    with torch.set_grad_enabled(grad):
+        assert pointwise(features, weight, bias=torch.ones(6), read=read).shape == (9, 6)
+        for rows in (features[:, :3], features[None]):
+            with pytest.raises(InputError, match="features and weight"):
+                pointwise(rows, pack_weight(weight))
+        with pytest.raises(InputError, match="weight"):
+            pointwise(features, weight[None])
+        with pytest.raises(InputError, match="bias"):
+            pointwise(features, weight, bias=torch.ones(4))
+        with pytest.raises(InputError, match="residual"):
+            pointwise(features, weight, residual=torch.ones(3, 6))
+        for wrong in (
+            (read[0][:, :5], *read[1:]),
+            (read[0], read[1].long(), read[2]),
+            (read[0], *(each[:5] for each in read[1:])),
+        ):
+            with pytest.raises(InputError, match="voxels to read"):
+                pointwise(features, weight, read=wrong)

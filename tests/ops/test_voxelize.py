@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -125,3 +127,13 @@ def test_wrong_arguments_are_named():
         voxelize(torch.zeros(3, 3), SIZE, RANGE, max_points=0)
     with pytest.raises(InputError, match="reduction"):
         voxelize(torch.zeros(3, 3), SIZE, RANGE, reduction="median")
+    with pytest.raises(InputError, match="points: expected floating point"):
+        voxelize(torch.zeros(3, 3, dtype=torch.int32), SIZE, RANGE)
+    for size, limits in (
+        ((math.nan, 1.0, 1.0), RANGE),
+        (SIZE, (*RANGE[:5], math.inf)),
+        (SIZE[:2], RANGE),
+        (SIZE, RANGE[:5]),
+    ):
+        with pytest.raises(InputError, match="voxel size and range: expected 3 and 6 finite numbers"):
+            voxelize(torch.zeros(3, 3), size, limits)

@@ -25,14 +25,21 @@ def sample_axes(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequenc
         (B, sum of C, N, N) in channels_last: the samples of all grids, one after the other.
 
     Raises:
-        InputError: grids that are not square, or of different batches or types.
+        InputError: grids that are not square, or of different batches or types; places of another shape or
+            type, or beyond a grid.
     """
-    kinds = {(len(grid), grid.dtype, grid.shape[2] == grid.shape[3]) for grid in grids}
+    kinds = {(len(grid), grid.dtype, grid.ndim == 4 and grid.shape[2] == grid.shape[3]) for grid in grids}
     if len(kinds) != 1 or not next(iter(kinds))[2]:
         found = [(tuple(grid.shape), grid.dtype) for grid in grids]
         raise InputError(
             describe("grids to sample", expected="square ones of one batch and type", found=found)
         )
+    places = [(tuple(each.shape), each.dtype) for each in (*lower, *share)]
+    count = lower[0].numel() if len(lower) else 0
+    known = [((count,), torch.int32)] * len(grids) + [((count,), torch.float32)] * len(grids)
+    if places != known or not count:
+        expected = f"int32 and float32 (N >= 1,) for each of {len(grids)} grids"
+        raise InputError(describe("lower and share", expected=expected, found=places))
     sampled: Tensor = torch.ops.kestrel.sample_axes(grids, lower, share)
     return sampled
 

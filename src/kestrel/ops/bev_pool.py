@@ -65,7 +65,13 @@ def bev_pool(features: Tensor, cells: Tensor, batch: int, shape: GridShape) -> T
 
     Returns:
         (batch, nz * C, nx, ny); channel = z * C + c.
+
+    Raises:
+        InputError: as many cells as points are expected.
     """
+    if features.shape[:-1] != cells.shape:
+        found = tuple(cells.shape)
+        raise InputError(describe("cells of points", expected=tuple(features.shape[:-1]), found=found))
     nx, ny, nz = shape
     channels = features.shape[-1]
     pooled = torch.ops.kestrel.bev_pool(
@@ -133,6 +139,7 @@ class LiftSplatIndex:
     by_column: (R,) int32 the runs in the order of (n, w, d, h).
     column_start: (N * W + 1,) int32 first entry of by_column of each picture column.
     batch, shape: of the map.
+    points: N, D, H, W of the points.
     """
 
     row_start: Tensor
@@ -141,6 +148,7 @@ class LiftSplatIndex:
     column_start: Tensor
     batch: int
     shape: GridShape
+    points: tuple[int, int, int, int]
 
     @classmethod
     def build(cls, cells: Tensor, batch: int, shape: GridShape) -> LiftSplatIndex:
@@ -152,8 +160,14 @@ class LiftSplatIndex:
             shape: cells along x, y, z.
 
         Raises:
-            InputError: a cell that the map does not have, or more points than 32 bits count.
+            InputError: cells of another shape or type, a cell that the map does not have, or more points
+                than 32 bits count.
         """
+        if cells.ndim != 4 or cells.dtype != torch.int64:
+            found = f"{cells.dtype} of shape {tuple(cells.shape)}"
+            raise InputError(describe("cells of points", expected="int64 (N, D, H, W)", found=found))
+        images, depths, height, width = cells.shape
+        points = images, depths, height, width
         num_cells = batch * shape[0] * shape[1] * shape[2]
         limit = torch.iinfo(torch.int32).max
         highest = int(cells.max()) if cells.numel() else -1
@@ -161,8 +175,8 @@ class LiftSplatIndex:
             found = f"{highest} in {cells.numel()} points and {num_cells} cells"
             raise InputError(describe("cell of a point", expected=f"below {num_cells}", found=found))
         if NATIVE is not None and cells.device.type == "cpu":
-            return cls(*_index_native(NATIVE, cells, num_cells), batch, shape)
-        return cls(*index_reference(cells, num_cells), batch, shape)
+            return cls(*_index_native(NATIVE, cells, num_cells), batch, shape, points)
+        return cls(*index_reference(cells, num_cells), batch, shape, points)
 
 
 def _index_native(native: ModuleType, cells: Tensor, num_cells: int) -> _Tables:
@@ -223,10 +237,10 @@ def lift_splat(depth: Tensor, context: Tensor, index: LiftSplatIndex) -> Tensor:
     Raises:
         InputError: shapes that do not fit each other or the index.
     """
-    fits = depth.ndim == context.ndim == 4 and depth.shape[::2] == context.shape[::2]
-    columns = len(index.column_start) - 1
-    if not fits or depth.shape[3] != context.shape[3] or depth.shape[0] * depth.shape[3] != columns:
-        expected = f"depth (N, D, H, W) and context (N, C, H, W) with N * W = {columns}"
+    images, _, height, width = index.points
+    fits = context.ndim == 4 and (context.shape[0], *context.shape[2:]) == (images, height, width)
+    if not fits or tuple(depth.shape) != index.points:
+        expected = f"depth {index.points} and context ({images}, C, {height}, {width})"
         found = f"{tuple(depth.shape)} and {tuple(context.shape)}"
         raise InputError(describe("lift-splat", expected=expected, found=found))
     tables = index.row_start, index.runs, index.by_column, index.column_start

@@ -20,6 +20,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, triton_installed
 from kestrel.ops.coordinates import find, offset_key, pack, pack_unchecked, sort_unique, unpack
 
@@ -103,9 +104,16 @@ class CoordinateSet:
         """Return the map of a submanifold convolution: the outputs are the voxels of this set.
 
         offsets must be point-symmetric around the middle one, as those of every odd kernel are.
+
+        Raises:
+            InputError: they are not.
         """
         wanted = tuple(offsets)
         if wanted not in self._submanifold:
+            # Half of the table is that of the opposite offsets.
+            if len(wanted) % 2 == 0 or wanted != tuple((-x, -y, -z) for x, y, z in reversed(wanted)):
+                expected = "point-symmetric ones, as of an odd kernel"
+                raise InputError(describe("offsets of a submanifold layer", expected=expected, found=wanted))
             table = _submanifold_table(self.keys, list(itertools.chain(*wanted)))
             self._submanifold[wanted] = KernelMap(table, None)
         return self._submanifold[wanted]

@@ -33,7 +33,7 @@ def rotated_nms(
         (M,) int64 indices, best first; of equal scores the first.
 
     Raises:
-        InputError: numbers of boxes, scores and labels that differ.
+        InputError: numbers of boxes, scores and labels that differ, or a negative limit.
     """
     order, labels = _ranking(boxes, 5, scores, labels)
     kept: Tensor = _rotated_nms(boxes[order], labels[order], iou_threshold, _limit(limit, order))
@@ -63,10 +63,13 @@ def circle_nms(
         (M,) int64 indices, best first; of equal scores the first.
 
     Raises:
-        InputError: numbers of boxes, scores and labels that differ.
+        InputError: numbers of boxes, scores, labels and distances that differ, or a negative limit.
     """
     order, labels = _ranking(centers, 2, scores, labels)
     squared = torch.as_tensor(min_distance_squared, dtype=torch.float64, device=centers.device)
+    if squared.ndim and tuple(squared.shape) != (len(order),):
+        expected = f"one number or ({len(order)},)"
+        raise InputError(describe("min_distance_squared", expected=expected, found=tuple(squared.shape)))
     squared = squared.expand(len(order))[order]
     kept: Tensor = _circle_nms(centers[order], labels[order], squared, _limit(limit, order))
     return order[kept]
@@ -84,6 +87,8 @@ def _ranking(boxes: Tensor, columns: int, scores: Tensor, labels: Tensor | None)
 
 
 def _limit(limit: int | None, order: Tensor) -> int:
+    if limit is not None and limit < 0:
+        raise InputError(describe("limit", expected="at least 0", found=limit))
     return len(order) if limit is None else limit
 
 
@@ -100,7 +105,8 @@ def _rotated_nms(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int
 @_rotated_nms.register_kernel("cuda")
 def rotated_nms_cuda(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
     """Compute the operator on a GPU: the overlaps there, the choice on the CPU."""
-    return _greedy(rotated_iou(boxes, boxes) > iou_threshold, labels, limit)
+    wide = boxes.double()
+    return _greedy(rotated_iou(wide, wide) > iou_threshold, labels, limit)
 
 
 @_rotated_nms.register_fake
@@ -125,7 +131,8 @@ def _(centers: Tensor, labels: Tensor, squared: Tensor, limit: int) -> Tensor:
 
 def rotated_nms_reference(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
     """Compute the operator in torch."""
-    return _greedy(rotated_iou_reference(boxes, boxes) > iou_threshold, labels, limit)
+    wide = boxes.double()  # the overlap has the type of the boxes: of integers it would be 0 or 1
+    return _greedy(rotated_iou_reference(wide, wide) > iou_threshold, labels, limit)
 
 
 def circle_nms_reference(centers: Tensor, labels: Tensor, squared: Tensor, limit: int) -> Tensor:

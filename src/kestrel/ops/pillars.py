@@ -118,12 +118,13 @@ def pillar_canvas(
         LEAST_POINTS of them.
 
     Raises:
-        InputError: other shapes, or a frame that does not exist.
+        InputError: other shapes, frames that are not int64, or a frame that does not exist.
     """
     fits = points.ndim == 2 and points.shape[1] == 5 and tuple(batch.shape) == (len(points),)
-    if not fits or tuple(weight.shape) != (9, len(bias)):
-        expected = "points (P, 5), batch (P,), weight (9, C), bias (C,)"
+    if not fits or tuple(weight.shape) != (9, len(bias)) or batch.dtype != torch.int64:
+        expected = "points (P, 5), int64 batch (P,), weight (9, C), bias (C,)"
         found = ", ".join(str(tuple(each.shape)) for each in (points, batch, weight, bias))
+        found += f" with {batch.dtype} batch"
         raise InputError(describe("points of pillars", expected=expected, found=found))
     lengths = [grid.extent, grid.size, *grid.height_range]
     canvas: Tensor = torch.ops.kestrel.pillar_canvas(points, batch, weight, bias, lengths, frames)

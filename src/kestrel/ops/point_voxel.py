@@ -23,8 +23,17 @@ def point_rows(points: Tensor, voxels: CoordinateSet) -> Tensor:
     Args:
         points: (P, 4) floating point, columns batch, x, y, z in voxels of the finest set.
         voxels: occupied voxels at their stride.
+
+    Raises:
+        InputError: points of another shape, not a number, or of a batch that fits no key.
     """
+    _check_points(points)
     return find(voxels.keys, pack(_cells(points, voxels.stride)[0]))
+
+
+def _check_points(points: Tensor) -> None:
+    if points.ndim != 2 or points.shape[1] != 4:
+        raise InputError(describe("points", expected="shape (P, 4)", found=tuple(points.shape)))
 
 
 def trilinear_neighbours(
@@ -45,8 +54,9 @@ def trilinear_neighbours(
         (P, 8) int32 rows and (P, 8) weights in the dtype of the points.
 
     Raises:
-        InputError: ``near`` of another shape or type.
+        InputError: points of another shape, or ``near`` of another shape or type.
     """
+    _check_points(points)
     if near is not None and (near.shape != points.shape[:1] or near.dtype != torch.int32):
         found = f"{near.dtype} of shape {tuple(near.shape)}"
         raise InputError(describe("near", expected=f"int32 of shape ({len(points)},)", found=found))
@@ -98,7 +108,7 @@ def trilinear_reference(points: Tensor, keys: Tensor, stride: Sequence[int]) -> 
     rows = torch.stack([find(keys, origin + offset_key(corner)) for corner in corners], dim=1)
     high = torch.tensor(corners, dtype=torch.bool, device=points.device)
     weights = torch.where(high, fraction[:, None], 1 - fraction[:, None]).prod(2)
-    weights = weights * (rows >= 0)
+    weights = weights.masked_fill(rows < 0, 0)  # also where a point lies at infinity
     return rows, weights / (weights.sum(1, keepdim=True) + 1e-8)
 
 
@@ -120,7 +130,14 @@ def point_to_voxel(features: Tensor, rows: Tensor, voxel_count: int) -> Tensor:
 
     Returns:
         (M, C) in the dtype of the features.
+
+    Raises:
+        InputError: features and rows of shapes or a type that do not fit.
     """
+    if features.ndim != 2 or tuple(rows.shape) != (len(features),) or rows.dtype != torch.int32:
+        expected = "features (P, C) and int32 rows (P,)"
+        found = f"{tuple(features.shape)} and {rows.dtype} {tuple(rows.shape)}"
+        raise InputError(describe("points of voxels", expected=expected, found=found))
     result: Tensor = _scatter_mean(features, rows, voxel_count)[0]
     return result
 
@@ -135,9 +152,25 @@ def devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
     Returns:
         (P, C) in the dtype of the features.
+
+    Raises:
+        InputError: features, rows and weights of shapes or a type that do not fit.
     """
+    check_reading(features, rows, weights)
     result: Tensor = _devoxelize(features, rows, weights.to(features.dtype))
     return result
+
+
+def check_reading(
+    features: Tensor, rows: Tensor, weights: Tensor, *, shape: tuple[int, int] | None = None
+) -> None:
+    """Raise InputError unless ``devoxelize`` can take these and returns ``shape``, where one is given."""
+    points, channels = shape or (len(rows), features.shape[-1])
+    fits = features.ndim == rows.ndim == 2 and rows.shape == weights.shape and rows.dtype == torch.int32
+    if not fits or features.shape[1] != channels or len(rows) != points:
+        expected = f"features (M, {channels}), int32 rows ({points}, 8), weights ({points}, 8)"
+        found = f"{tuple(features.shape)}, {rows.dtype} {tuple(rows.shape)}, {tuple(weights.shape)}"
+        raise InputError(describe("voxels to read", expected=expected, found=found))
 
 
 @torch.library.custom_op("kestrel::scatter_mean", mutates_args=())

@@ -14,7 +14,7 @@ from torch import Tensor
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import call, dispatch_level, native_for, triton_for
 from kestrel.ops.kernel_map import KernelMap
-from kestrel.ops.point_voxel import devoxelize
+from kestrel.ops.point_voxel import check_reading, devoxelize
 
 Reading: TypeAlias = tuple[Tensor, Tensor, Tensor]
 """Voxel features, rows and weights, as ``devoxelize`` takes them."""
@@ -85,7 +85,8 @@ def sparse_conv(
         InputError: shapes that do not fit each other.
     """
     plain = weight.plain if isinstance(weight, PackedWeight) else weight
-    _check_shapes(features, plain, kernel_map, residual)
+    _check_map(features, plain, kernel_map)
+    _check_rows(features, plain, kernel_map.gather.shape[1], bias, residual)
     if isinstance(weight, PackedWeight) and not torch.is_grad_enabled():
         native = native_for(features, plain, bias, residual)
         packed = weight.fitting(native)
@@ -97,17 +98,29 @@ def sparse_conv(
     return result
 
 
-def _check_shapes(features: Tensor, weight: Tensor, kernel_map: KernelMap, residual: Tensor | None) -> None:
-    slices, outputs = kernel_map.gather.shape
-    inputs = kernel_map.inputs
-    expected = (slices, features.shape[-1])
-    if tuple(weight.shape[:2]) != expected or features.shape[0] != inputs:
+def _check_map(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> None:
+    slices, inputs = len(kernel_map.gather), kernel_map.inputs
+    if weight.ndim != 3 or weight.shape[:2] != (slices, features.shape[-1]) or len(features) != inputs:
         wanted = f"features ({inputs}, C_in), weight ({slices}, C_in, C_out)"
         found = f"{tuple(features.shape)}, {tuple(weight.shape)}"
         raise InputError(describe("sparse convolution", expected=wanted, found=found))
-    if residual is not None and tuple(residual.shape) != (outputs, weight.shape[2]):
-        wanted = f"({outputs}, {weight.shape[2]})"
-        raise InputError(describe("residual", expected=wanted, found=tuple(residual.shape)))
+    if kernel_map.gather.dtype != torch.int32:
+        raise InputError(describe("kernel map", expected=torch.int32, found=kernel_map.gather.dtype))
+
+
+def _check_rows(
+    features: Tensor, weight: Tensor, outputs: int, bias: Tensor | None, residual: Tensor | None
+) -> None:
+    """Raise InputError unless the last two dimensions of the weight fit all the others."""
+    channels, width = weight.shape[-2:]
+    if features.ndim != 2 or features.shape[1] != channels or not width:
+        wanted = "features (N, C_in), weight (..., C_in, C_out >= 1)"
+        found = f"{tuple(features.shape)}, {tuple(weight.shape)}"
+        raise InputError(describe("features and weight", expected=wanted, found=found))
+    if bias is not None and tuple(bias.shape) != (width,):
+        raise InputError(describe("bias", expected=(width,), found=tuple(bias.shape)))
+    if residual is not None and tuple(residual.shape) != (outputs, width):
+        raise InputError(describe("residual", expected=(outputs, width), found=tuple(residual.shape)))
 
 
 def pointwise(
@@ -133,8 +146,16 @@ def pointwise(
 
     Returns:
         (N, C_out) in the dtype of the features.
+
+    Raises:
+        InputError: shapes that do not fit each other.
     """
     plain = weight.plain if isinstance(weight, PackedWeight) else weight
+    if plain.ndim != 2:
+        raise InputError(describe("weight", expected="(C_in, C_out)", found=tuple(plain.shape)))
+    _check_rows(features, plain, len(features), bias, residual)
+    if read is not None:
+        check_reading(*read, shape=(len(features), plain.shape[1]))
     voxels = None if read is None else read[0]
     native = None if torch.is_grad_enabled() else native_for(features, plain, bias, residual, voxels)
     if native is None:

@@ -30,8 +30,9 @@ def temporal_shift(x: Tensor, n_segment: int, fold_div: int = 8, *, bidirectiona
         A new tensor of the shape of ``x``.
 
     Raises:
-        InputError: the number of frames is not a multiple of ``n_segment``.
+        InputError: the number of frames is not a multiple of ``n_segment``, or no channels that can move.
     """
+    _check_channels(x, fold_div)
     if n_segment < 1 or x.shape[0] % n_segment:
         raise InputError(
             describe("frames of a temporal shift", expected=f"a multiple of {n_segment}", found=x.shape[0])
@@ -39,6 +40,12 @@ def temporal_shift(x: Tensor, n_segment: int, fold_div: int = 8, *, bidirectiona
     first, second = (1, -1) if bidirectional else (-1, 0)
     shifted: Tensor = _temporal_shift(x, n_segment, x.shape[1] // fold_div, first, second)
     return shifted
+
+
+def _check_channels(x: Tensor, fold_div: int) -> None:
+    if x.ndim < 2 or fold_div < 1:
+        found = f"{tuple(x.shape)}, fold_div {fold_div}"
+        raise InputError(describe("temporal shift", expected="(N, C, ...), fold_div >= 1", found=found))
 
 
 @torch.library.custom_op("kestrel::temporal_shift", mutates_args=())
@@ -100,8 +107,15 @@ def temporal_shift_step(x: Tensor, state: Tensor | None, fold_div: int = 8) -> t
 
     Returns:
         The shifted features and the state for the next frame: the first channels of ``x`` before the shift.
+
+    Raises:
+        InputError: a state of another shape, or no channels that can move.
     """
+    _check_channels(x, fold_div)
     fold = x.shape[1] // fold_div
     kept = x[:, :fold]
+    if state is not None and state.shape != kept.shape:
+        expected, found = tuple(kept.shape), tuple(state.shape)
+        raise InputError(describe("state of a temporal shift", expected=expected, found=found))
     past = torch.zeros_like(kept) if state is None else state.to(x.dtype)
     return torch.cat((past, x[:, fold:]), dim=1), kept

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -62,10 +63,15 @@ def voxelize(
         max_voxels: cells that are kept, None for all.
 
     Raises:
-        InputError: points of another shape, or sizes that are not positive.
+        InputError: points of another shape or type, or sizes that are not positive and finite.
     """
-    if points.ndim != 2 or points.shape[1] < 3:
-        raise InputError(describe("points", expected="shape (N, C >= 3)", found=tuple(points.shape)))
+    if points.ndim != 2 or points.shape[1] < 3 or not points.is_floating_point():
+        found = f"{points.dtype} of shape {tuple(points.shape)}"
+        raise InputError(describe("points", expected="floating point (N, C >= 3)", found=found))
+    lengths = len(voxel_size), len(point_cloud_range)
+    if lengths != (3, 6) or not all(map(math.isfinite, (*voxel_size, *point_cloud_range))):
+        found = f"{tuple(voxel_size)} and {tuple(point_cloud_range)}"
+        raise InputError(describe("voxel size and range", expected="3 and 6 finite numbers", found=found))
     limits = [limit for limit in (max_points, max_voxels) if limit is not None]
     if min(*voxel_size, *limits) <= 0:
         found = f"{voxel_size}, {max_points}, {max_voxels}"
