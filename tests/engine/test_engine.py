@@ -14,7 +14,7 @@ from kestrel import engine as engines
 from kestrel.engine import EngineName, as_tuple, has_openvino, make_engine
 from kestrel.engine.folded import FoldedEngine, WinogradConv2d, fold
 from kestrel.engine.packed import PackedLayer, has_packed_layers
-from kestrel.errors import SetupError
+from kestrel.errors import ConfigError, SetupError
 from kestrel.models.resnet import ResNet
 from kestrel.nn.axis_sampler import AxisSampler
 from kestrel.nn.bev_decoder import SECOND, SECONDFPN, ConvFuser
@@ -212,3 +212,8 @@ def test_instance_normalisation_keeps_channels_last_and_its_answer() -> None:
         (found,) = make_engine(module, (x,), "folded")(x)
         torch.testing.assert_close(found, module(x), rtol=1e-4, atol=1e-4)
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_engine_that_does_not_exist_is_refused_with_the_names_of_all(decoder: nn.Module) -> None:
+    with pytest.raises(ConfigError, match=r"engine: expected one of .*'folded'.*, found onnx"):
+        make_engine(decoder, maps(), "onnx")  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from kestrel.errors import SetupError
 from kestrel.ops import backend, torchsparse_offsets, trilinear_neighbours
 from kestrel.ops.bev_pool import index_reference
 from tests.ops.voxels import random_voxels
@@ -129,3 +130,18 @@ def test_dtypes_that_differ_or_that_triton_does_not_take_run_in_torch() -> None:
     assert not backend.triton_for(torch.zeros(1, dtype=torch.float64))
     assert not backend.triton_for(torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16))
     assert backend.triton_for(torch.zeros(1), None)
+
+
+def test_a_level_that_was_asked_for_by_name_is_not_silently_torch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = ModuleType("kestrel_kernels.native")
+    old.interface_version = backend.INTERFACE_VERSION - 1  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "kestrel_kernels", ModuleType("kestrel_kernels"))
+    monkeypatch.setitem(sys.modules, "kestrel_kernels.native", old)
+    monkeypatch.delenv(backend.DISPATCH_VARIABLE, raising=False)
+    assert backend._load_native() is None
+    assert "install both again" in caplog.text
+    monkeypatch.setenv(backend.DISPATCH_VARIABLE, "avx2")
+    with pytest.raises(SetupError, match="KESTREL_DISPATCH: expected compiled kernels with interface"):
+        backend._load_native()

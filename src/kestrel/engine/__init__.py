@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +88,10 @@ def make_engine(
 
     Raises:
         SetupError: an engine is asked for by name whose library is not installed.
-        ConfigError: int8 is asked for without a model.
+        ConfigError: there is no such engine, or int8 is asked for without a model.
     """
+    if name not in get_args(EngineName):
+        raise ConfigError(describe("engine", expected=f"one of {get_args(EngineName)}", found=name))
     if name == "auto":
         return _fastest(module, examples, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
     if name == "eager":

@@ -51,6 +51,9 @@ def _load_native() -> ModuleType | None:
         return None
     found = getattr(native, "interface_version", None)
     if found != INTERFACE_VERSION:
+        if wanted:
+            expected = f"compiled kernels with interface {INTERFACE_VERSION}: install both again"
+            raise SetupError(describe(DISPATCH_VARIABLE, expected=expected, found=f"interface {found}"))
         _LOG.warning(
             "compiled kernels have interface %s instead of %s, operators run in torch: install both again",
             found,
