@@ -39,3 +39,9 @@ def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--out: expected a path that does not exist"):
         half_done(out, KeyboardInterrupt)
     assert out.read_text() == "before"
+
+
+def test_where_nothing_can_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match=r"--out: expected a path that can be made, found .*file"):
+        half_done(tmp_path / "file" / "out", KeyboardInterrupt)

@@ -22,12 +22,15 @@ def appearing(out: Path, name: str) -> Iterator[Path]:
         name: what the user calls ``out``.
 
     Raises:
-        InputError: ``out`` exists.
+        InputError: ``out`` exists, or nothing can be made there.
     """
     if out.exists():
         raise InputError(describe(name, expected="a path that does not exist", found=out))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise InputError(describe(name, expected="a path that can be made", found=error)) from error
     try:
         yield scratch / out.name
         (scratch / out.name).rename(out)

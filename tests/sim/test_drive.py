@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from kestrel.classes import DETECTION_CLASSES, EVENTS
 from kestrel.errors import ConfigError
@@ -88,6 +89,7 @@ def test_imu_feels_gravity_and_the_acceleration_of_the_vehicle():
     ("options", "named"),
     [
         ({"cameras": ("nose",)}, "nose"),
+        ({"cameras": ("front", "front")}, "each of them once"),
         ({"lidar_hz": 0.0}, "lidar_hz"),
         ({"seconds": 0.0}, "seconds"),
         ({"seconds": float("nan")}, "seconds"),
@@ -112,6 +114,49 @@ def test_rig_files_are_checked(tmp_path):
     broken.write_text("name: mine\nlidar: {position: [0, 0, 1]}\n")
     with pytest.raises(ConfigError, match="blocks"):
         load_rig(broken)
+    broken.write_bytes(b"name: \xff\xfe")
+    with pytest.raises(ConfigError, match=r"rig\.yaml: expected"):
+        load_rig(broken)
+
+
+@pytest.mark.parametrize(
+    ("part", "entry", "value", "named"),
+    [
+        ("lidar", "phase_s", float("nan"), "phase_s must be finite"),
+        ("lidar", "columns", 0.5, "columns must be a whole number"),
+        ("lidar", "hz", 1000, "hz of the lidar must be at most 100"),
+        ("lidar", "blocks", [{"lowest_deg": -9, "highest_deg": 9, "beams": 0}], "beams must be positive"),
+        ("lidar", "range_m", [100, 1], "range_m"),
+        ("lidar", "range_noise_m", -0.1, "range_noise_m must not be negative"),
+        ("lidar", "position", 1.5, "position must be three"),
+        ("lidar", "position", [0, 0, float("nan")], "position must be three"),
+        ("lidar", "yaw", 20.0, r"lidar has no entry \['yaw'\]"),
+        ("front", "yaw_degrees", 20.0, r"camera front has no entry \['yaw_degrees'\]"),
+        ("front", "width", 0.5, "width must be a whole number"),
+        ("front", "delivered", [0, 36], "delivered must be"),
+        ("front", "yaw_deg", float("nan"), "yaw_deg must be finite"),
+        ("front", "principal_px", [float("nan"), 1], "camera matrix"),
+        ("front", "distortion_model", "fish", "distortion model"),
+        ("front", "distortion", [0.1], "distortion coefficients"),
+    ],
+)
+def test_a_wrong_entry_of_a_rig_is_named(tmp_path, part, entry, value, named):
+    rig = yaml.safe_load((resources.files("kestrel.sim") / "rigs" / "kitti.yaml").read_text())
+    {"lidar": rig["lidar"], **rig["cameras"]}[part][entry] = value
+    changed = tmp_path / "rig.yaml"
+    changed.write_text(yaml.safe_dump(rig))
+    with pytest.raises(ConfigError, match=named):
+        load_rig(changed)
+
+
+@pytest.mark.parametrize("name", [1, "front/left", "front left", ""])
+def test_a_camera_has_a_name_that_a_topic_may_have(tmp_path, name):
+    rig = yaml.safe_load((resources.files("kestrel.sim") / "rigs" / "kitti.yaml").read_text())
+    rig["cameras"] = {name: rig["cameras"]["front"]}
+    changed = tmp_path / "rig.yaml"
+    changed.write_text(yaml.safe_dump(rig))
+    with pytest.raises(ConfigError, match="name of a camera"):
+        load_rig(changed)
 
 
 @pytest.mark.parametrize("name", ["hz: 20", "columns: 1086", "focal_px: 1266.0", "imu_hz: 100"])

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -14,11 +16,28 @@ import numpy as np
 import yaml
 from scipy.spatial.transform import Rotation
 
-from kestrel.errors import ConfigError, describe
+from kestrel.errors import CalibrationError, ConfigError, describe
 from kestrel.types import Calibration, Float64Array
 
 AXES_FROM_OPTICAL: Final = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 """(4, 4) optical axes (x right, y down, z forward) into x forward, y left, z up (REP-103)."""
+
+FASTEST_TURN_HZ: Final = 100.0
+
+_WRONG_ENTRIES: Final = (KeyError, TypeError, ValueError, AttributeError)
+_ANGLES: Final = ("yaw_deg", "pitch_deg", "roll_deg")
+_RIG_KEYS: Final = frozenset(("name", "odometry_hz", "imu_hz", "imu", "lidar", "cameras", "camera_defaults"))
+_IMU_KEYS: Final = frozenset(("position", *_ANGLES))
+_LIDAR_KEYS: Final = _IMU_KEYS | {
+    *("hz", "phase_s", "columns", "blocks", "range_m", "range_noise_m", "range_noise_per_m"),
+    "reference_range_m",
+}
+_CAMERA_KEYS: Final = _IMU_KEYS | {
+    *("hz", "phase_s", "width", "height", "delivered", "focal_px", "principal_px"),
+    *("distortion_model", "distortion"),
+}
+_CAMERA_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+"""What may be part of a topic's name."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +120,16 @@ class Rig:
         """Return the rig with only the named cameras and another turning rate of the LiDAR.
 
         Raises:
-            ConfigError: The rig has no camera of that name, or the rate is not positive.
+            ConfigError: The rig has no camera of that name, one is named twice, or the rate is not positive.
         """
         known = {camera.name: camera for camera in self.cameras}
         for name in cameras or ():
             if name not in known:
                 raise ConfigError(describe(f"camera of rig {self.name}", expected=sorted(known), found=name))
-        if lidar_hz is not None and not 0 < lidar_hz <= 100:
-            raise ConfigError(describe("lidar_hz", expected="in (0, 100]", found=lidar_hz))
+        if cameras is not None and len(set(cameras)) < len(cameras):
+            raise ConfigError(describe("cameras", expected="each of them once", found=list(cameras)))
+        if lidar_hz is not None and not 0 < lidar_hz <= FASTEST_TURN_HZ:
+            raise ConfigError(describe("lidar_hz", expected=f"in (0, {FASTEST_TURN_HZ:g}]", found=lidar_hz))
         return replace(
             self,
             cameras=self.cameras if cameras is None else tuple(known[name] for name in cameras),
@@ -136,27 +157,26 @@ def load_rig(name_or_path: str | Path) -> Rig:
     """Return a rig that comes with Kestrel, by name, or one from a YAML file.
 
     Raises:
-        ConfigError: No such rig, or the file lacks an entry or holds a wrong one.
+        ConfigError: No such rig, or the file cannot be read, lacks an entry or holds a wrong one.
     """
-    if str(name_or_path) in rig_names():
-        text = (resources.files("kestrel.sim") / "rigs" / f"{name_or_path}.yaml").read_text()
-    elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text()
-    else:
+    shipped = str(name_or_path) in rig_names()
+    if not shipped and not Path(name_or_path).is_file():
         raise ConfigError(
             describe("rig", expected=f"one of {rig_names()} or a YAML file", found=name_or_path)
         )
+    path = resources.files("kestrel.sim") / "rigs" / f"{name_or_path}.yaml" if shipped else Path(name_or_path)
     try:
-        return _rig(yaml.safe_load(text))
-    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+        return _rig(yaml.safe_load(path.read_text()))
+    except (*_WRONG_ENTRIES, CalibrationError, OSError, yaml.YAMLError) as error:
         raise ConfigError(
             describe(f"rig {name_or_path}", expected="the entries of rigs/nuscenes.yaml", found=repr(error))
         ) from error
 
 
 def _rig(entry: Mapping[str, Any]) -> Rig:
+    _check_keys("the rig", entry, _RIG_KEYS)
     defaults = entry.get("camera_defaults", {})
-    return Rig(
+    rig = Rig(
         name=str(entry["name"]),
         lidar=_lidar(entry["lidar"]),
         cameras=tuple(_camera(name, {**defaults, **camera}) for name, camera in entry["cameras"].items()),
@@ -164,55 +184,102 @@ def _rig(entry: Mapping[str, Any]) -> Rig:
         imu_hz=_positive(entry, "imu_hz"),
         base_from_imu=_mount(entry["imu"]),
     )
+    _check_keys("imu", entry["imu"], _IMU_KEYS)
+    return rig
+
+
+def _check_keys(name: str, entry: Mapping[str, Any], known: frozenset[str]) -> None:
+    """Raise ValueError if there are keys that nobody reads: a misspelt one would have no effect."""
+    if unknown := set(entry) - known:
+        raise ValueError(f"{name} has no entry {sorted(map(str, unknown))}; there are {sorted(known)}")
+
+
+def _number(entry: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    value = float(entry[name] if default is None else entry.get(name, default))
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, not {value}")
+    return value
 
 
 def _positive(entry: Mapping[str, Any], name: str) -> float:
-    value = float(entry[name])
-    if not 0 < value < float("inf"):
+    value = _number(entry, name)
+    if value <= 0:
         raise ValueError(f"{name} must be positive, not {value}")
     return value
 
 
+def _not_negative(entry: Mapping[str, Any], name: str) -> float:
+    value = _number(entry, name)
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, but is {value}")
+    return value
+
+
+def _count(entry: Mapping[str, Any], name: str) -> int:
+    value = _positive(entry, name)
+    if value != int(value):
+        raise ValueError(f"{name} must be a whole number, not {value}")
+    return int(value)
+
+
 def _mount(entry: Mapping[str, Any]) -> Float64Array:
-    angles = [entry.get(f"{axis}_deg", 0.0) for axis in ("yaw", "pitch", "roll")]
     transform = np.eye(4)
+    angles = [_number(entry, angle, 0.0) for angle in _ANGLES]
     transform[:3, :3] = Rotation.from_euler("ZYX", angles, degrees=True).as_matrix()
-    transform[:3, 3] = entry["position"]
+    position = np.asarray(entry["position"], np.float64)
+    if position.shape != (3,) or not np.isfinite(position).all():
+        raise ValueError(f"position must be three finite numbers, not {entry['position']}")
+    transform[:3, 3] = position
     return transform
 
 
 def _lidar(entry: Mapping[str, Any]) -> LidarSpec:
+    _check_keys("lidar", entry, _LIDAR_KEYS)
     degrees = np.concatenate(
-        [np.linspace(block["lowest_deg"], block["highest_deg"], block["beams"]) for block in entry["blocks"]]
+        [
+            np.linspace(_number(block, "lowest_deg"), _number(block, "highest_deg"), _count(block, "beams"))
+            for block in entry["blocks"]
+        ]
     )
-    nearest, farthest = entry["range_m"]
+    nearest, farthest = (float(value) for value in entry["range_m"])
+    if not 0 <= nearest < farthest < math.inf:
+        raise ValueError(f"range_m must be the lowest and the highest range, not {entry['range_m']}")
+    if _positive(entry, "hz") > FASTEST_TURN_HZ:
+        raise ValueError(f"hz of the lidar must be at most {FASTEST_TURN_HZ:g}, not {entry['hz']}")
     return LidarSpec(
         base_from_lidar=_mount(entry),
         hz=_positive(entry, "hz"),
-        phase_s=float(entry["phase_s"]),
+        phase_s=_number(entry, "phase_s"),
         elevation_rad=np.deg2rad(np.sort(degrees)),
-        columns=int(_positive(entry, "columns")),
-        range_m=(float(nearest), float(farthest)),
-        range_noise_m=float(entry["range_noise_m"]),
-        range_noise_per_m=float(entry["range_noise_per_m"]),
+        columns=_count(entry, "columns"),
+        range_m=(nearest, farthest),
+        range_noise_m=_not_negative(entry, "range_noise_m"),
+        range_noise_per_m=_not_negative(entry, "range_noise_per_m"),
         reference_range_m=_positive(entry, "reference_range_m"),
     )
 
 
-def _camera(name: str, entry: Mapping[str, Any]) -> CameraSpec:
-    width, height = int(_positive(entry, "width")), int(_positive(entry, "height"))
+def _camera(name: Any, entry: Mapping[str, Any]) -> CameraSpec:
+    if not isinstance(name, str) or not _CAMERA_NAME.fullmatch(name):
+        raise ValueError(f"name of a camera must be letters, digits and underscores, not {name!r}")
+    _check_keys(f"camera {name}", entry, _CAMERA_KEYS)
+    width, height = _count(entry, "width"), _count(entry, "height")
     centre_x, centre_y = entry.get("principal_px", ((width - 1) / 2, (height - 1) / 2))
     focal = _positive(entry, "focal_px")
     delivered_width, delivered_height = entry.get("delivered", (width, height))
-    return CameraSpec(
+    spec = CameraSpec(
         name=name,
         base_from_camera=_mount(entry) @ AXES_FROM_OPTICAL,
         camera_matrix=np.array([[focal, 0, centre_x], [0, focal, centre_y], [0, 0, 1.0]]),
         width=width,
         height=height,
         hz=_positive(entry, "hz"),
-        phase_s=float(entry["phase_s"]),
+        phase_s=_number(entry, "phase_s"),
         delivered=(int(delivered_width), int(delivered_height)),
         distortion_model=str(entry.get("distortion_model", "none")),
         distortion=np.asarray(entry.get("distortion", []), np.float64),
     )
+    if min(spec.delivered) < 1:
+        raise ValueError(f"delivered must be a positive width and height, not {spec.delivered}")
+    spec.calibration()  # what is wrong with its lens is said before a world is built
+    return spec

@@ -84,6 +84,11 @@ def test_boxes_enclose_their_meshes_tightly(worlds: list[TownWorld]) -> None:
             assert {int(s) for mesh in actor.meshes for s in mesh.semantic} == {int(actor.semantic)}
 
 
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(ConfigError, match="seed: expected 0 or more, found -1"):
+        build_world("urban", "elm", -1, 1.0)
+
+
 def test_every_kind_of_surface_and_actor_occurs(worlds: list[TownWorld]) -> None:
     surfaces = set().union(*(set(world.static.semantic.tolist()) for world in worlds))
     structures = set(range(Semantic.ROAD, Semantic.CAR)) | {int(Semantic.OTHER_GROUND)}

@@ -140,7 +140,7 @@ def build_world(scene: str, town: str, seed: int, seconds: float, weather: str |
     Args:
         scene: urban, suburban or highway.
         town: a name in towns.TOWNS.
-        seed: same arguments, same world, byte for byte.
+        seed: 0 or more; same arguments, same world, byte for byte.
         seconds: length of the drive.
         weather: day, dusk, fog or rain; None draws one.
 
@@ -150,7 +150,9 @@ def build_world(scene: str, town: str, seed: int, seconds: float, weather: str |
     if scene not in SCENES:
         raise ConfigError(describe("scene", expected=list(SCENES), found=scene))
     if not 0.0 < seconds <= 120.0:
-        raise ConfigError(describe("seconds", expected="0 to 120", found=seconds))
+        raise ConfigError(describe("seconds", expected="more than 0, at most 120", found=seconds))
+    if seed < 0:
+        raise ConfigError(describe("seed", expected="0 or more", found=seed))
     style = town_named(town)
     key = [seed, SCENES.index(scene), sum(town.encode())]
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(key).spawn(6)]
