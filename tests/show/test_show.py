@@ -17,7 +17,8 @@ from kestrel.classes import DETECTION_CLASSES, DETECTION_COLOURS, MAP_LAYERS
 from kestrel.cli import build_app
 from kestrel.data import messages, perception_messages, sensor_messages
 from kestrel.data.bag import BagWriter
-from kestrel.show import birdseye, camera, draw
+from kestrel.errors import CalibrationError, InputError
+from kestrel.show import birdseye, camera, compose, draw
 from kestrel.show.scene import CameraView, Frame, Scene
 from kestrel.types import BevMap, Boxes3D, Calibration, PointCloud
 
@@ -47,7 +48,8 @@ def blank(**parts):
     return Frame(EPOCH, 0.0, cameras=(), latencies_ms={}, **{**empty, **parts})
 
 
-def record(path, *, cameras=("front",), lidar=True, frames=3, answers=True):
+def record(path, *, cameras=("front",), lidar=True, frames=3, answers=True, late=0, lens=LENS):
+    """late: nanoseconds by which each camera in the list is behind the one before."""
     with BagWriter(path) as bag:
         mounts = [messages.transform_message(np.eye(4), "base_link", "lidar", EPOCH)]
         mounts += [
@@ -60,12 +62,14 @@ def record(path, *, cameras=("front",), lidar=True, frames=3, answers=True):
                 points = np.random.default_rng(index).uniform(-20, 20, (500, 4)).astype(np.float32)
                 cloud = PointCloud(points, stamp, "lidar")
                 bag.write("/lidar/points", sensor_messages.cloud_message(cloud), stamp)
-            for name in cameras:
+            sweep = stamp
+            for number, name in enumerate(cameras):
+                stamp = sweep + number * late
                 picture = np.full((180, 320, 3), 90, np.uint8)
                 frame = f"{name}_optical"
                 image = sensor_messages.compressed_image(picture, stamp, frame, jpeg_quality=80)
                 bag.write(f"/camera/{name}/image/compressed", image, stamp)
-                info = sensor_messages.camera_info_message(LENS, stamp, frame)
+                info = sensor_messages.camera_info_message(lens, stamp, frame)
                 bag.write(f"/camera/{name}/camera_info", info, stamp)
                 event = messages.classification_message({"cut_in": 0.8}, stamp, frame)
                 bag.write(f"/video/output/{name}/event", event, stamp + 10**7)
@@ -199,3 +203,150 @@ def test_frame_holds_the_answers_of_its_own_sweep(tmp_path):
     assert frame.latencies_ms == {"fusion": pytest.approx(30.0), "video": pytest.approx(10.0)}
     assert frame.cameras[0].event == ("cut_in", 0.8)
     assert scene.rate_hz == pytest.approx(10.0)
+
+
+def sweep(stamp, points=None):
+    return sensor_messages.cloud_message(
+        PointCloud(np.ones((10, 4), np.float32) if points is None else points, stamp, "lidar")
+    )
+
+
+def mounted(bag, rotation=None):
+    mount = messages.transform_message(np.eye(4), "base_link", "lidar", EPOCH)
+    if rotation is not None:
+        mount.transform.rotation = messages.new("geometry_msgs/msg/Quaternion", **rotation)
+    bag.write("/tf_static", messages.tf_message([mount]), EPOCH)
+
+
+def show(path, *options):
+    out = path.with_suffix("")
+    return CliRunner().invoke(build_app(), ["show", str(path), "--out", str(out), *options]), out
+
+
+def test_points_without_a_place_are_left_out_with_their_classes(tmp_path):
+    """The node answers with as many points as the sensor sent, those of no return among them."""
+    with BagWriter(tmp_path / "out.mcap") as bag:
+        mounted(bag)
+        cloud = sweep(EPOCH)
+        values = cloud.data.copy().view(np.float32)
+        values[4] = np.nan  # x of the second point
+        cloud.data = values.view(np.uint8)
+        bag.write("/lidar/points", cloud, EPOCH)
+        answer = np.zeros(10, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("class_id", "u1")])
+        answer["class_id"] = np.arange(10)
+        bag.write("/segmentation/output/points", sensor_messages.packed_cloud(answer, EPOCH, "lidar"), EPOCH)
+    frame = Scene(tmp_path / "out.mcap").frame(EPOCH)
+    assert frame.classes.tolist() == [0, *range(2, 10)]
+    assert len(frame.points) == 9
+
+
+def test_a_broken_sweep_is_a_frame_without_points(tmp_path):
+    with BagWriter(tmp_path / "out.mcap") as bag:
+        mounted(bag)
+        for index in range(3):
+            cloud = sweep(EPOCH + index * 10**8)
+            if index == 1:
+                cloud.data = cloud.data[:7]
+            bag.write("/lidar/points", cloud, EPOCH + index * 10**8)
+    assert [frame.points is None for frame in Scene(tmp_path / "out.mcap").frames()] == [False, True, False]
+
+
+@pytest.mark.parametrize("topic", ["/truth/objects", "/fusion/output/objects"])
+def test_boxes_without_a_place_are_left_out(tmp_path, topic):
+    with BagWriter(tmp_path / "out.mcap") as bag:
+        mounted(bag)
+        bag.write("/lidar/points", sweep(EPOCH), EPOCH)
+        found = boxes([(np.nan, 0, 1), (10, 0, 1), (np.inf, 0, 1)])
+        bag.write(topic, perception_messages.objects_message(found), EPOCH)
+    result, out = show(tmp_path / "out.mcap", "--no-video")
+    assert result.exit_code == 0, result.exception
+    assert (out / "overview.png").exists()
+    frame = Scene(tmp_path / "out.mcap").frame(EPOCH)
+    assert [len(each) for each in (frame.objects, frame.truth) if each is not None] == [1]
+
+
+def test_a_transform_that_is_no_rotation_is_said(tmp_path):
+    with BagWriter(tmp_path / "out.mcap") as bag:
+        mounted(bag, {"x": 0.0, "y": 0.0, "z": 0.0, "w": 0.0})
+        bag.write("/lidar/points", sweep(EPOCH), EPOCH)
+    with pytest.raises(CalibrationError, match=r"transform: expected .* quaternion that is not zero"):
+        Scene(tmp_path / "out.mcap")
+
+
+def test_without_lidar_frames_are_those_of_the_camera_that_was_answered(tmp_path):
+    """Cameras of a vehicle fire one after the other; the answer has the stamp of one of them."""
+    path = record(tmp_path / "out.mcap", cameras=("front_left", "front"), lidar=False, late=4 * 10**6)
+    frames = list(Scene(path).frames())
+    assert [frame.stamp_ns for frame in frames] == [EPOCH + 4 * 10**6 + index * 10**8 for index in range(3)]
+    assert all(frame.objects is not None for frame in frames)
+
+
+def test_boxes_are_not_drawn_with_the_camera_info_of_another_picture(tmp_path):
+    path = record(tmp_path / "out.mcap", lens=replace(LENS, width=640, height=360))
+    assert [view.calibration for view in Scene(path).frame(EPOCH).cameras] == [None]
+    assert Scene(record(tmp_path / "own.mcap")).frame(EPOCH).cameras[0].calibration is not None
+
+
+def test_a_video_that_begins_without_cameras_shows_the_views_from_above_to_its_end(tmp_path):
+    path = tmp_path / "out.mcap"
+    with BagWriter(path) as bag:
+        mounted(bag)
+        for index in range(12):
+            stamp = EPOCH + index * 10**8
+            bag.write("/lidar/points", sweep(stamp), stamp)
+            if index > 8:
+                picture = np.full((180, 320, 3), 90, np.uint8)
+                image = sensor_messages.compressed_image(picture, stamp, "front_optical", jpeg_quality=80)
+                bag.write("/camera/front/image/compressed", image, stamp)
+    result, out = show(path, "--no-rerun")
+    assert result.exit_code == 0, result.exception
+    video = cv2.VideoCapture(str(out / "overview.mp4"))
+    with_camera = compose.overview(Scene(path).frame(EPOCH + 10 * 10**8), "out")
+    assert video.get(cv2.CAP_PROP_FRAME_HEIGHT) == len(with_camera)
+
+
+@pytest.mark.parametrize("shape", [(3000, 1), (1, 3000)])
+def test_pictures_of_any_shape_are_shown(shape):
+    views = [CameraView(name, np.full((*shape, 3), 90, np.uint8), None, None, None) for name in "abc"]
+    assert compose.cameras(replace(blank(), cameras=tuple(views))).any()
+
+
+def test_rerun_recording_gets_pictures_that_its_viewer_knows(tmp_path):
+    from rerun.chunk import RrdReader
+
+    from kestrel.show.viewer import write_rerun
+
+    path = tmp_path / "out.mcap"
+    with BagWriter(path) as bag:
+        encoded = cv2.imencode(".webp", np.full((18, 32, 3), 90, np.uint8))[1].reshape(-1)
+        image = messages.new(
+            "sensor_msgs/msg/CompressedImage",
+            header=messages.header(EPOCH, "front_optical"),
+            format="webp",
+            data=encoded,
+        )
+        bag.write("/camera/front/image/compressed", image, EPOCH)
+    write_rerun(Scene(path), tmp_path / "out.rrd")
+    chunks = [
+        chunk
+        for chunk in RrdReader(tmp_path / "out.rrd").stream()
+        if str(chunk.entity_path) == "/world/camera/front/image"
+    ]
+    batch = chunks[0].to_record_batch()
+    blob = batch.column("EncodedImage:blob").to_pylist()[0][0]
+    assert bytes(blob).startswith(b"\xff\xd8")
+
+
+def test_where_the_folder_is_a_file_that_is_said(tmp_path):
+    path = record(tmp_path / "out.mcap")
+    (tmp_path / "out").write_text("not a folder")
+    result, _ = show(path)
+    assert isinstance(result.exception, InputError)
+    assert "--out: expected a folder" in str(result.exception)
+
+
+def test_a_file_that_broke_off_before_any_picture_is_called_damaged(tmp_path):
+    whole = record(tmp_path / "whole.mcap").read_bytes()
+    (tmp_path / "out.mcap").write_bytes(whole[:100])
+    with pytest.raises(InputError, match="expected a complete recording"):
+        Scene(tmp_path / "out.mcap")

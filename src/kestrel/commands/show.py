@@ -21,7 +21,7 @@ def show(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from kestrel.errors import SetupError, describe
+    from kestrel.errors import InputError, SetupError, describe
 
     try:
         from kestrel.show import files
@@ -33,7 +33,10 @@ def show(
     console = Console(stderr=True)
     with console.status("reading the recording"):
         scene = Scene(recording)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(describe("--out", expected="a folder", found=error)) from error
     title = title or recording.stem
     made = files.write_pictures(scene, out, title)
     if rerun:

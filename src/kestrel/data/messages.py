@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kestrel.data.bag import typestore
+from kestrel.errors import CalibrationError, describe
 from kestrel.types import Float64Array
 
 
@@ -98,13 +99,22 @@ def tf_message(transforms: Sequence[Any]) -> Any:
 
 
 def transform_from_message(transform: Any) -> Float64Array:
-    """Return the (4, 4) parent_from_child of a geometry_msgs/Transform."""
+    """Return the (4, 4) parent_from_child of a geometry_msgs/Transform.
+
+    Raises:
+        CalibrationError: a number is not finite, or the quaternion is zero and so no rotation.
+    """
     from scipy.spatial.transform import Rotation
 
     rotation, translation = transform.rotation, transform.translation
+    turn = (rotation.x, rotation.y, rotation.z, rotation.w)
+    place = (translation.x, translation.y, translation.z)
+    if not any(turn) or not np.isfinite((*turn, *place)).all():
+        expected = "finite numbers and a quaternion that is not zero"
+        raise CalibrationError(describe("transform", expected=expected, found=f"{place}, {turn}"))
     matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_quat((rotation.x, rotation.y, rotation.z, rotation.w)).as_matrix()
-    matrix[:3, 3] = translation.x, translation.y, translation.z
+    matrix[:3, :3] = Rotation.from_quat(turn).as_matrix()
+    matrix[:3, 3] = place
     return matrix
 
 

@@ -86,10 +86,10 @@ def cameras(frame: Frame) -> UInt8Array:
 def _camera_row(views: Sequence[CameraView], boxes: Boxes3D | None, columns: int) -> UInt8Array:
     width = (WIDTH - GAP * (columns - 1)) // columns
     ratio = max(view.picture.shape[0] / view.picture.shape[1] for view in views)
-    height = min(round(width * ratio), MOST_CAMERAS_HIGH)
+    height = min(max(round(width * ratio), 1), MOST_CAMERAS_HIGH)
     row = draw.canvas(WIDTH, height)
     for index, view in enumerate(views):
-        own_width = min(width, round(height * view.picture.shape[1] / view.picture.shape[0]))
+        own_width = min(width, max(round(height * view.picture.shape[1] / view.picture.shape[0]), 1))
         left = index * (width + GAP) + (width - own_width) // 2
         row[:, left : left + own_width] = annotate(view, boxes, own_width, height)
     return row

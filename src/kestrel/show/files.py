@@ -49,7 +49,7 @@ def write_pictures(scene: Scene, folder: Path, title: str) -> list[Path]:
 
 def write_video(scene: Scene, path: Path, title: str, progress: Callable[[int], None]) -> None:
     """Write every frame at the rate of the sensor; ``progress`` is called with the number of frames done."""
-    size: tuple[int, ...] | None = None
+    size = _video_size(scene, title)
     writer: Any = imageio.get_writer(
         path,
         fps=max(scene.rate_hz, 1.0),
@@ -60,10 +60,14 @@ def write_video(scene: Scene, path: Path, title: str, progress: Callable[[int], 
     )
     with writer:
         for done, frame in enumerate(scene.frames(), start=1):
-            picture = compose.overview(frame, title)
-            size = size or picture.shape
-            writer.append_data(_fitted(picture, size))
+            writer.append_data(_fitted(compose.overview(frame, title), size))
             progress(done)
+
+
+def _video_size(scene: Scene, title: str) -> tuple[int, ...]:
+    """Return the shape of the highest picture: cameras may begin after the LiDAR, or end before it."""
+    first = {scene.cameras_at(stamp): stamp for stamp in reversed(scene.stamps)}
+    return max(compose.overview(scene.frame(stamp), title).shape for stamp in first.values())
 
 
 def _fitted(picture: UInt8Array, size: tuple[int, ...]) -> UInt8Array:

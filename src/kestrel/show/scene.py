@@ -16,7 +16,12 @@ import numpy as np
 from kestrel.data.bag import BagMessage, BagReader
 from kestrel.data.messages import best_class, source_of, transform_from_message
 from kestrel.data.perception_messages import DONT_CARE
-from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
+from kestrel.data.sensor_messages import (
+    calibration_from_message,
+    cloud_fields,
+    cloud_from_message,
+    image_from_message,
+)
 from kestrel.errors import InputError, KestrelError, describe
 from kestrel.eval.detection import take_boxes
 from kestrel.eval.recording import BASE_FRAME, Recording, read_recording
@@ -65,7 +70,7 @@ class Frame:
 
 
 class Scene:
-    """A recording, frame by frame: one frame per sweep, or per image of the first camera without LiDAR."""
+    """A recording, frame by frame: one frame per sweep, or per image of one camera without LiDAR."""
 
     def __init__(self, path: str | Path) -> None:
         self.recording: Recording = read_recording(path)
@@ -82,11 +87,11 @@ class Scene:
         for items in self._messages.values():
             items.sort(key=lambda item: item[0])
         self.cameras = self._camera_names()
-        reference = CLOUD if CLOUD in self._messages else self._image_topic(next(iter(self.cameras), ""))
-        if reference not in self._messages:
+        self.stamps = self._reference_stamps()
+        if not self.stamps:
+            self.recording.raise_if_damaged()
             expected = "a LiDAR or a camera"
             raise InputError(describe(f"recording {path}", expected=expected, found="neither"))
-        self.stamps = sorted({stamp for stamp, _ in self._messages[reference]})
         self._latencies = {
             key: sorted(values.items())
             for key, values in latencies_ms(self.recording.sent, self.recording.received).items()
@@ -101,6 +106,14 @@ class Scene:
         names = {name for name in found if self._image_topic(name) in self._messages}
         known = [name for name in CAMERA_ORDER if name in names]
         return known + sorted(names - set(known))
+
+    def _reference_stamps(self) -> list[int]:
+        """Return the stamps of the sweeps or, without any, of the camera that gives the answers theirs."""
+        if CLOUD in self._messages:
+            return sorted({stamp for stamp, _ in self._messages[CLOUD]})
+        answered = {*self.recording.predicted.objects, *self.recording.predicted.maps}
+        by_camera = [{stamp for stamp, _ in self._messages[self._image_topic(name)]} for name in self.cameras]
+        return sorted(max(by_camera, key=lambda stamps: len(answered.intersection(stamps)), default=()))
 
     def _image_topic(self, name: str) -> str:
         compressed = f"/camera/{name}/image/compressed"
@@ -134,12 +147,13 @@ class Scene:
             return self.stamps[len(self.stamps) // 2]
         return max(later, key=lambda stamp: int((found[stamp].score > 0.3).sum()))
 
+    def cameras_at(self, stamp: int) -> tuple[str, ...]:
+        """Return the names of the cameras that have sent something near ``stamp``."""
+        return tuple(name for name in self.cameras if abs(self._nearest(name, stamp)[0] - stamp) <= STALE_NS)
+
     def frame(self, stamp: int) -> Frame:
         """Return what there is at ``stamp``."""
-        points = self._points(stamp)
-        classes = self.recording.predicted.points.get(stamp)
-        if points is None or classes is None or len(classes) != len(points):
-            classes = None
+        points, classes = self._points(stamp)
         cameras = tuple(view for name in self.cameras if (view := self._view(name, stamp)) is not None)
         truth_events = sorted(self.recording.truth.events.items())
         return Frame(
@@ -148,37 +162,51 @@ class Scene:
             points=points,
             classes=classes,
             cameras=cameras,
-            objects=self.recording.predicted.objects.get(stamp),
-            truth=_known(self.recording.truth.objects.get(stamp)),
+            objects=_finite(self.recording.predicted.objects.get(stamp)),
+            truth=_finite(_known(self.recording.truth.objects.get(stamp))),
             bev_map=self.recording.predicted.maps.get(stamp),
             truth_event=_newest(truth_events, stamp),
             latencies_ms=self._newest_latencies(stamp),
         )
 
-    def _points(self, stamp: int) -> Float32Array | None:
+    def _points(self, stamp: int) -> tuple[Float32Array | None, UInt8Array | None]:
+        """Return the finite points (N, 4) of the sweep, and their classes (N,) where there are any."""
         message = _newest(self._messages.get(CLOUD, []), stamp)
         if message is None:
-            return None
-        cloud = cloud_from_message(message.decode())
+            return None, None
+        try:
+            decoded = message.decode()
+            cloud, fields = cloud_from_message(decoded), cloud_fields(decoded)
+        except KestrelError:  # what a sensor delivered broken cannot be shown
+            return None, None
         base_from_lidar = self._base_from.get(cloud.frame_id)
         if base_from_lidar is None:
-            return None
+            return None, None
         moved = cloud.points.copy()
         moved[:, :3] = cloud.points[:, :3] @ base_from_lidar[:3, :3].T + base_from_lidar[:3, 3]
-        return moved
+        classes = self.recording.predicted.points.get(stamp)
+        if classes is not None and len(classes) == len(fields):
+            names = [name for name in ("x", "y", "z", "intensity") if name in (fields.dtype.names or ())]
+            classes = classes[np.logical_and.reduce([np.isfinite(fields[name]) for name in names])]
+        return moved, classes if classes is not None and len(classes) == len(moved) else None
 
     def _view(self, name: str, stamp: int) -> CameraView | None:
-        items = self._messages[self._image_topic(name)]
-        time, message = min(items, key=lambda item: abs(item[0] - stamp))
+        time, message = self._nearest(name, stamp)
         if abs(time - stamp) > STALE_NS:
             return None
-        decoded = message.decode()
         try:
+            decoded = message.decode()
             image = image_from_message(decoded)
         except KestrelError:  # what a sensor delivered broken cannot be shown
             return None
         encoded = bytes(decoded.data) if hasattr(decoded, "format") else None
-        return CameraView(name, image.data, encoded, self._calibration(name, time), self._event(name, time))
+        calibration = self._calibration(name, time)
+        if calibration is not None and (calibration.height, calibration.width) != image.data.shape[:2]:
+            calibration = None  # of another picture: boxes would be drawn where they are not
+        return CameraView(name, image.data, encoded, calibration, self._event(name, time))
+
+    def _nearest(self, name: str, stamp: int) -> tuple[int, BagMessage]:
+        return min(self._messages[self._image_topic(name)], key=lambda item: abs(item[0] - stamp))
 
     def _calibration(self, name: str, stamp: int) -> Calibration | None:
         message = _newest(self._messages.get(f"/camera/{name}/camera_info", []), stamp, stale_ns=None)
@@ -218,6 +246,14 @@ def _known(truth: Boxes3D | None) -> Boxes3D | None:
     if truth is None or DONT_CARE not in truth.class_names:
         return truth
     return take_boxes(truth, truth.label != truth.class_names.index(DONT_CARE))
+
+
+def _finite(boxes: Boxes3D | None) -> Boxes3D | None:
+    """Return the boxes that have a place, a size and a course."""
+    if boxes is None:
+        return None
+    numbers = np.concatenate((boxes.center, boxes.size, boxes.yaw[:, None]), 1)
+    return take_boxes(boxes, np.logical_and.reduce(np.isfinite(numbers), axis=1))
 
 
 def _newest(items: Sequence[tuple[int, T]], stamp: int, stale_ns: int | None = STALE_NS) -> T | None:

@@ -24,7 +24,8 @@ TIMELINE: Final = "sensor_time"
 MAP_HEIGHT_M: Final = 0.02
 GROUND_SHADE: Final = 40
 SERIES: Final = ((255, 178, 66), (0, 207, 191), (250, 112, 154), (120, 160, 255))
-PNG_MAGIC: Final = b"\x89PNG"
+MEDIA_TYPES: Final = {b"\xff\xd8\xff": "image/jpeg", b"\x89PN": "image/png"}
+"""Of encoded pictures that the viewer shows, by how they begin."""
 
 
 def write_rerun(scene: Scene, path: Path) -> None:
@@ -159,9 +160,11 @@ def _log_camera(stream: Any, view: CameraView, objects: Boxes3D | None) -> None:
                 image_plane_distance=1.2,
             ),
         )
-    encoded = view.encoded or _jpeg(view)
-    kind = "image/png" if encoded.startswith(PNG_MAGIC) else "image/jpeg"
-    stream.log(f"{path}/image", rr.EncodedImage(contents=encoded, media_type=kind))
+    encoded = view.encoded
+    if encoded is None or encoded[:3] not in MEDIA_TYPES:
+        encoded = _jpeg(view)
+    image = rr.EncodedImage(contents=encoded, media_type=MEDIA_TYPES[encoded[:3]])
+    stream.log(f"{path}/image", image)
     if calibration is None or objects is None:
         return
     lines = box_lines(objects, calibration)
