@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kestrel.errors import InputError
-from kestrel.files import appearing
+from kestrel.files import appearing, write_whole
 
 
 def test_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -45,3 +45,14 @@ def test_where_nothing_can_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(InputError, match=r"--out: expected a path that can be made, found .*file"):
         half_done(tmp_path / "file" / "out", KeyboardInterrupt)
+
+
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "a.json"
+    folder.mkdir()
+    (tmp_path / "file").touch()
+    for path in (folder, tmp_path / "file" / "b.json"):
+        with pytest.raises(InputError, match=f"{path.name}: expected a file that can be written"):
+            write_whole(path, b"{}")
+    assert sorted(tmp_path.iterdir()) == [folder, tmp_path / "file"]
+    assert not list(folder.iterdir())

@@ -7,7 +7,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kestrel.errors import InputError, describe
@@ -39,7 +39,18 @@ def appearing(out: Path, name: str) -> Iterator[Path]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file in place of the one that may be there."""
+    """Write a file in place of the one that may be there; folders above it are made.
+
+    Raises:
+        InputError: it cannot be written; what was there stays as it was.
+    """
     partial = path.with_name(path.name + ".part")
-    partial.write_bytes(data)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        expected = "a file that can be written"
+        raise InputError(describe(str(path), expected=expected, found=error)) from error

@@ -133,13 +133,74 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+def test_what_would_be_executed_is_named_and_not_recommended(tmp_path: Path) -> None:
+    torch.save({"state_dict": Attack(tmp_path / "executed")}, tmp_path / "file.pth")
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
+    for name, code in (("file.pth", "mkdir"), ("module.pth", r"torch\.nn\.modules\.linear\.Linear")):
+        with pytest.raises(
+            ModelError, match=rf"expected a checkpoint of plain weights, found code, .*{code}$"
+        ):
+            read_checkpoint(tmp_path / name)
+
+
+NO_PICKLES = [b"", b"no checkpoint", b"hello world", b"e", b"0", b"\x80\x02a", b"\x80\x02X\x01", bytes(600)]
+
+
+@pytest.mark.parametrize("content", NO_PICKLES)
 def test_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file.pth").write_bytes(content)
     with pytest.raises(ModelError, match=r"file\.pth"):
         read_checkpoint(tmp_path / "file.pth")
     with pytest.raises(ModelError, match=r"none\.pth"):
         read_checkpoint(tmp_path / "none.pth")
+
+
+def test_a_checkpoint_cut_at_any_place_is_refused(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.pth"
+    for zipped in (False, True):
+        torch.save({"a": torch.randn(4), "b": torch.ones(3)}, whole, _use_new_zipfile_serialization=zipped)
+        content = whole.read_bytes()
+        for length in range(0, len(content) - 1, 7):
+            (tmp_path / "file.pth").write_bytes(content[:length])
+            with pytest.raises(ModelError, match=r"file\.pth"):
+                read_checkpoint(tmp_path / "file.pth")
+
+
+def test_values_that_are_no_plain_floating_point_are_refused() -> None:
+    state = NETWORKS["SPVCNN"]().state_dict()
+    key = "classifier.0.weight"
+    for wrong in (state[key].to(torch.int8), state[key].to(torch.complex64), state[key].to_sparse()):
+        with pytest.raises(
+            ModelError, match=rf"ill-shaped \['{key} torch\..* instead of dense floating point"
+        ):
+            convert({**state, key: wrong}, "file")
+    assert convert({name: value.half() for name, value in state.items()}, "file").network == "SPVCNN"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("OnlineTSMMobileNetV2", {"classifier.weight": torch.tensor(1.0)}),
+        ("AnyCostGenerator", {"noises.noise_0": None}),
+        ("ResnetGenerator", {"model.13.conv_block.1.weight": torch.zeros(0)}),
+    ],
+)
+def test_shapes_that_tell_no_size_are_refused(name: str, wrong: dict[str, torch.Tensor | None]) -> None:
+    changed = {**NETWORKS[name]().state_dict(), **wrong}
+    if name == "AnyCostGenerator":
+        changed = {key: value for key, value in changed.items() if not key.startswith("noises.")}
+    with pytest.raises(ModelError, match="file"):
+        convert({key: value for key, value in changed.items() if value is not None}, "file")
+
+
+def test_a_net_config_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    torch.save(NETWORKS["SPVCNN"]().state_dict(), tmp_path / "init")
+    (tmp_path / "net.config").write_text("[1]")
+    arguments = [str(tmp_path / "init"), str(tmp_path / "out.safetensors")]
+    options = ["--net-config", str(tmp_path / "net.config")]
+    result = CliRunner().invoke(build_app(), ["convert-checkpoint", *arguments, *options])
+    assert isinstance(result.exception, ModelError)
+    assert "net.config: expected a JSON object, found list" in str(result.exception)
 
 
 def test_command_writes_weights_that_load_unchanged(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def find_python() -> Path | None:
     """Return the Python of spconv's environment; None, with a line on standard error, where there is none."""
     named = os.environ.get(PYTHON_VARIABLE)
     python = Path(named) if named else _ROOT / "out" / "peers" / "spconv" / "bin" / "python"
-    if _WORKER.exists() and python.exists():
+    if _WORKER.exists() and python.is_file() and os.access(python, os.X_OK):
         return python
     if named:
         raise SetupError(describe(PYTHON_VARIABLE, expected="the Python of an environment", found=named))

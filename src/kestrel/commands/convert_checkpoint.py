@@ -43,6 +43,9 @@ def convert_checkpoint(
             released = json.loads(net_config.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(describe(str(net_config), expected="a JSON file", found=error)) from error
+        if not isinstance(released, dict):
+            found = type(released).__name__
+            raise ModelError(describe(str(net_config), expected="a JSON object", found=found))
     conversion = convert(state, source.name, net_config=released, network=network)
     manifest = save(
         out,

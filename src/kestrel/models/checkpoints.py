@@ -7,7 +7,7 @@ A checkpoint is a pickle; it is read with ``weights_only=True`` and nothing in i
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,10 +71,9 @@ def read_checkpoint(path: Path) -> State:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    except Exception as error:  # bytes that are no pickle can raise any
         raise ModelError(
-            describe(str(path), expected="a checkpoint of plain weights", found=reason)
+            describe(str(path), expected="a checkpoint of plain weights", found=_reason(error))
         ) from error
     while isinstance(content, Mapping):
         inner = [content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)]
@@ -85,6 +84,16 @@ def read_checkpoint(path: Path) -> State:
         expected = f"weights, bare or under one of {CONTAINERS}"
         raise ModelError(describe(str(path), expected=expected, found=type(content).__name__))
     return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _reason(error: Exception) -> str:
+    """Return in a few words why torch refuses a file, without its advice to execute what is in it."""
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    if code:
+        return f"code, {code[1]}"
+    if isinstance(error, OSError | EOFError | RuntimeError):
+        return (str(error) or type(error).__name__).splitlines()[0].split(" In PyTorch 2.6")[0]
+    return "another kind of file, or a damaged one"
 
 
 def _all_tensors(content: Mapping[Any, Any]) -> bool:
@@ -103,7 +112,8 @@ def convert(
         network: what to take the checkpoint for where its keys fit several, as those of MinkUNet and SPVCNN.
 
     Raises:
-        ModelError: the network is unknown, or keys are missing, unexpected or ill-shaped (all are listed).
+        ModelError: the network is unknown, or keys are missing, unexpected, ill-shaped or no dense floating
+            point where the network has that (all are listed).
     """
     notes = {}
     if any(key.startswith("pts_middle_encoder.") for key in state):
@@ -116,11 +126,14 @@ def convert(
     recipe = _recognise(state, source, network)
     try:
         config = recipe.configure(state, net_config) if recipe.takes_net_config else recipe.configure(state)
-    except (KeyError, IndexError) as error:
+        with torch.device("meta"):
+            wanted = recipe.build(config).state_dict()
+    except KeyError as error:
         expected = f"the key that tells a size of {recipe.network}"
         raise ModelError(describe(source, expected=expected, found=f"no {error}")) from error
-    with torch.device("meta"):
-        wanted = recipe.build(config).state_dict()
+    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        expected = f"shapes that tell the sizes of {recipe.network}"
+        raise ModelError(describe(source, expected=expected, found=error)) from error
     state = {key: _layout(value, wanted.get(key)) for key, value in state.items()}
     _refuse_misfits(state, wanted, f"{source} as {recipe.network}")
     if recipe.network == "BEVFusion":
@@ -153,6 +166,12 @@ def _refuse_misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], w
         f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in sorted(wanted.keys() & state.keys())
         if state[key].shape != wanted[key].shape
+    ]
+    ill_shaped += [
+        f"{key} {state[key].dtype} {state[key].layout} instead of dense floating point"
+        for key in sorted(wanted.keys() & state.keys())
+        if state[key].layout != torch.strided
+        or (wanted[key].is_floating_point() and not state[key].is_floating_point())
     ]
     if missing or unexpected or ill_shaped:
         found = f"missing {missing}; unexpected {unexpected}; ill-shaped {ill_shaped}"

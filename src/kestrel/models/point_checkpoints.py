@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -146,6 +147,6 @@ def _resolution(net_config: NetConfig | None) -> dict[str, float]:
     """Return the point and voxel resolution [m] that a net.config names."""
     found = {name: (net_config or {}).get(name) for name in ("pres", "vres")}
     for name, value in found.items():
-        if value is not None and not (isinstance(value, int | float) and value > 0):
+        if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
             raise ModelError(describe(f"net.config {name}", expected="a positive length [m]", found=value))
     return {name: float(value) for name, value in found.items() if value is not None}

@@ -128,11 +128,13 @@ def save(path: Path, state: Mapping[str, Tensor], manifest: Manifest, *, exact: 
     Kernels and matrices are stored as float16; vectors stay float32, since running variances and biases
     need the range and cost nothing; with ``exact`` everything stays as it is. Both files appear complete or
     not at all.
+
+    Raises:
+        InputError: they cannot be written.
     """
     stored = {key: _storage(tensor.detach(), exact=exact) for key, tensor in state.items()}
     content = save_tensors(stored)
     manifest = Manifest(**{**asdict(manifest), "sha256": hashlib.sha256(content).hexdigest()})
-    path.parent.mkdir(parents=True, exist_ok=True)
     for target, data in ((path, content), (path.with_suffix(".json"), manifest.to_json().encode())):
         write_whole(target, data)
     return manifest
