@@ -1,7 +1,7 @@
 # The few commands people type. `make demo` and `make test` do all the set-up they need.
 #   make demo TORCH="torch==2.13.0 --index-url ..."   chooses the torch build; PYTHON=python3.12 the interpreter
 
-PYTHON ?= python3
+PYTHON ?= $(shell test -x .venv/bin/python && echo .venv/bin/python || echo python3)
 TORCH ?= torch>=2.13
 BIN := .venv/bin
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv

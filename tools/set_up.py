@@ -100,9 +100,11 @@ def missing_packages() -> list[str]:
 
 def make_environment(torch: str) -> None:
     """Create `.venv` and bring every part of it up to date."""
-    if not PYTHON.exists():
+    check_interpreter()
+    if not (PYTHON.exists() and (VENV / "bin" / "pip").exists()):  # pip comes last, if nothing interrupts
         say("environment in .venv")
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+        if subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False).returncode != 0:
+            raise SetUpError(f"`{sys.executable} -m venv {VENV}` failed; the reason stands above")
     stamps = read_stamps()
     extras = "sim,show,train,ros,ros-build,dev"
     constraints = WORKSPACE / "constraints-jazzy.txt"
@@ -137,6 +139,20 @@ def make_environment(torch: str) -> None:
         [nodes / "setup.py", nodes / "setup.cfg", nodes / "package.xml"],
         lambda: pip("--no-deps", "--editable", str(nodes)),
     )
+
+
+def check_interpreter() -> None:
+    """Raise SetUpError if `.venv` is there and of another Python than this one."""
+    settings = VENV / "pyvenv.cfg"
+    if not settings.exists():
+        return
+    pairs = dict(line.partition("=")[::2] for line in settings.read_text().splitlines())
+    found = next((value.strip() for name, value in pairs.items() if name.strip() == "version"), "")
+    wanted = "{}.{}".format(*sys.version_info)
+    if found and ".".join(found.split(".")[:2]) != wanted:
+        raise SetUpError(
+            f"{VENV}: expected Python {wanted}, found {found}; remove the folder to change the interpreter"
+        )
 
 
 def install_kernels() -> None:
@@ -218,8 +234,11 @@ def fingerprint(inputs: Iterable[Path], salt: str) -> str:
 
 
 def read_stamps() -> dict[str, str]:
-    """Return the fingerprints of the steps that have succeeded so far."""
-    return dict(json.loads(STAMPS.read_text())) if STAMPS.exists() else {}
+    """Return the fingerprints of the steps that have succeeded so far; none if their file is cut off."""
+    try:
+        return dict(json.loads(STAMPS.read_text())) if STAMPS.exists() else {}
+    except ValueError:
+        return {}
 
 
 def say(text: str) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kestrel.errors import InputError, SetupError
 from kestrel.sim.splits import DriveSpec
 from kestrel.train import cache
-from kestrel.train.prepare import is_current, prepare_drive
+from kestrel.train.prepare import is_current, prepare, prepare_drive
 
 
 @pytest.mark.parametrize(("sensors", "pictures", "frames"), [("cameras", 6, 3), ("lidar", 0, 1)])
@@ -49,3 +52,20 @@ def test_a_drive_is_made_again_where_it_is_not_complete_or_would_be_another(tmp_
     del told["frame_hz"]
     cache.finish(tmp_path, told)
     assert not is_current(drive, tmp_path)
+
+
+def test_where_no_folder_can_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("not a folder")
+    with pytest.raises(InputError, match="--data: expected a folder to write to"):
+        prepare([], tmp_path / "data" / "train", 1)
+
+
+def _killed(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_was_killed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kestrel.train.prepare.prepare_drive", _killed)
+    drive = DriveSpec("d", "nuscenes", "suburban", "alder", 1, 2.0, "day", "lidar")
+    with pytest.raises(SetupError, match="found one that was killed"):
+        prepare([drive], tmp_path, 1)

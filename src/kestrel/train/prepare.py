@@ -10,6 +10,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kestrel.classes import EVENTS
+from kestrel.errors import InputError, SetupError, describe
 from kestrel.sim.drive import simulate
 from kestrel.sim.rig import Rig, load_rig
 from kestrel.sim.samples import CameraSample, LidarSample, Sample
@@ -74,7 +76,15 @@ def prepare(drives: list[DriveSpec], out: Path, workers: int) -> None:
         drives: what to simulate.
         out: folder of the split.
         workers: drives at a time.
+
+    Raises:
+        InputError: ``out`` cannot be made.
+        SetupError: a process was killed, for one by the system for want of memory.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(describe("--data", expected="a folder to write to", found=error)) from error
     waiting = [drive for drive in drives if not is_current(drive, out / drive.name)]
     columns = (
         TextColumn("{task.description}"),
@@ -87,9 +97,15 @@ def prepare(drives: list[DriveSpec], out: Path, workers: int) -> None:
         Progress(*columns) as progress,
     ):
         task = progress.add_task("drives", total=len(drives), completed=len(drives) - len(waiting))
-        for future in as_completed([pool.submit(prepare_drive, drive, out) for drive in waiting]):
-            future.result()
-            progress.advance(task)
+        try:
+            for future in as_completed([pool.submit(prepare_drive, drive, out) for drive in waiting]):
+                future.result()
+                progress.advance(task)
+        except BrokenProcessPool as error:
+            expected = "processes that live until their drive is made; fewer --workers need less memory"
+            raise SetupError(
+                describe("simulation", expected=expected, found="one that was killed")
+            ) from error
 
 
 def is_current(drive: DriveSpec, folder: Path) -> bool:

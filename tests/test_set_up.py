@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""`make setup` goes on where it was interrupted, and never silently keeps another interpreter."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TOOL = Path(__file__).parents[1] / "tools" / "set_up.py"
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return the tool with its environment elsewhere, and with steps that do nothing."""
+    spec = importlib.util.spec_from_file_location("set_up", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    venv = tmp_path / ".venv"
+    for name, path in (
+        ("VENV", venv),
+        ("PYTHON", venv / "bin" / "python"),
+        ("STAMPS", venv / "kestrel-setup.json"),
+        ("LOG", venv / "kestrel-setup.log"),
+    ):
+        monkeypatch.setattr(module, name, path)
+    for name in ("pip", "colcon", "install_kernels"):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    return module
+
+
+def test_an_environment_that_was_interrupted_before_pip_is_made_again(tool: ModuleType) -> None:
+    without_pip = [sys.executable, "-m", "venv", "--without-pip", str(tool.VENV)]
+    subprocess.run(without_pip, check=True)
+    tool.make_environment("torch")
+    assert (tool.VENV / "bin" / "pip").exists()
+
+
+def test_an_environment_of_another_interpreter_is_refused(tool: ModuleType) -> None:
+    tool.VENV.mkdir()
+    (tool.VENV / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.9.2\n")
+    with pytest.raises(tool.SetUpError, match=r"expected Python 3\.\d+, found 3\.9\.2"):
+        tool.make_environment("torch")
+
+
+def test_steps_are_repeated_where_their_record_was_cut_off(tool: ModuleType) -> None:
+    tool.VENV.mkdir()
+    tool.STAMPS.write_text('{"pip": "12')
+    assert tool.read_stamps() == {}
