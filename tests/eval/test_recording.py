@@ -246,3 +246,17 @@ def test_baseline_needs_to_know_where_the_lidar_is(tmp_path):
         bag.write("/lidar/points", sensor_messages.cloud_message(cloud), EPOCH)
     with pytest.raises(CalibrationError, match="roof"):
         baseline.answer_drive(tmp_path / "bag")
+
+
+def test_baseline_does_not_answer_broken_sweeps(tmp_path):
+    path = tmp_path / "out.mcap"
+    with BagWriter(path) as bag:
+        for index in range(3):
+            points = PointCloud(np.zeros((4, 4), np.float32), EPOCH + index * MS, "base_link")
+            cloud = sensor_messages.cloud_message(points)
+            if index == 1:
+                cloud.data = cloud.data[:7]
+            if index == 2:
+                cloud.fields = cloud.fields[1:]
+            bag.write("/lidar/points", cloud, WALL + index * MS)
+    assert list(baseline.answer_drive(path).objects) == [EPOCH]

@@ -117,3 +117,19 @@ def test_launch_files_are_there_and_installed() -> None:
     build = (ROOT / "ros_ws/src/kestrel_bringup/CMakeLists.txt").read_text()
     for folder in ("launch", "config"):
         assert f"../../../{folder}" in build
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("fusion: {ros__parameters: {cameras: }}", "expected cameras like .* found None"),
+        ("fusion: {ros__parameters: {cameras: front}}", "expected cameras like .* found 'front'"),
+        ("fusion: {ros__parameters: {cameras: [1]}}", "expected cameras like"),
+        ("fusion: [cameras]", "expected ros__parameters"),
+    ],
+)
+def test_cameras_that_are_no_list_of_names_are_refused(tmp_path: Path, content: str, reason: str) -> None:
+    rig = tmp_path / "mine.param.yaml"
+    rig.write_text(content)
+    with pytest.raises(ValueError, match=rf"mine\.param\.yaml, fusion: {reason}"):
+        node_config(config_folder(), "fusion", str(rig))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from kestrel.sim.blocks import Blocks
 from kestrel.sim.caster import Hits, WorldCaster
@@ -36,7 +37,7 @@ class Posts(Street):
         self.static = joined(self.static, *posts, *rails)
 
 
-def both(world, size=(352, 128), model="none"):
+def both(world, size=(352, 128), model="none", roll_deg=0.0):
     """Return Hits by Sight, Hits of a ray for every pixel."""
     spec = load_rig("nuscenes").cameras[0]
     if model != "none":
@@ -45,7 +46,9 @@ def both(world, size=(352, 128), model="none"):
         )
     blocks = Blocks(pixel_directions(spec.calibration(size)))
     caster = WorldCaster(world, seconds=1.0)
-    pose = world.ego(0.0).map_from_base @ spec.base_from_camera
+    roll = np.eye(4)
+    roll[:3, :3] = Rotation.from_euler("Z", roll_deg, degrees=True).as_matrix()
+    pose = world.ego(0.0).map_from_base @ spec.base_from_camera @ roll
     rays = np.empty((len(blocks.directions), 6), np.float32)
     rays[:, :3] = pose[:3, 3]
     rays[:, 3:] = blocks.directions @ pose[:3, :3].T.astype(np.float32)
@@ -97,3 +100,11 @@ def test_pictures_of_a_few_pixels(size):
     seen, every, table = both(Street(), size)
     np.testing.assert_array_equal(table.semantic[seen.triangle], table.semantic[every.triangle])
     np.testing.assert_allclose(seen.distance, every.distance, rtol=1e-3)
+
+
+def test_corners_of_a_picture_see_what_is_there_and_not_what_is_beside_it():
+    """A corner lies between no pixels: a plane that its neighbours see may end before it."""
+    for roll_deg in range(0, 360, 10):
+        seen, every, table = both(Street(), size=(4, 4), roll_deg=roll_deg)
+        np.testing.assert_array_equal(np.isfinite(seen.distance), np.isfinite(every.distance))
+        np.testing.assert_array_equal(table.semantic[seen.triangle], table.semantic[every.triangle])

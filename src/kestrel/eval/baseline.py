@@ -21,7 +21,7 @@ from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, POINT_CLASSES
 from kestrel.data.bag import BagReader
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.sensor_messages import cloud_fields
-from kestrel.errors import CalibrationError, describe
+from kestrel.errors import CalibrationError, InputError, describe
 from kestrel.eval.recording import BASE_FRAME, Answers
 from kestrel.types import BevMap, Boxes3D, Float32Array, Float64Array, UInt8Array
 
@@ -89,7 +89,12 @@ def _sweeps(path: str | Path) -> Iterator[tuple[int, Float32Array]]:
         if frame not in mounts:
             expected = f"a transform from {BASE_FRAME} in /tf_static"
             raise CalibrationError(describe(f"frame {frame}", expected=expected, found="none"))
-        fields = cloud_fields(decoded)
+        try:
+            fields = cloud_fields(decoded)
+        except InputError:  # a node does not answer a broken sweep either
+            continue
+        if not {"x", "y", "z"} <= set(fields.dtype.names or ()):
+            continue
         points = np.stack([np.asarray(fields[name], np.float64) for name in "xyz"], 1)
         moved = points @ mounts[frame][:3, :3].T + mounts[frame][:3, 3]
         yield stamp_of(decoded), moved.astype(np.float32)

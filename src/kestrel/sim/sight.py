@@ -74,7 +74,9 @@ def _spread(width: int, plane: Int64Array, rays: Float32Array, hits: Surfaces) -
     for row in range(height):
         for column in range(1 - row % 2, width, 2):
             pixel = row * width + column
-            if height == 1 or width == 1:
+            at_end = row == 0 or row == height - 1
+            at_side = column == 0 or column == width - 1
+            if height == 1 or width == 1 or (at_end and at_side):  # between no others
                 others[count] = pixel
                 count += 1
                 continue

@@ -114,8 +114,14 @@ def _cameras(files: tuple[Path, ...], node: str) -> list[str]:
     for path in files:
         content = _load(path)
         for section in ("/**", node, f"/{node}"):
-            parameters = (content.get(section) or {}).get("ros__parameters") or {}
+            parameters = content.get(section) or {}
+            if isinstance(parameters, dict):
+                parameters = parameters.get("ros__parameters") or {}
+            if not isinstance(parameters, dict):
+                raise ValueError(f"{path}, {section}: expected ros__parameters, found {parameters!r}")
             cameras = parameters.get("cameras", cameras)
+            if not isinstance(cameras, list) or not all(isinstance(camera, str) for camera in cameras):
+                raise ValueError(f'{path}, {section}: expected cameras like ["front"], found {cameras!r}')
     return [camera for camera in cameras if camera]
 
 
