@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from kestrel.bench import BENCHMARKS, ROS_BENCHMARKS
+from kestrel.bench.peer import PYTHON_VARIABLE, find_python
 from kestrel.cli import build_app
-from kestrel.errors import ConfigError
+from kestrel.errors import ConfigError, SetupError
 from kestrel.report import Figure
 
 
@@ -35,6 +36,17 @@ def test_what_does_not_exist_is_refused_and_so_is_int8_where_it_means_nothing(tm
         run("no-such")
     with pytest.raises(ConfigError, match=r"--int8.*fusion.*voxelize"):
         run("voxelize", "--int8", str(tmp_path))
+
+
+def test_a_python_for_spconv_that_cannot_be_run_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain = tmp_path / "python"
+    plain.touch(mode=0o644)
+    for wrong in (tmp_path, plain, tmp_path / "none"):
+        monkeypatch.setenv(PYTHON_VARIABLE, str(wrong))
+        with pytest.raises(SetupError, match=f"{PYTHON_VARIABLE}: expected the Python of an environment"):
+            find_python()
 
 
 def test_int8_models_reach_the_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

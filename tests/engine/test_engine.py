@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from kestrel import engine as engines
 from kestrel.engine import EngineName, as_tuple, has_openvino, make_engine
 from kestrel.engine.folded import FoldedEngine, WinogradConv2d, fold
 from kestrel.engine.packed import PackedLayer, has_packed_layers
-from kestrel.errors import ConfigError, SetupError
+from kestrel.errors import ConfigError, InputError, SetupError
 from kestrel.models.resnet import ResNet
 from kestrel.nn.axis_sampler import AxisSampler
 from kestrel.nn.bev_decoder import SECOND, SECONDFPN, ConvFuser
@@ -190,6 +191,28 @@ def test_without_openvino_torch_runs_and_one_line_says_so(
     ]
     with pytest.raises(SetupError, match="openvino"):
         make_engine(decoder, maps(), "openvino")
+
+
+def test_a_damaged_openvino_is_done_without_unless_it_was_asked_for(
+    decoder: nn.Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engines, "has_openvino", lambda: True)
+    monkeypatch.delitem(sys.modules, "kestrel.engine.openvino", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert make_engine(decoder, maps()).name == "folded"
+    assert "Decoder runs without it: engine openvino: expected an OpenVINO that can be" in caplog.text
+    with pytest.raises(SetupError, match="engine openvino: expected an OpenVINO that can be imported"):
+        make_engine(decoder, maps(), "openvino")
+
+
+@needs_openvino
+def test_sizes_that_a_model_was_not_made_for_are_named(decoder: nn.Module) -> None:
+    narrow = tuple(each[..., :8] for each in maps())
+    for dynamic, wrong in ((False, maps(2)), (True, narrow)):
+        made = make_engine(decoder, maps(), "openvino", dynamic_batch=dynamic)
+        with pytest.raises(InputError, match=r"inputs of an OpenVINO model: expected .*16,20,12\]"):
+            made(*wrong)
+        made(*maps())
 
 
 @pytest.mark.skipif(NATIVE is None, reason="compiled kernels are not installed")

@@ -87,7 +87,7 @@ def make_engine(
         int8: the quantized model of ``module``, for the engine of that name.
 
     Raises:
-        SetupError: an engine is asked for by name whose library is not installed.
+        SetupError: an engine is asked for by name whose library is not installed, or damaged.
         ConfigError: there is no such engine, or int8 is asked for without a model.
     """
     if name not in get_args(EngineName):
@@ -101,15 +101,16 @@ def make_engine(
     if not has_openvino():
         expected = f"pip install kestrel-perception[{name}]"
         raise SetupError(describe(f"engine {name}", expected=expected, found="no openvino"))
+    try:
+        from kestrel.engine.openvino import Int8Engine, OpenVinoEngine
+    except ImportError as error:
+        expected = "an OpenVINO that can be imported"
+        raise SetupError(describe(f"engine {name}", expected=expected, found=error)) from error
     if name == "int8":
-        from kestrel.engine.openvino import Int8Engine
-
         if int8 is None:
             part = f"engine int8 of {type(module).__name__}"
             raise ConfigError(describe(part, expected="a quantized model", found="none"))
         return Int8Engine(int8, bfloat16=bfloat16)
-    from kestrel.engine.openvino import OpenVinoEngine
-
     return OpenVinoEngine(module, examples, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
 
 
@@ -120,7 +121,11 @@ def _fastest(module: nn.Module, examples: Sequence[Tensor], *, bfloat16: bool, d
         return make_engine(module, examples, names[0], bfloat16=bfloat16)
     timed = []
     for name in names:
-        engine = make_engine(module, examples, name, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
+        try:
+            engine = make_engine(module, examples, name, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
+        except SetupError as error:
+            _LOG.warning("%s runs without it: %s", type(module).__name__, error)
+            continue
         timed.append((best_seconds(lambda engine=engine: engine(*examples)), engine))  # type: ignore[misc]
     timed.sort(key=lambda pair: pair[0])
     text = ", ".join(f"{engine.name} {1e3 * seconds:.1f} ms" for seconds, engine in timed)

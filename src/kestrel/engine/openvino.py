@@ -13,6 +13,8 @@ import openvino
 import torch
 from torch import Tensor, nn
 
+from kestrel.errors import InputError, describe
+
 
 class OpenVinoEngine:
     """A module compiled for this CPU.
@@ -64,9 +66,23 @@ class CompiledModel:
         self._request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the model's outputs; they are overwritten by the next call."""
+        """Return the model's outputs; they are overwritten by the next call.
+
+        Raises:
+            InputError: inputs of other sizes than the model was made for.
+        """
         arrays = [each.contiguous().numpy() for each in inputs]
-        found = self._request.infer(arrays, share_inputs=True, share_outputs=True)
+        try:
+            found = self._request.infer(arrays, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            wanted = [port.get_partial_shape() for port in self._request.model_inputs]
+            given = [openvino.PartialShape(list(each.shape)) for each in inputs]
+            if all(map(openvino.PartialShape.compatible, wanted, given)):
+                raise
+            expected, sizes = ([str(shape) for shape in shapes] for shapes in (wanted, given))
+            raise InputError(
+                describe("inputs of an OpenVINO model", expected=expected, found=sizes)
+            ) from error
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return tuple(torch.from_numpy(array) for array in found.values())
