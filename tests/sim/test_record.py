@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from functools import partial
+from multiprocessing import Pipe
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from kestrel.sim.drive import simulate
 from kestrel.sim.record import TRUTH_LAYOUT, encode, write_drive
 from kestrel.sim.rig import load_rig
 from kestrel.sim.samples import CameraSample, LidarSample
-from kestrel.sim.workers import Plan, Workers
+from kestrel.sim.workers import Plan, Workers, _serve
 from kestrel.types import BevMap
 from tests.sim.street import Street
 
@@ -150,6 +151,32 @@ def test_a_killed_process_is_said_and_none_is_left(tmp_path):
         with pytest.raises(SetupError, match="exit code -9"):
             list(made)
     assert not process.is_alive()
+
+
+def test_a_process_that_nobody_listens_to_any_more_ends_quietly():
+    ours, theirs = Pipe()
+    theirs.send(Plan(Street(), RIG, 0.4, (0, 128)))
+    theirs.close()
+    threads = cv2.getNumThreads()
+    try:
+        _serve(ours)
+    finally:
+        cv2.setNumThreads(threads)
+
+
+class Heavy(Street):
+    """A street for which there is no memory."""
+
+    def actor_states(self, time_s):
+        raise MemoryError(f"for second {time_s}")
+
+
+def test_want_of_memory_is_said():
+    with (
+        Workers(1) as workers,
+        pytest.raises(SetupError, match=r"simulation: expected memory .* found for second 0\.0"),
+    ):
+        list(workers.drive(Plan(Heavy(), RIG, 0.4, (64, 32))))
 
 
 def test_an_existing_folder_is_left_alone(tmp_path):

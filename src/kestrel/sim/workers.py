@@ -13,6 +13,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -91,7 +92,7 @@ class Workers:
 
         Raises:
             ConfigError: A number of the plan makes no sense.
-            SetupError: A process was killed, for one by the system for want of memory.
+            SetupError: Memory is not enough, or a process was killed, as the system does for want of it.
         """
         raw = pickle.dumps(plan, pickle.HIGHEST_PROTOCOL)
         for connection in self._connections:
@@ -125,6 +126,9 @@ class Workers:
             answer = connection.recv()
         except (EOFError, OSError):
             raise self._lost(connection) from None
+        if isinstance(answer, MemoryError):
+            expected = "memory for pictures of this size"
+            raise SetupError(describe("simulation", expected=expected, found=answer)) from answer
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -161,4 +165,5 @@ def _serve(connection: Connection) -> None:
         return
     except Exception as error:
         error.add_note(f"in a process of the simulation:\n{traceback.format_exc()}")
-        connection.send(error)
+        with suppress(OSError):  # another process has said so already, and nobody listens any more
+            connection.send(error)
