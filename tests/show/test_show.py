@@ -311,6 +311,19 @@ def test_pictures_of_any_shape_are_shown(shape):
     assert compose.cameras(replace(blank(), cameras=tuple(views))).any()
 
 
+def test_pictures_keep_their_proportions_beside_higher_ones():
+    shapes = {"square": (100, 100), "wide": (100, 400), "other": (100, 400)}
+    views = [
+        CameraView(name, np.full((*shape, 3), 90, np.uint8), None, None, None)
+        for name, shape in shapes.items()
+    ]
+    row = compose.cameras(replace(blank(), cameras=tuple(views)))
+    width = (compose.WIDTH - 2 * compose.GAP) // 3
+    column = row[:, width + compose.GAP + width // 2]
+    assert len(row) == 480
+    assert (column == 90).all(1).sum() == pytest.approx(width / 4, abs=1)
+
+
 def test_rerun_recording_gets_pictures_that_its_viewer_knows(tmp_path):
     from rerun.chunk import RrdReader
 

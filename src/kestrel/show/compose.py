@@ -89,9 +89,11 @@ def _camera_row(views: Sequence[CameraView], boxes: Boxes3D | None, columns: int
     height = min(max(round(width * ratio), 1), MOST_CAMERAS_HIGH)
     row = draw.canvas(WIDTH, height)
     for index, view in enumerate(views):
-        own_width = min(width, max(round(height * view.picture.shape[1] / view.picture.shape[0]), 1))
+        rows, cols = view.picture.shape[:2]
+        scale = min(width / cols, height / rows)
+        own_width, own_height = max(round(cols * scale), 1), max(round(rows * scale), 1)
         left = index * (width + GAP) + (width - own_width) // 2
-        row[:, left : left + own_width] = annotate(view, boxes, own_width, height)
+        row[:own_height, left : left + own_width] = annotate(view, boxes, own_width, own_height)
     return row
 
 
