@@ -281,6 +281,28 @@ def test_without_lidar_frames_are_those_of_the_camera_that_was_answered(tmp_path
     assert all(frame.objects is not None for frame in frames)
 
 
+def test_frames_go_on_with_the_cameras_while_the_lidar_is_silent(tmp_path):
+    path = tmp_path / "out.mcap"
+    silent = range(10, 25)
+    with BagWriter(path) as bag:
+        mounted(bag)
+        for index in range(30):
+            stamp = EPOCH + index * 10**8
+            picture = np.full((18, 32, 3), index, np.uint8)
+            image = sensor_messages.compressed_image(picture, stamp + 10**7, "front_optical", jpeg_quality=80)
+            bag.write("/camera/front/image/compressed", image, stamp)
+            if index not in silent:
+                bag.write("/lidar/points", sweep(stamp), stamp)
+    scene = Scene(path)
+    sweeps = [EPOCH + index * 10**8 for index in range(30) if index not in silent]
+    pictures = [EPOCH + index * 10**8 + 10**7 for index in silent]
+    assert set(sweeps) <= set(scene.stamps)
+    assert set(scene.stamps) - set(sweeps) <= set(pictures)
+    assert len(scene.stamps) >= len(sweeps) + len(pictures) - 4
+    assert scene.frame(pictures[12]).points is None
+    assert len(scene.frame(pictures[12]).cameras) == 1
+
+
 def test_boxes_are_not_drawn_with_the_camera_info_of_another_picture(tmp_path):
     path = record(tmp_path / "out.mcap", lens=replace(LENS, width=640, height=360))
     assert [view.calibration for view in Scene(path).frame(EPOCH).cameras] == [None]

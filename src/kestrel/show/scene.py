@@ -35,6 +35,8 @@ CAMERA_ORDER: Final = ("front_left", "front", "front_right", "back_left", "back"
 T = TypeVar("T")
 
 STALE_NS: Final = 500_000_000
+SILENT_SWEEPS: Final = 2.5
+"""After so many periods without a sweep the frames are those of the cameras."""
 """An answer older than this is not shown with a frame."""
 
 
@@ -108,12 +110,13 @@ class Scene:
         return known + sorted(names - set(known))
 
     def _reference_stamps(self) -> list[int]:
-        """Return the stamps of the sweeps or, without any, of the camera that gives the answers theirs."""
-        if CLOUD in self._messages:
-            return sorted({stamp for stamp, _ in self._messages[CLOUD]})
+        """Return the stamps of the sweeps and, where there are none, of the camera that was answered."""
+        sweeps = sorted({stamp for stamp, _ in self._messages.get(CLOUD, [])})
         answered = {*self.recording.predicted.objects, *self.recording.predicted.maps}
         by_camera = [{stamp for stamp, _ in self._messages[self._image_topic(name)]} for name in self.cameras]
-        return sorted(max(by_camera, key=lambda stamps: len(answered.intersection(stamps)), default=()))
+        pictures = max(by_camera, key=lambda stamps: len(answered.intersection(stamps)), default=set())
+        patience = STALE_NS if len(sweeps) < 2 else int(SILENT_SWEEPS * np.median(np.diff(sweeps)))
+        return sorted({*sweeps, *(stamp for stamp in pictures if _away(sweeps, stamp) > patience)})
 
     def _image_topic(self, name: str) -> str:
         compressed = f"/camera/{name}/image/compressed"
@@ -254,6 +257,12 @@ def _finite(boxes: Boxes3D | None) -> Boxes3D | None:
         return None
     numbers = np.concatenate((boxes.center, boxes.size, boxes.yaw[:, None]), 1)
     return take_boxes(boxes, np.logical_and.reduce(np.isfinite(numbers), axis=1))
+
+
+def _away(stamps: list[int], stamp: int) -> float:
+    """Return how far the nearest of the sorted ``stamps`` is from ``stamp``, inf if there are none."""
+    index = bisect_right(stamps, stamp)
+    return min((abs(near - stamp) for near in stamps[max(index - 1, 0) : index + 1]), default=np.inf)
 
 
 def _newest(items: Sequence[tuple[int, T]], stamp: int, stale_ns: int | None = STALE_NS) -> T | None:
