@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,12 +72,15 @@ class Blocks:
         Args:
             actors: At the moment of the picture.
             map_from_camera: (4, 4) at that moment.
-            distance: (N,) metres of each ray to what does not move; actors behind it are not seen.
+            distance: (N,) metres of rays to what does not move, 0 where that is not known; actors behind the
+                farthest of a block and those around it are not seen.
         """
         corners = (actors.corners() - map_from_camera[:3, 3]) @ map_from_camera[:3, :3]
         centre, radius = corners.mean(axis=1), np.linalg.norm(corners[:, 7] - corners[:, 0], axis=1) / 2
         nearest = np.linalg.norm(centre, axis=1) - radius
-        return self._of(*_overlaps(corners, self._low, self._high, nearest, self._most(distance)))
+        most = self._most(distance).reshape(len(self._tops), len(self._lefts))
+        around = cv2.dilate(most, np.ones((3, 3), np.uint8)).reshape(-1).astype(np.float32)
+        return self._of(*_overlaps(corners, self._low, self._high, nearest, around))
 
     def shadow_pairs(
         self,

@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each pixel of a camera sees, with fewer rays than pixels.
 
-The pixels of one colour of a chequerboard cast rays. Each of the others lies between four of them: where
-these see one plane, it sees that plane too, and where they do not it casts a ray of its own. Whatever is a
-pixel wide meets rays of the board, and is drawn as if every pixel had cast one.
+A quarter of the pixels, every fourth of each row and each column, cast rays. Half way between these, and then
+half way between those, pixels see what lies between four others: where these see one plane, so do they, and
+where they do not they cast rays of their own. Whatever is a pixel wide and a few pixels long meets the first
+rays, and is drawn as if every pixel had cast one.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 
@@ -18,6 +21,9 @@ from kestrel.sim.showroom import MovingActors, Pairs
 from kestrel.sim.surfaces import NO_PLANE, SKY_PLANE
 from kestrel.types import Float32Array, Float64Array, Int64Array
 
+PERIOD: Final = 4
+"""Pixels from one that casts the first rays to the next, along a row or a column."""
+
 
 class Sight:
     """The eye of one camera of a drive."""
@@ -26,7 +32,9 @@ class Sight:
         self._blocks = blocks
         self._caster = caster
         row, column = np.indices(blocks.shape, sparse=True)
-        self._board = np.flatnonzero((row + column) % 2 == 0)
+        few = min(blocks.shape) <= 2 * PERIOD
+        self._first = np.flatnonzero(((row + column) % PERIOD == 0) | few)
+        self._steps = () if few else (PERIOD // 2, PERIOD // 4)
 
     def look(self, rays: Float32Array, actors: MovingActors, map_from_camera: Float64Array) -> Hits:
         """Return what the rays (N, 6) float32 of all pixels, row by row, meet first; they have one origin.
@@ -37,53 +45,52 @@ class Sight:
             map_from_camera: (4, 4) at that moment.
         """
         hits = Hits.of(rays)
-        self._cast(hits, self._board, actors, map_from_camera)
-        others = _spread(self._blocks.shape[1], self._caster.table.plane, rays, hits.surfaces)
-        self._cast(hits, others, actors, map_from_camera)
+        self._caster.cast_static(hits, self._first)
+        pairs = self._blocks.pairs(actors, map_from_camera, hits.distance)
+        self._add_actors(hits, self._first, actors, pairs)
+        for step in self._steps:
+            rows = _spread(self._blocks.shape[1], step, self._caster.table.plane, rays, hits.surfaces)
+            self._caster.cast_static(hits, rows)
+            self._add_actors(hits, rows, actors, pairs)
         return hits
 
-    def _cast(
-        self, hits: Hits, rows: Int64Array, actors: MovingActors, map_from_camera: Float64Array
-    ) -> None:
-        """Cast the rays ``rows`` (K,) and enter what they meet, in place."""
-        self._caster.cast_static(hits, rows)
-        if len(actors) and len(rows):
+    def _add_actors(self, hits: Hits, rows: Int64Array, actors: MovingActors, pairs: Pairs) -> None:
+        """Let the rays ``rows`` (K,) alone meet the actors of their pairs."""
+        if len(pairs.ray) and len(rows):
             asking = np.zeros(len(hits.rays), bool)
             asking[rows] = True
-            pairs = self._blocks.pairs(
-                actors, map_from_camera, np.where(asking, hits.distance, np.float32(0))
-            )
             asked = asking.take(pairs.ray)
             self._caster.add_actors(hits, actors, Pairs(pairs.actor[asked], pairs.ray[asked]))
 
 
 @compiled
-def _spread(width: int, plane: Int64Array, rays: Float32Array, hits: Surfaces) -> Int64Array:
-    """Give pixels off the board the plane that all their neighbours see; return the others (K,).
+def _spread(width: int, step: int, plane: Int64Array, rays: Float32Array, hits: Surfaces) -> Int64Array:
+    """Give pixels the plane that the four pixels ``step`` away from them see; return the others (K,).
 
     Args:
-        width: Of the picture.
+        width: Of the picture, which has more than ``step`` pixels along each side.
+        step: 2 for pixels half way between the first ones of their row, 1 for those between all these.
         plane: SurfaceTable.plane.
         rays: (N, 6) of all pixels.
-        hits: Of all pixels, known of the board, changed in place.
+        hits: Of all pixels, known where ``step`` away from those in question, changed in place.
     """
     distance, triangle, normal, instance, moving, local_point, local_normal = hits
     height = len(rays) // width
-    others = np.empty(len(rays) // 2 + 1, np.int64)
+    others = np.empty(len(rays), np.int64)
     count = 0
     for row in range(height):
-        for column in range(1 - row % 2, width, 2):
+        for column in range((step - row) % (2 * step), width, 2 * step):
             pixel = row * width + column
-            at_end = row == 0 or row == height - 1
-            at_side = column == 0 or column == width - 1
-            if height == 1 or width == 1 or (at_end and at_side):  # between no others
+            at_end = row < step or row >= height - step
+            at_side = column < step or column >= width - step
+            if at_end and at_side:  # between no others
                 others[count] = pixel
                 count += 1
                 continue
-            beside = pixel - 1 if column > 0 else pixel + 1
-            opposite = pixel + 1 if column + 1 < width else beside
-            above = pixel - width if row > 0 else pixel + width
-            below = pixel + width if row + 1 < height else above
+            beside = pixel - step if column >= step else pixel + step
+            opposite = pixel + step if column + step < width else beside
+            above = pixel - step * width if row >= step else pixel + step * width
+            below = pixel + step * width if row + step < height else above
             key = SKY_PLANE if triangle[beside] == NO_TRIANGLE else plane[triangle[beside]]
             alike = key != NO_PLANE
             for other in (opposite, above, below):
