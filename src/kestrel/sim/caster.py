@@ -8,7 +8,6 @@ that moves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,21 +25,10 @@ ONE_THREAD = 1
 """Threads of one cast: the other cores make other samples."""
 
 
-class Surfaces(NamedTuple):
-    """Fields of Hits."""
-
-    distance: Float32Array
-    triangle: Int64Array
-    normal: Float32Array
-    instance: UInt16Array
-    moving: BoolArray
-    local_point: Float32Array
-    local_normal: Float32Array
-
-
-@dataclass
-class Hits:
+class Hits(NamedTuple):
     """The first surface on each ray; rays that were not cast yet have hit nothing, 0 metres away.
+
+    Compiled loops read and fill the arrays in place.
 
     rays: (N, 6) float32 origin and unit direction in map.
     distance: (N,) float32 metres, inf where nothing is hit.
@@ -74,12 +62,6 @@ class Hits:
             local_normal=np.empty((count, 3), np.float32),
         )
 
-    @property
-    def surfaces(self) -> Surfaces:
-        """All fields but the rays, for compiled loops."""
-        local = self.moving, self.local_point, self.local_normal
-        return Surfaces(self.distance, self.triangle, self.normal, self.instance, *local)
-
 
 class WorldCaster:
     """All triangles of one drive, ready for rays.
@@ -108,7 +90,7 @@ class WorldCaster:
         answer = self._static_scene.cast_rays(o3d.core.Tensor.from_numpy(rays), ONE_THREAD)
         distance, triangle = answer["t_hit"].numpy(), answer["primitive_ids"].numpy()
         normal = answer["primitive_normals"].numpy()
-        _enter(rows, distance, triangle, normal, self.table.instance, hits.surfaces)
+        _enter(rows, distance, triangle, normal, self.table.instance, hits)
 
     def add_actors(
         self, hits: Hits, actors: MovingActors, pairs: Pairs, delay_s: Float32Array | None = None
@@ -127,7 +109,7 @@ class WorldCaster:
         past, triangle, normal = self._cast_showroom(moved, actors)
         where = moved.pairs.ray, moved.pairs.actor, moved.rays, moved.entered
         bodies = actors.track, np.cos(actors.yaw), np.sin(actors.yaw), self._showroom.origin[actors.slot]
-        _replace(where, past, triangle + self._static_count, normal, bodies, hits.surfaces)
+        _replace(where, past, triangle + self._static_count, normal, bodies, hits)
 
     def _cast_showroom(
         self, moved: MovedRays, actors: MovingActors
@@ -172,7 +154,7 @@ def _enter(
     triangle: UInt32Array,
     normal: Float32Array,
     instance: UInt16Array,
-    hits: Surfaces,
+    hits: Hits,
 ) -> None:
     """Enter what the rays ``rows`` (K,) found of the static world: (K,), (K,), (K, 3).
 
@@ -195,7 +177,7 @@ def _replace(
     triangle: Int64Array,
     normal: Float32Array,
     actors: tuple[UInt16Array, Float64Array, Float64Array, Float32Array],
-    hits: Surfaces,
+    hits: Hits,
 ) -> None:
     """Enter hits on actors that are nearer than what is known of their rays.
 

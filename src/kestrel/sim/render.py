@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from kestrel.sim import textures
-from kestrel.sim.caster import NO_TRIANGLE, Hits, Surfaces
+from kestrel.sim.caster import NO_TRIANGLE, Hits
 from kestrel.sim.compiled import compiled
 from kestrel.sim.lamps import Switches
 from kestrel.sim.scene import Texture, Weather
@@ -119,7 +119,7 @@ class Renderer:
     def sunny(self, hits: Hits) -> tuple[Float32Array, BoolArray]:
         """Return where the rays hit (N, 3) in map, and (N,) bool: a surface that is turned to the sun."""
         points, faces = np.empty((len(hits.rays), 3), np.float32), np.empty(len(hits.rays), bool)
-        _find_sunny(hits.rays, hits.surfaces, self._daylight.sun, points, faces)
+        _find_sunny(hits, self._daylight.sun, points, faces)
         return points, faces
 
     def shining(self, hits: Hits, switches: Switches) -> tuple[Int64Array, Float32Array]:
@@ -141,7 +141,7 @@ class Renderer:
         """
         light = np.empty((len(points), 3), np.float32)
         looks = self._albedo, self._table.texture, textures.tiles()
-        _shade(hits.rays, hits.surfaces, points, lit, looks, self._daylight, pixel_angle, light)
+        _shade(hits, points, lit, looks, self._daylight, pixel_angle, light)
         return light
 
     def add_lamps(self, radiance: Float32Array, hits: Hits, lamps: Int64Array, glow: Float32Array) -> None:
@@ -151,11 +151,9 @@ class Renderer:
 
 
 @compiled
-def _find_sunny(
-    rays: Float32Array, hits: Surfaces, sun: Float32Array, points: Float32Array, faces: BoolArray
-) -> None:
+def _find_sunny(hits: Hits, sun: Float32Array, points: Float32Array, faces: BoolArray) -> None:
     """Fill the last two, which Renderer.sunny returns."""
-    distance, triangle, normal = hits.distance, hits.triangle, hits.normal
+    rays, distance, triangle, normal = hits.rays, hits.distance, hits.triangle, hits.normal
     for pixel in range(len(rays)):
         if triangle[pixel] == NO_TRIANGLE:
             points[pixel] = 0
@@ -189,8 +187,7 @@ def _sky(daylight: Daylight, x: float, y: float, z: float) -> tuple[float, float
 
 @compiled
 def _shade(
-    rays: Float32Array,
-    hits: Surfaces,
+    hits: Hits,
     points: Float32Array,
     lit: BoolArray,
     looks: tuple[Float32Array, UInt8Array, Tiles],
@@ -201,8 +198,7 @@ def _shade(
     """Fill ``light`` (N, 3), which Renderer.radiance returns.
 
     Args:
-        rays: (N, 6).
-        hits: What they hit.
+        hits: What the rays hit.
         points: (N, 3) where, in map.
         lit: (N,).
         looks: albedo (T, 3) and texture (T,) of the triangles, and the tiles.
@@ -210,7 +206,7 @@ def _shade(
         pixel_angle: Radians that one pixel covers.
         light: Changed in place.
     """
-    distance, triangle, normal, _, moving, local_point, local_normal = hits
+    rays, distance, triangle, normal, _, moving, local_point, local_normal = hits
     albedo, texture, tiles = looks
     texels = tiles.texels
     rain, extinction, exposure = daylight.rain, daylight.extinction, daylight.exposure

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from kestrel.sim.blocks import Blocks
-from kestrel.sim.caster import NO_TRIANGLE, Hits, Surfaces, WorldCaster
+from kestrel.sim.caster import NO_TRIANGLE, Hits, WorldCaster
 from kestrel.sim.compiled import compiled
 from kestrel.sim.showroom import MovingActors, Pairs
 from kestrel.sim.surfaces import NO_PLANE, SKY_PLANE
@@ -49,7 +49,7 @@ class Sight:
         pairs = self._blocks.pairs(actors, map_from_camera, hits.distance)
         self._add_actors(hits, self._first, actors, pairs)
         for step in self._steps:
-            rows = _spread(self._blocks.shape[1], step, self._caster.table.plane, rays, hits.surfaces)
+            rows = _spread(self._blocks.shape[1], step, self._caster.table.plane, hits)
             self._caster.cast_static(hits, rows)
             self._add_actors(hits, rows, actors, pairs)
         return hits
@@ -64,17 +64,16 @@ class Sight:
 
 
 @compiled
-def _spread(width: int, step: int, plane: Int64Array, rays: Float32Array, hits: Surfaces) -> Int64Array:
+def _spread(width: int, step: int, plane: Int64Array, hits: Hits) -> Int64Array:
     """Give pixels the plane that the four pixels ``step`` away from them see; return the others (K,).
 
     Args:
         width: Of the picture, which has more than ``step`` pixels along each side.
         step: 2 for pixels half way between the first ones of their row, 1 for those between all these.
         plane: SurfaceTable.plane.
-        rays: (N, 6) of all pixels.
         hits: Of all pixels, known where ``step`` away from those in question, changed in place.
     """
-    distance, triangle, normal, instance, moving, local_point, local_normal = hits
+    rays, distance, triangle, normal, instance, moving, local_point, local_normal = hits
     height = len(rays) // width
     others = np.empty(len(rays), np.int64)
     count = 0
