@@ -119,6 +119,8 @@ def test_cropping_keeps_the_road() -> None:
 
 
 def test_non_finite_output_is_a_model_error(video: VideoUnderstanding) -> None:
-    video.network.head.evidence.bias.fill_(torch.inf)  # type: ignore[union-attr]
+    bias = video.network.head.evidence.bias
+    assert bias is not None
+    bias.fill_(torch.inf)
     with pytest.raises(ModelError, match="not finite"):
         video.step(make_image())

@@ -149,6 +149,7 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
 
     def config(self) -> dict[str, Any]:
         """Return the sizes of the network, for the manifest."""
+        # To mypy the attribute of any module is a tensor or a module; here it is a dataclass.
         sizes: dict[str, Any] = asdict(self.network.config)  # type: ignore[call-overload]
         return sizes
 
