@@ -16,7 +16,7 @@ import pytest
 if importlib.util.find_spec("rclpy") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
-    from tests.ros.graph import Graph
+    from tests.ros.graph import Graph, participants
 
 FIRST_DOMAIN, LAST_DOMAIN = 1, 100
 """Domain ids whose ports stay below the ephemeral ones of Linux."""
@@ -63,3 +63,4 @@ def graph(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graph]:
     monkeypatch.setattr(managed, "DIAGNOSTICS_PERIOD_S", 0.1)
     with Graph() as graph:
         yield graph
+    assert participants() == 0, "a participant that outlives its test ends during another one, which may hang"

@@ -189,6 +189,13 @@ class ManagedNode(LifecycleNode, Generic[P]):
         if self.state_label != "finalized":
             self.trigger_shutdown()
 
+    def destroy_node(self) -> None:
+        """Free the node; with the last one of a context its DDS participant ends, at once."""
+        super().destroy_node()
+        # rclpy leaves this part to the garbage collector, whenever and in whichever thread it runs. Fast DDS
+        # may lock up when one of several participants of a process ends while the others work.
+        self._state_machine.destroy_when_not_in_use()
+
     # Heartbeat and diagnostics, on a clock that a paused or looping bag does not stop.
 
     def _tick(self) -> None:
