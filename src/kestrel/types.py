@@ -108,6 +108,15 @@ class PointCloud:
     def __len__(self) -> int:
         return len(self.points)
 
+    def chosen(self, rows: NDArray[np.bool_]) -> PointCloud:
+        """Return the sweep with the points for which ``rows`` (N,) is true."""
+        return replace(
+            self,
+            points=self.points[rows],
+            ring=None if self.ring is None else self.ring[rows],
+            time_s=None if self.time_s is None else self.time_s[rows],
+        )
+
 
 @dataclass(frozen=True)
 class Calibration:

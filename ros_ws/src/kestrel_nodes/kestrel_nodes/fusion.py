@@ -30,6 +30,7 @@ from kestrel_nodes.fusion_messages import detections_message, grid_messages, obj
 from kestrel_nodes.fusion_parameters import FusionParameters
 from kestrel_nodes.fusion_pictures import draw_from_above, draw_map, draw_overlay, markers_message
 from kestrel_nodes.fusion_warm_up import warm_up_frame
+from kestrel_nodes.own_vehicle import OwnVehicle
 from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ports import Input, Output
 from kestrel_nodes.qos import input_qos
@@ -88,6 +89,7 @@ class FusionNode(KestrelNode[FusionParameters]):
             capacity=params.capacity,
             intensity_max=params.intensity_max,
             deskew=params.deskew,
+            own_vehicle=OwnVehicle(params.own_vehicle_box_m),
             watches={
                 camera: PictureWatch(self.health[f"input/{self._image_topic(camera)}"], params.frozen_after)
                 for camera in params.cameras

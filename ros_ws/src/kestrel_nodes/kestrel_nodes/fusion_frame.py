@@ -20,6 +20,7 @@ from kestrel.types import Calibration, Float64Array, Image, PointCloud, SensorFr
 from kestrel_nodes.calibration import CameraInfo, Intrinsics, Undistorter, read_camera_info
 from kestrel_nodes.collector import LIDAR, Collected
 from kestrel_nodes.deskew import Deskewer
+from kestrel_nodes.own_vehicle import NO_BOX, OwnVehicle, in_base
 from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ros_arrays import read_cloud, read_image
 from kestrel_nodes.stamps import NANOSECONDS, stamp_ns
@@ -55,6 +56,7 @@ class FrameBuilder:
         rectified: the pictures are rectified already.
         capacity, intensity_max: as in `read_cloud`.
         deskew: undo the vehicle's motion within each sweep.
+        own_vehicle: points in it are left out of every sweep.
         watches: by camera, who looks at its pictures.
     """
 
@@ -71,10 +73,12 @@ class FrameBuilder:
         capacity: int | None = None,
         intensity_max: float = 0.0,
         deskew: bool = True,
+        own_vehicle: OwnVehicle = NO_BOX,
         watches: Mapping[str, PictureWatch] | None = None,
     ) -> None:
         self.transforms = transforms
         self.deskewer = Deskewer(transforms, odom_frame, enabled=deskew)
+        self.own_vehicle = own_vehicle
         self.watches = watches or {}
         self.base_frame, self.odom_frame = base_frame, odom_frame
         self.sweeps = sweeps
@@ -169,14 +173,16 @@ class FrameBuilder:
         stamp = stamp_ns(message.header.stamp)
         if stamp not in self._sweeps:
             decoded = read_cloud(message, capacity=self.capacity, intensity_max=self.intensity_max)
+            own = self.own_vehicle.holds(decoded.cloud, self._base_from_lidar(decoded.cloud))
             built.notes = decoded.notes
             built.points.update(
                 invalid_points=decoded.invalid,
                 far_points=decoded.far,
                 clipped_points=decoded.clipped,
                 empty_clouds=int(decoded.total == 0),
+                own_points=int(own.sum()),
             )
-            self._sweeps[stamp] = self.deskewer(decoded.cloud)
+            self._sweeps[stamp] = self.deskewer(decoded.cloud.chosen(~own))
         return self._sweeps[stamp]
 
     def _base_from_lidar(self, sweep: PointCloud) -> Float64Array:
@@ -187,17 +193,10 @@ class FrameBuilder:
     def _without_close(self, sweep: PointCloud) -> PointCloud:
         if self.remove_close_m == 0:
             return sweep
-        far = (np.abs(sweep.points[:, :2]) >= self.remove_close_m).any(axis=1)
-        return PointCloud(sweep.points[far], sweep.stamp_ns, sweep.frame_id)
+        return sweep.chosen((np.abs(sweep.points[:, :2]) >= self.remove_close_m).any(axis=1))
 
     def _moved(self, sweep: PointCloud, base_from_lidar: Float64Array) -> PointCloud:
-        points = sweep.points.copy()
-        rotation, shift = (
-            base_from_lidar[:3, :3].astype(np.float32),
-            base_from_lidar[:3, 3].astype(np.float32),
-        )
-        points[:, :3] = points[:, :3] @ rotation.T + shift
-        return replace(sweep, points=points, frame_id=self.base_frame)
+        return replace(sweep, points=in_base(sweep.points, base_from_lidar), frame_id=self.base_frame)
 
     def _camera(self, name: str, message: Any, built: BuiltFrame) -> tuple[Image, Calibration]:
         """Return the picture without distortion and its calibration; the cheap checks come first."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kestrel.errors import ConfigError, describe
 from kestrel_nodes.box_selection import BoxSelection
 from kestrel_nodes.collector import LIDAR, CollectorSettings
+from kestrel_nodes.own_vehicle import OwnVehicle, own_vehicle_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.qos import RELIABILITY
 
@@ -81,6 +82,7 @@ class FusionParameters(NodeParameters):
     deskew: bool = parameter(
         True, "Whether to undo the vehicle's motion within a sweep; needs a time per point and odometry."
     )
+    own_vehicle_box_m: tuple[float, ...] = own_vehicle_parameter()
     max_sweeps: int = parameter(
         10, "At most so many earlier sweeps; the network may want fewer.", minimum=0, maximum=20
     )
@@ -127,6 +129,7 @@ class FusionParameters(NodeParameters):
             expected = f"none or {sensors} values (LiDAR, then each camera)"
             found = len(self.sensor_offsets_s)
             raise ConfigError(describe("parameter sensor_offsets_s", expected=expected, found=found))
+        OwnVehicle(self.own_vehicle_box_m)
         self.collector_settings()
         self.box_selection()
 

@@ -44,9 +44,11 @@ def yaml_text(node: str, kind: type[NodeParameters]) -> str:
     for spec in specs(kind):
         text = f"{spec.description} ({spec.allowed})"
         lines += [f"    # {line}" for line in textwrap.wrap(text, WIDTH - 6)]
-        # An empty list has no type in YAML, and ROS refuses it: only [""] can be written.
+        # An empty list has no type in YAML, and ROS refuses it: [""] stands for one of strings alone.
         bare = spec.default == () and spec.type_name == "double[]"
-        lines.append(f"    {'# ' if bare else ''}{spec.name}: {literal(spec.default)}")
+        lines.append(
+            f"    # {spec.name}: [0.0, ...]" if bare else f"    {spec.name}: {literal(spec.default)}"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +15,10 @@ from vision_msgs.msg import LabelInfo, VisionClass
 from kestrel.classes import IGNORE, POINT_COLOURS
 from kestrel.errors import ConfigError, describe
 from kestrel.pipelines.segmentation import PointSegmenter, SweepViews
-from kestrel.types import Float32Array, PointCloud, PointLabels
+from kestrel.types import Float32Array, Float64Array, PointCloud, PointLabels, UInt8Array
 from kestrel_nodes.base import KestrelNode
 from kestrel_nodes.deskew import Deskewer
+from kestrel_nodes.own_vehicle import OwnVehicle, in_base, own_vehicle_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.qos import RELIABILITY, input_qos
 from kestrel_nodes.ros_arrays import (
@@ -60,6 +60,7 @@ class SegmentationParameters(NodeParameters):
         True, "Whether to undo the vehicle's motion within a sweep; needs a time per point and odometry."
     )
     odom_frame: str = parameter("odom", "Frame that stands still while the vehicle moves.")
+    own_vehicle_box_m: tuple[float, ...] = own_vehicle_parameter()
     removed_classes: tuple[str, ...] = parameter(
         (), "Points of these classes are left out of `points_filtered`; those without a class stay."
     )
@@ -72,10 +73,42 @@ class SegmentationParameters(NodeParameters):
     test_time_mirror: bool = parameter(False, "Whether every view is also mirrored, at twice the time.")
 
     def check(self) -> None:
-        """Refuse two filters at once."""
+        """Refuse two filters at once, and a box that is none."""
+        OwnVehicle(self.own_vehicle_box_m)
         if self.removed_classes and self.kept_classes:
             expected = "empty where removed_classes is not"
             raise ConfigError(describe("parameter kept_classes", expected=expected, found=self.kept_classes))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of every point of a message, in its order.
+
+    xyz: (N, 3) float32 as measured, NaN for unusable points. class_id: (N,) uint8, IGNORE for no class.
+    probability: (N,) float32 of that class. own: (N,) whether the vehicle itself was hit.
+    """
+
+    xyz: Float32Array
+    class_id: UInt8Array
+    probability: Float32Array
+    own: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, decoded: DecodedCloud, own: NDArray[np.bool_], labels: PointLabels) -> Answer:
+        """Return the answer: ``own`` is about the points of ``decoded``, ``labels`` about all but these."""
+        xyz = np.full((decoded.total, 3), np.nan, np.float32)
+        xyz[decoded.kept] = decoded.cloud.points[:, :3]
+        answer = cls(
+            xyz=xyz,
+            class_id=np.full(decoded.total, IGNORE, np.uint8),
+            probability=np.zeros(decoded.total, np.float32),
+            own=np.zeros(decoded.total, np.bool_),
+        )
+        labelled = decoded.kept[~own]
+        answer.class_id[labelled] = labels.label
+        answer.probability[labelled] = labels.probability
+        answer.own[decoded.kept[own]] = True
+        return answer
 
 
 class SegmentationNode(KestrelNode[SegmentationParameters]):
@@ -105,6 +138,7 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         self.label_info = self.add_output("label_info", LabelInfo, latched=True)
         self.transforms = TransformBuffer()
         self.deskewer = Deskewer(self.transforms, self.params.odom_frame, enabled=self.params.deskew)
+        self.own_vehicle = OwnVehicle(self.params.own_vehicle_box_m)
         if self.params.base_frame or self.params.deskew:
             listen(self, self.transforms)
         qos = input_qos(self.params.points_reliability, self.params.points_depth)
@@ -124,19 +158,22 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         """Answer one cloud."""
         decoded = read_cloud(message, capacity=self.params.capacity, intensity_max=self.params.intensity_max)
         self._report(decoded)
-        cloud = self.deskewer(decoded.cloud)
+        base_from_cloud = self._base_from(decoded.cloud)
+        own = self.own_vehicle.holds(decoded.cloud, base_from_cloud)
+        cloud = self.deskewer(decoded.cloud.chosen(~own))
         self.deskewer.report(self.health["calibration"])
-        labels = self.segmenter.segment(self._in_base(cloud))
-        self._publish(message, decoded, labels)
+        placed = replace(
+            cloud,
+            points=in_base(cloud.points, base_from_cloud),
+            frame_id=self.params.base_frame or cloud.frame_id,
+        )
+        self._publish(message, Answer.of(decoded, own, self.segmenter.segment(placed)))
+        self._report_own(own)
 
-    def _in_base(self, cloud: PointCloud) -> PointCloud:
+    def _base_from(self, cloud: PointCloud) -> Float64Array:
         if self.params.base_frame in ("", cloud.frame_id):
-            return cloud
-        base_from_cloud = self.transforms.lookup(self.params.base_frame, cloud.frame_id, cloud.stamp_ns)
-        points = cloud.points.copy()
-        points[:, :3] = points[:, :3] @ base_from_cloud[:3, :3].T.astype(np.float32)
-        points[:, :3] += base_from_cloud[:3, 3].astype(np.float32)
-        return replace(cloud, points=points, frame_id=self.params.base_frame)
+            return np.eye(4)
+        return self.transforms.lookup(self.params.base_frame, cloud.frame_id, cloud.stamp_ns)
 
     def _report(self, decoded: DecodedCloud) -> None:
         concern = self.health["input/points"]
@@ -154,57 +191,43 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         concern.check("unusable", "no usable point: all are NaN, infinite or too far" if unusable else None)
         concern.check("layout", "; ".join(decoded.notes) or None)
 
-    def _publish(self, message: PointCloud2, decoded: DecodedCloud, labels: PointLabels) -> None:
+    def _report_own(self, own: NDArray[np.bool_]) -> None:
+        concern = self.health["input/points"]
+        concern.count("own_points", int(own.sum()))
+        concern.check("own", "all points are of the vehicle itself" if len(own) and own.all() else None)
+
+    def _publish(self, message: PointCloud2, answer: Answer) -> None:
         """Publish what is wanted; what nobody subscribes to is not made."""
         if self.labelled.wanted or self.coloured.wanted:
-            points = np.full((decoded.total, 3), np.nan, np.float32)
-            points[decoded.kept] = decoded.cloud.points[:, :3]
-            xyz = [("x", points[:, 0]), ("y", points[:, 1]), ("z", points[:, 2])]
+            xyz = [(axis, answer.xyz[:, column]) for column, axis in enumerate("xyz")]
             if self.labelled.wanted:
-                self.labelled.publish(self._labelled(message.header, xyz, decoded, labels))
+                labels = [("class_id", answer.class_id), ("probability", answer.probability)]
+                self.labelled.publish(cloud_message([*xyz, *labels], message.header))
             if self.coloured.wanted:
-                rgb = self._rgb(labels, decoded)
-                self.coloured.publish(cloud_message([*xyz, ("rgb", rgb)], message.header))
+                rgb = ("rgb", self._rgb(answer.class_id))
+                self.coloured.publish(cloud_message([*xyz, rgb], message.header))
         if self.filtered.wanted:
-            self.filtered.publish(chosen_points(message, self._stays(message, decoded, labels)))
+            self.filtered.publish(chosen_points(message, self._stays(message, answer)))
 
-    def _labelled(
-        self,
-        header: Header,
-        xyz: list[tuple[str, NDArray[Any]]],
-        decoded: DecodedCloud,
-        labels: PointLabels,
-    ) -> PointCloud2:
-        """Return all points with their class; unusable ones stay in their place as NaN without class."""
-        classes = np.full(decoded.total, IGNORE, np.uint8)
-        classes[decoded.kept] = labels.label
-        probability = np.zeros(decoded.total, np.float32)
-        probability[decoded.kept] = labels.probability
-        return cloud_message([*xyz, ("class_id", classes), ("probability", probability)], header)
-
-    def _stays(self, message: PointCloud2, decoded: DecodedCloud, labels: PointLabels) -> NDArray[np.bool_]:
+    def _stays(self, message: PointCloud2, answer: Answer) -> NDArray[np.bool_]:
         """Return which points of the message pass the filter, (N,).
 
         A point beyond range or capacity has no class: nothing says that it may be removed. Points without
-        finite coordinates never pass.
+        finite coordinates and those of the vehicle itself never pass.
         """
-        classes = np.full(decoded.total, IGNORE, np.uint8)
-        classes[decoded.kept] = labels.label
         if self.kept:
-            return np.isin(classes, self.kept)
-        stays = ~np.isin(classes, self.removed)
-        if decoded.invalid:
+            return np.isin(answer.class_id, self.kept)
+        stays = ~(np.isin(answer.class_id, self.removed) | answer.own)
+        if np.isnan(answer.xyz).any():
             stays &= finite_points(message)
         return stays
 
-    def _rgb(self, labels: PointLabels, decoded: DecodedCloud) -> Float32Array:
+    def _rgb(self, class_id: UInt8Array) -> Float32Array:
         """Return colours as RViz reads them: 0x00RRGGBB in the bits of a float."""
         palette = np.tile(np.array(NO_CLASS_COLOUR, np.uint32), (256, 1))
         palette[: len(self.palette)] = self.palette
         packed = palette[:, 0] << 16 | palette[:, 1] << 8 | palette[:, 2]
-        colours = np.full(decoded.total, packed[IGNORE], np.uint32)
-        colours[decoded.kept] = packed[labels.label]
-        return colours.view(np.float32)
+        return packed[class_id].view(np.float32)
 
 
 def class_indices(parameter: str, names: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:
