@@ -15,6 +15,8 @@ from kestrel.errors import ConfigError
 from kestrel_nodes import NODES
 from kestrel_nodes.commands.up import up
 from kestrel_nodes.deployment import config_folder, node_config, rigs
+from kestrel_nodes.parameter_files import parameters_of
+from kestrel_nodes.parameters import build
 
 ROOT = Path(__file__).parents[2]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
@@ -70,13 +72,12 @@ def test_unknown_rig_folder_and_node_are_refused_by_name() -> None:
         up(rig=None, config=None, nodes="fusion,lidar")
 
 
-def test_every_parameter_of_the_rigs_exists() -> None:
+def test_every_parameter_of_the_rigs_exists_and_may_have_its_value() -> None:
     config = ROOT / "config"
     for rig in rigs(config):
         content = yaml.safe_load((config / "rigs" / f"{rig}.param.yaml").read_text())
         for node, section in content.items():
-            known = yaml.safe_load((config / f"{node}.param.yaml").read_text())[node]["ros__parameters"]
-            assert section["ros__parameters"].keys() <= known.keys()
+            build(parameters_of(node), section["ros__parameters"])
 
 
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)

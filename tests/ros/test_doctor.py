@@ -101,12 +101,12 @@ def broken(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.level is Level.BROKEN]
 
 
-def examine(wanted: int) -> list[Finding]:
+def examine(wanted: int, *, driving: bool = True) -> list[Finding]:
     """Examine the graph until so many things are broken: discovery takes its time on a busy machine."""
     deadline = time.monotonic() + DEADLINE_S
     while True:
         findings = list(check_graph(LISTEN_S))
-        heard = any(finding.subject == "clock" for finding in findings)
+        heard = not driving or any(finding.subject == "clock" for finding in findings)
         if (heard and len(broken(findings)) == wanted) or time.monotonic() > deadline:
             return findings
 
@@ -175,7 +175,7 @@ def test_an_input_without_publisher_is_named(namespace: str) -> None:
     fusion = Node("fusion", context=context, namespace=namespace)
     fusion.create_subscription(PointCloud2, "/lidar/points", lambda _: None, RELIABLE)
     try:
-        (finding,) = broken(list(check_graph(LISTEN_S)))
+        (finding,) = broken(examine(1, driving=False))
     finally:
         fusion.destroy_node()
         context.try_shutdown()
