@@ -96,6 +96,60 @@ def test_a_finished_search_can_be_made_longer_but_not_changed(tmp_path):
         run(tmp_path / "log", replace(PLAN, seed=1))
 
 
+def test_a_last_line_of_any_bytes_that_was_not_finished_is_measured_again(tmp_path):
+    whole, _ = run(tmp_path / "log")
+    lines = (tmp_path / "log").read_bytes().splitlines(keepends=True)
+    for torn in (lines[-1][:-1], lines[-1][:-5], b"\xff\x00"):
+        (tmp_path / "log").write_bytes(b"".join(lines[:-1]) + torn)
+        assert run(tmp_path / "log")[0] == whole
+        assert (tmp_path / "log").read_bytes() == b"".join(lines)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"{",
+        b"",
+        b"\xff\x00",
+        b"7",
+        b'{"number": 2, "draw": 0}',
+        b'{"number": 2, "draw": 0, "config": [], "latency_ms": 1.0, "accuracy": null}',
+        b'{"number": 2, "draw": 0, "config": {}, "latency_ms": 1.0, "accuracy": null}',
+    ],
+)
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_damaged_line_is_named_and_the_log_stays_as_it_is(tmp_path, damage, place):
+    run(tmp_path / "log", replace(PLAN, generations=0))
+    lines = (tmp_path / "log").read_bytes().splitlines()
+    lines[place] = damage
+    content = b"\n".join(lines) + b"\n"
+    (tmp_path / "log").write_bytes(content)
+    with pytest.raises(InputError, match=rf"log( line {place + 1})?: expected"):
+        run(tmp_path / "log")
+    assert (tmp_path / "log").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"latency_ms": "1"}, {"latency_ms": float("nan")}, {"accuracy": "1"}, {"draw": None}, {"more": 1}],
+)
+def test_a_candidate_with_a_value_of_another_kind_is_named(tmp_path, change):
+    run(tmp_path / "log", replace(PLAN, generations=0))
+    first, second, *others = (tmp_path / "log").read_text().splitlines(keepends=True)
+    changed = json.dumps({**json.loads(second), **change}) + "\n"
+    (tmp_path / "log").write_text("".join((first, changed, *others)))
+    with pytest.raises(InputError, match="log line 2: expected a judged candidate"):
+        run(tmp_path / "log")
+
+
+def test_a_log_that_is_empty_or_a_folder_is_refused(tmp_path):
+    (tmp_path / "log").touch()
+    (tmp_path / "folder").mkdir()
+    for name in ("log", "folder"):
+        with pytest.raises(InputError, match=rf"{name}.*: expected .* of a search"):
+            run(tmp_path / name)
+
+
 def test_a_limit_that_no_network_keeps_is_reported(tmp_path):
     with pytest.raises(ConfigError, match="latency limit"):
         run(tmp_path / "log", replace(PLAN, latency_limit_ms=1.0))

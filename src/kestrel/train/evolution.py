@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from kestrel.errors import ConfigError, InputError, describe
+from kestrel.errors import ConfigError, InputError, ModelError, describe
 from kestrel.files import write_whole
 from kestrel.models.spvnas_space import NetConfig, SearchSpace
 
@@ -61,8 +62,10 @@ class Candidate:
 class SearchLog:
     """All that was measured, one JSON line each, so that an interrupted search goes on where it was.
 
+    What an interrupted run left of its last line is cut off, and measured again.
+
     Raises:
-        InputError: the file belongs to a search with another plan or space.
+        InputError: the file belongs to a search with another plan or space, or one of its lines is damaged.
     """
 
     def __init__(self, path: Path, plan: SearchPlan, space: SearchSpace) -> None:
@@ -73,20 +76,25 @@ class SearchLog:
         identity.pop("generations")
         identity = json.loads(json.dumps(identity))
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, (json.dumps(identity) + "\n").encode())
             return
-        first, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if json.loads(first) != identity:
-            raise InputError(
-                describe(str(path), expected=f"the log of a search with {identity}", found=first)
-            )
-        complete = [line for line in lines if line.endswith("\n")]
-        if len(complete) < len(lines):  # interrupted while it was written
-            write_whole(path, "".join((first, *complete)).encode())
-        for line in complete:
-            candidate = Candidate(**json.loads(line))
+        try:
+            *complete, torn = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise InputError(describe(str(path), expected="the log of a search", found=error)) from error
+        if not complete:
+            expected = "the log of a search"
+            raise InputError(describe(str(path), expected=expected, found="no complete line"))
+        first, *lines = complete
+        found = _parsed(first, f"{path} line 1", "the plan and the space of a search")
+        if found != identity:
+            expected = f"the log of a search with {identity}"
+            raise InputError(describe(str(path), expected=expected, found=found))
+        for number, line in enumerate(lines, start=2):
+            candidate = _candidate(line, f"{path} line {number}", space)
             self._known[candidate.number, candidate.draw] = candidate
+        if torn:
+            write_whole(path, b"".join(line + b"\n" for line in complete))
 
     def find(self, number: int, draw: int) -> Candidate | None:
         """Return what was measured for this draw of this candidate."""
@@ -97,6 +105,33 @@ class SearchLog:
         self._known[candidate.number, candidate.draw] = candidate
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(candidate)) + "\n")
+
+
+def _parsed(line: bytes, place: str, expected: str) -> dict[str, Any]:
+    """Return the JSON object of a line; raise InputError naming ``place``."""
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise InputError(describe(place, expected=expected, found=error)) from error
+    if not isinstance(values, dict):
+        raise InputError(describe(place, expected=expected, found=type(values).__name__))
+    return values
+
+
+def _candidate(line: bytes, place: str, space: SearchSpace) -> Candidate:
+    """Return the candidate of a line of the log; raise InputError naming ``place``."""
+    expected = "a judged candidate"
+    values = _parsed(line, place, expected)
+    try:
+        number, draw, config = (values.pop(name) for name in ("number", "draw", "config"))
+        space.check(config)
+        candidate = Candidate(int(number), int(draw), config, **values)
+        for measured in (candidate.latency_ms, candidate.accuracy or 0.0):
+            if not math.isfinite(measured):
+                raise ValueError(f"{measured}")
+    except (AttributeError, KeyError, TypeError, ValueError, ModelError) as error:
+        raise InputError(describe(place, expected=expected, found=error)) from error
+    return candidate
 
 
 def search(
