@@ -15,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from kestrel.cli import build_app
-from kestrel.errors import ModelError
+from kestrel.errors import InputError, ModelError
 from kestrel.models.anycost import AnyCostGenerator
 from kestrel.models.bevfusion_config import build_bevfusion
 from kestrel.models.bevfusion_released import released_config
@@ -214,3 +214,12 @@ def test_command_writes_weights_that_load_unchanged(tmp_path: Path) -> None:
     assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
     assert manifest.network == "OnlineTSMMobileNetV2"
     assert json.loads((tmp_path / "out.json").read_text())["training"]["converted_from"] == "jester.pth.tar"
+
+
+def test_command_does_not_replace_a_json_file_that_is_no_manifest(tmp_path: Path) -> None:
+    torch.save({"state_dict": OnlineTSMMobileNetV2(27).state_dict()}, tmp_path / "jester.pth.tar")
+    (tmp_path / "package.json").write_text('{"name": "of somebody else"}')
+    arguments = [str(tmp_path / "jester.pth.tar"), str(tmp_path / "package.safetensors")]
+    result = CliRunner().invoke(build_app(), ["convert-checkpoint", *arguments])
+    assert isinstance(result.exception, InputError)
+    assert (tmp_path / "package.json").read_text() == '{"name": "of somebody else"}'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kestrel.classes import EVENTS, POINT_CLASSES
-from kestrel.errors import ModelError
+from kestrel.errors import InputError, ModelError
 from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
 from kestrel.pipelines import PointSegmenter
 from kestrel.weights import FOLDER, Manifest, assign, load, read_manifest, remember, save
@@ -43,6 +43,22 @@ def test_weights_come_back_with_half_precision_kernels(path: Path, state: dict[s
     for key, value in state.items():
         assert again[key].dtype == value.dtype
         torch.testing.assert_close(again[key], value, rtol=1e-3 if value.ndim >= 2 else 0, atol=1e-7)
+
+
+@pytest.mark.parametrize("content", [b'{"architectures": ["GPT"]}', b"{}", b"\xff\x00", b""])
+def test_a_file_of_the_name_of_the_manifest_that_is_none_is_not_replaced(
+    tmp_path: Path, state: dict[str, torch.Tensor], content: bytes
+) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.json: expected nothing or a weights manifest"):
+        save(tmp_path / "config.safetensors", state, MANIFEST)
+    assert (tmp_path / "config.json").read_bytes() == content
+    assert not (tmp_path / "config.safetensors").exists()
+
+
+def test_earlier_weights_are_replaced(path: Path, state: dict[str, torch.Tensor]) -> None:
+    save(path, state, replace(MANIFEST, name="later"))
+    assert load(path)[1].name == "later"
 
 
 def test_the_pipeline_takes_them_by_path(path: Path) -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from kestrel.errors import ModelError, describe
+from kestrel.errors import InputError, ModelError, describe
 from kestrel.files import write_whole
 
 FOLDER = Path(__file__).parent
@@ -127,17 +127,30 @@ def save(path: Path, state: Mapping[str, Tensor], manifest: Manifest, *, exact: 
 
     Kernels and matrices are stored as float16; vectors stay float32, since running variances and biases
     need the range and cost nothing; with ``exact`` everything stays as it is. Both files appear complete or
-    not at all.
+    not at all; earlier weights of the same name are replaced.
 
     Raises:
-        InputError: they cannot be written.
+        InputError: they cannot be written, or a file that is no manifest has the manifest's name.
     """
+    manifest_path = path.with_suffix(".json")
+    _check_replaceable(manifest_path)
     stored = {key: _storage(tensor.detach(), exact=exact) for key, tensor in state.items()}
     content = save_tensors(stored)
     manifest = Manifest(**{**asdict(manifest), "sha256": hashlib.sha256(content).hexdigest()})
-    for target, data in ((path, content), (path.with_suffix(".json"), manifest.to_json().encode())):
+    for target, data in ((path, content), (manifest_path, manifest.to_json().encode())):
         write_whole(target, data)
     return manifest
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise InputError if there is a file at ``path`` that is no manifest: it is somebody else's."""
+    if not path.exists():
+        return
+    try:
+        Manifest.from_json(path.read_text(encoding="utf-8"), path)
+    except (OSError, ValueError, ModelError) as error:
+        expected = "nothing or a weights manifest to replace (choose another name for the weights)"
+        raise InputError(describe(str(path), expected=expected, found="something else")) from error
 
 
 def remember(name_or_path: str | Path, metrics: Mapping[str, float]) -> None:
