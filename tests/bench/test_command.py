@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from kestrel.bench import BENCHMARKS, ROS_BENCHMARKS
 from kestrel.bench.peer import PYTHON_VARIABLE, find_python
 from kestrel.cli import build_app
-from kestrel.errors import ConfigError, SetupError
+from kestrel.errors import ConfigError, ModelError, SetupError
 from kestrel.report import Figure
 
 
@@ -63,3 +63,14 @@ def test_int8_models_reach_the_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_pa
     told.clear()
     run("fusion")
     assert told == {}
+
+
+def test_a_wrong_folder_of_int8_models_is_found_before_a_drive_is_simulated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def simulated(_: int) -> None:
+        raise AssertionError("simulated a drive")
+
+    monkeypatch.setattr("kestrel.bench.fusion.recorded_drive", simulated)
+    with pytest.raises(ModelError, match=r"expected a folder with int8\.json"):
+        run("fusion", "--int8", str(tmp_path))

@@ -66,9 +66,10 @@ def fusion(int8: Path | None = None) -> dict[str, Figure]:
         int8: folder of `kestrel calibrate`, to run the camera branch in int8.
     """
     torch.set_num_threads(THREADS)
-    drive = recorded_drive(SWEEPS)
+    # Before the drive, which takes minutes: the folder may be wrong.
     engine: EngineName = "auto" if int8 is None else "int8"
     ours = FusionDetector("kestrel-fusion", threads=THREADS, engine=engine, int8=int8)
+    drive = recorded_drive(SWEEPS)
     plain = FusionDetector("kestrel-fusion", threads=THREADS, engine="eager")
     # Nothing but the call of an engine is needed of it, so it is none by type.
     plain.engine = TextbookEngine(plain.network)  # type: ignore[assignment]
