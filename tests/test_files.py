@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kestrel.errors import InputError
-from kestrel.files import appearing, write_whole
+from kestrel.files import appearing, replacing, write_whole
 
 
 def test_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -39,6 +39,35 @@ def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--out: expected a path that does not exist"):
         half_done(out, KeyboardInterrupt)
     assert out.read_text() == "before"
+
+
+def replaced(out: Path, reason: BaseException | None) -> None:
+    with replacing(out, "video") as unfinished:
+        unfinished.write_text("half")
+        if reason is not None:
+            raise reason
+        unfinished.write_text("after")
+
+
+def test_a_file_is_replaced_by_a_whole_one_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "above" / "out.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        replaced(out, KeyboardInterrupt())
+    assert not list(out.parent.iterdir())
+    out.write_text("before")
+    with pytest.raises(KeyboardInterrupt):
+        replaced(out, KeyboardInterrupt())
+    assert out.read_text() == "before"
+    replaced(out, None)
+    assert out.read_text() == "after"
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out.mp4").mkdir()
+    with pytest.raises(InputError, match="video: expected a path that can be made"):
+        replaced(tmp_path / "out.mp4", None)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.mp4"]
 
 
 def test_where_nothing_can_be_made_is_said(tmp_path: Path) -> None:

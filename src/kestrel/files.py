@@ -26,14 +26,33 @@ def appearing(out: Path, name: str) -> Iterator[Path]:
     """
     if out.exists():
         raise InputError(describe(name, expected="a path that does not exist", found=out))
+    with replacing(out, name) as unfinished:
+        yield unfinished
+
+
+@contextmanager
+def replacing(out: Path, name: str) -> Iterator[Path]:
+    """Give a path to make a file at, which takes the place of ``out`` when the block ends without an error.
+
+    Args:
+        out: where it is to appear; folders above it are made.
+        name: what the user calls ``out``.
+
+    Raises:
+        InputError: nothing can be made there; what was there stays as it was.
+    """
+    expected = "a path that can be made"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
-        raise InputError(describe(name, expected="a path that can be made", found=error)) from error
+        raise InputError(describe(name, expected=expected, found=error)) from error
     try:
         yield scratch / out.name
-        (scratch / out.name).rename(out)
+        try:
+            (scratch / out.name).replace(out)
+        except OSError as error:
+            raise InputError(describe(name, expected=expected, found=error)) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -385,3 +385,36 @@ def test_a_file_that_broke_off_before_any_picture_is_called_damaged(tmp_path):
     (tmp_path / "out.mcap").write_bytes(whole[:100])
     with pytest.raises(InputError, match="expected a complete recording"):
         Scene(tmp_path / "out.mcap")
+
+
+@pytest.mark.parametrize("before", [None, b"of an earlier drive"])
+def test_a_video_and_a_rerun_recording_that_were_interrupted_do_not_appear(tmp_path, monkeypatch, before):
+    path = record(tmp_path / "out.mcap")
+    out = tmp_path / "out"
+    out.mkdir()
+    names = ["kestrel.rrd", "overview.mp4"]
+    if before is not None:
+        for name in names:
+            (out / name).write_bytes(before)
+    whole = Scene.frames
+
+    def interrupted(scene):
+        for number, frame in enumerate(whole(scene)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield frame
+
+    monkeypatch.setattr(Scene, "frames", interrupted)
+    for options in ([], ["--no-rerun"]):
+        result = CliRunner().invoke(build_app(), ["show", str(path), "--out", str(out), *options])
+        assert result.exit_code != 0
+    left = {entry.name: entry.read_bytes() for entry in out.iterdir() if entry.suffix != ".png"}
+    assert left == ({} if before is None else dict.fromkeys(names, before))
+
+
+def test_a_picture_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "out" / "overview.png").mkdir(parents=True)
+    path = record(tmp_path / "out.mcap")
+    result = CliRunner().invoke(build_app(), ["show", str(path), "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, InputError)
+    assert "overview.png" in str(result.exception)

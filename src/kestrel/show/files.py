@@ -12,7 +12,7 @@ import cv2
 import imageio
 import numpy as np
 
-from kestrel.errors import InputError, describe
+from kestrel.files import replacing, write_whole
 from kestrel.show import compose
 from kestrel.show.scene import Scene
 from kestrel.types import UInt8Array
@@ -30,8 +30,7 @@ def write_png(picture: UInt8Array, path: Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
-        raise InputError(describe("picture", expected="a path that can be written", found=path))
+    write_whole(path, cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def write_pictures(scene: Scene, folder: Path, title: str) -> list[Path]:
@@ -48,20 +47,27 @@ def write_pictures(scene: Scene, folder: Path, title: str) -> list[Path]:
 
 
 def write_video(scene: Scene, path: Path, title: str, progress: Callable[[int], None]) -> None:
-    """Write every frame at the rate of the sensor; ``progress`` is called with the number of frames done."""
+    """Write every frame at the rate of the sensor; ``progress`` is called with the number of frames done.
+
+    The video appears when it is complete: one that breaks off could not be told from a shorter drive.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     size = _video_size(scene, title)
-    writer: Any = imageio.get_writer(
-        path,
-        fps=max(scene.rate_hz, 1.0),
-        codec=CODEC,
-        quality=QUALITY,
-        macro_block_size=2,
-        output_params=["-preset", PRESET],
-    )
-    with writer:
-        for done, frame in enumerate(scene.frames(), start=1):
-            writer.append_data(_fitted(compose.overview(frame, title), size))
-            progress(done)
+    with replacing(path, "video") as unfinished:
+        writer: Any = imageio.get_writer(
+            unfinished,
+            fps=max(scene.rate_hz, 1.0),
+            codec=CODEC,
+            quality=QUALITY,
+            macro_block_size=2,
+            output_params=["-preset", PRESET],
+        )
+        with writer:
+            for done, frame in enumerate(scene.frames(), start=1):
+                writer.append_data(_fitted(compose.overview(frame, title), size))
+                progress(done)
 
 
 def _video_size(scene: Scene, title: str) -> tuple[int, ...]:

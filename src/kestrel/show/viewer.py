@@ -13,6 +13,7 @@ import rerun as rr
 import rerun.blueprint as rrb
 
 from kestrel.classes import DETECTION_COLOURS, EVENTS, MAP_COLOURS, POINT_CLASSES, POINT_COLOURS
+from kestrel.files import replacing
 from kestrel.show.birdseye import LAYER_OPACITY, MAP_THRESHOLD
 from kestrel.show.camera import box_lines
 from kestrel.show.compose import shown_boxes
@@ -29,17 +30,23 @@ MEDIA_TYPES: Final = {b"\xff\xd8\xff": "image/jpeg", b"\x89PN": "image/png"}
 
 
 def write_rerun(scene: Scene, path: Path) -> None:
-    """Write the recording to ``path`` (.rrd), with a layout for its viewer."""
+    """Write the recording to ``path`` (.rrd), with a layout for its viewer; it appears when it is complete.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     stream = rr.RecordingStream("kestrel", recording_id=path.stem)
-    stream.save(path, default_blueprint=_layout(scene))
-    stream.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
-    stream.log("world", _annotations(), static=True)
-    for node, colour in zip(scene.nodes, SERIES, strict=False):
-        stream.log(f"latency_ms/{node}", rr.SeriesLines(names=node, colors=colour, widths=2), static=True)
-    for frame in scene.frames():
-        stream.set_time(TIMELINE, duration=frame.seconds)
-        _log_frame(stream, frame)
-    stream.disconnect()
+    with replacing(path, "Rerun recording") as unfinished:
+        stream.save(unfinished, default_blueprint=_layout(scene))
+        stream.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
+        stream.log("world", _annotations(), static=True)
+        for node, colour in zip(scene.nodes, SERIES, strict=False):
+            series = rr.SeriesLines(names=node, colors=colour, widths=2)
+            stream.log(f"latency_ms/{node}", series, static=True)
+        for frame in scene.frames():
+            stream.set_time(TIMELINE, duration=frame.seconds)
+            _log_frame(stream, frame)
+        stream.disconnect()
 
 
 def _layout(scene: Scene) -> rrb.Blueprint:
