@@ -105,6 +105,36 @@ def test_every_score_is_what_the_recording_was_made_for(tmp_path):
     assert scores["replay/rate"] == pytest.approx(0.25)
 
 
+def with_events(path, *, truth, answers):
+    """Two pictures per camera at the same stamps; the truth says clear, the answers are given by camera."""
+    with BagWriter(path) as bag:
+        for index in range(2):
+            stamp = EPOCH + index * 100 * MS
+            clear = messages.classification_message({"clear": 1.0}, stamp, f"{truth}_optical")
+            bag.write("/truth/event", clear, stamp)
+            for camera, event in answers.items():
+                answer = messages.classification_message({event: 1.0}, stamp, f"{camera}_optical")
+                bag.write(f"/video/output/{camera}/event", answer, stamp)
+    return path
+
+
+@pytest.mark.parametrize("camera", ["front", "forward"])
+def test_events_are_those_of_the_camera_that_the_truth_is_about(tmp_path, camera):
+    answers = {"back": "cut_in", camera: "clear", "left": "cut_in"}
+    scores = values(with_events(tmp_path / "out.mcap", truth=camera, answers=answers))
+    assert scores["event/frames"] == 2
+    assert scores["event/accuracy"] == 1.0
+
+
+def test_where_no_answer_is_about_the_camera_of_the_truth_it_is_said_and_not_scored(tmp_path):
+    path = with_events(tmp_path / "out.mcap", truth="front", answers={"back": "clear", "left": "clear"})
+    assert not [name for name in values(path) if name.startswith("event/")]
+    result = run(path)
+    assert "events are not scored: expected answers to pictures" in result.stderr
+    assert "['front_optical'], found answers to others, of ['back_optical', 'left_optical']" in result.stderr
+    assert "events are not scored" not in run(write(tmp_path / "whole.mcap")).stderr
+
+
 def test_only_classes_that_the_truth_has_are_scored(tmp_path):
     scores = values(write(tmp_path / "out.mcap"))
     assert not [name for name in scores if name.startswith("detection/truck")]

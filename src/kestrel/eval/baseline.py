@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, POINT_CLASSES
 from kestrel.data.bag import BagReader
-from kestrel.data.messages import stamp_of, transform_from_message
+from kestrel.data.messages import source_of, stamp_of, transform_from_message
 from kestrel.data.sensor_messages import cloud_fields
 from kestrel.errors import CalibrationError, InputError, describe
 from kestrel.eval.recording import BASE_FRAME, Answers
@@ -71,7 +71,9 @@ def answer_drive(path: str | Path) -> Answers:
         answers.points[stamp] = point_classes(points)
         answers.maps[stamp] = straight_road(stamp)
     for message in BagReader(path).messages(FRONT_IMAGES):
-        answers.events[stamp_of(message.decode())] = "clear"
+        picture = source_of(message.msgtype, message.raw)
+        if picture is not None:
+            answers.events[picture] = "clear"
     return answers
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +32,7 @@ SENSOR_TYPES: Final = (
 
 @dataclass
 class Answers:
-    """The same things from the truth or from the nodes, by stamp.
+    """The same things from the truth or from the nodes, by stamp; events by the picture that shows them.
 
     points: (N,) index into POINT_CLASSES or IGNORE per point of the sweep. event: name of the class.
     """
@@ -41,7 +40,7 @@ class Answers:
     objects: dict[int, Boxes3D] = field(default_factory=dict)
     points: dict[int, UInt8Array] = field(default_factory=dict)
     maps: dict[int, BevMap] = field(default_factory=dict)
-    events: dict[int, str] = field(default_factory=dict)
+    events: dict[Source, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -111,7 +110,6 @@ class _Collector:
     def __init__(self) -> None:
         self.answers = Answers()
         self._grids: dict[int, dict[str, Any]] = defaultdict(dict)
-        self._events: dict[str, dict[int, str]] = defaultdict(dict)
 
     def add(self, name: str, message: BagMessage) -> None:
         source = source_of(message.msgtype, message.raw)
@@ -129,23 +127,14 @@ class _Collector:
         elif name.endswith("event") and message.msgtype == "vision_msgs/msg/Classification":
             best = best_class(message.decode())
             if best is not None:
-                self._events[name][stamp] = best[0]
+                self.answers.events[source] = best[0]
 
     def finish(self) -> Answers:
         for stamp, grids in self._grids.items():
             layers: dict[str, Any] = {layer: grids[layer] for layer in MAP_LAYERS if layer in grids}
             if len(layers) == len(MAP_LAYERS):
                 self.answers.maps[stamp] = map_from_messages(layers)
-        self.answers.events = front_events(self._events)
         return self.answers
-
-
-def front_events(events: Mapping[str, Mapping[int, str]]) -> dict[int, str]:
-    """Return the events of the camera that looks ahead: the truth's only ones, or those of ``front``."""
-    for name in ("event", "front/event"):
-        if name in events:
-            return dict(events[name])
-    return dict(next(iter(events.values()), {}))
 
 
 def point_classes(message: BagMessage) -> UInt8Array:

@@ -163,21 +163,33 @@ def _named(prefix: str, names: tuple[str, ...], scores: Float64Array) -> Values:
 
 
 def event_values(truth: Answers, predicted: Answers) -> Values:
-    """Return the share of front images whose event was named right, and the mean share over the events."""
-    stamps = sorted(truth.events.keys() & predicted.events.keys())
-    if not stamps:
+    """Return the share of pictures whose event was named right, and the mean share over the events.
+
+    The truth says of which camera its pictures are; answers to others do not count.
+    """
+    pictures = sorted(truth.events.keys() & predicted.events.keys())
+    if not pictures:
         return {}
     right: Counter[str] = Counter()
     seen: Counter[str] = Counter()
-    for stamp in stamps:
-        seen[truth.events[stamp]] += 1
-        right[truth.events[stamp]] += truth.events[stamp] == predicted.events[stamp]
+    for picture in pictures:
+        seen[truth.events[picture]] += 1
+        right[truth.events[picture]] += truth.events[picture] == predicted.events[picture]
     by_event = [right[name] / count for name, count in seen.items()]
     return {
-        "event/frames": (len(stamps), "frames"),
-        "event/accuracy": (sum(right.values()) / len(stamps), "share"),
+        "event/frames": (len(pictures), "frames"),
+        "event/accuracy": (sum(right.values()) / len(pictures), "share"),
         "event/balanced_accuracy": (sum(by_event) / len(by_event), "share"),
     }
+
+
+def why_no_events(truth: Answers, predicted: Answers) -> str | None:
+    """Return why events have no figure although there are some in the truth and in the answers, or None."""
+    if not truth.events or not predicted.events or truth.events.keys() & predicted.events.keys():
+        return None
+    asked, answered = (sorted({p.frame_id for p in events}) for events in (truth.events, predicted.events))
+    expected = f"answers to pictures of the truth, which are of {asked}"
+    return describe("events are not scored", expected=expected, found=f"answers to others, of {answered}")
 
 
 def _add_majority(recording: Recording, result: dict[str, Figure]) -> None:
@@ -185,8 +197,8 @@ def _add_majority(recording: Recording, result: dict[str, Figure]) -> None:
     own = result.get("event/accuracy")
     if own is None:
         return
-    stamps = recording.truth.events.keys() & recording.predicted.events.keys()
-    counts = Counter(recording.truth.events[stamp] for stamp in stamps)
+    pictures = recording.truth.events.keys() & recording.predicted.events.keys()
+    counts = Counter(recording.truth.events[picture] for picture in pictures)
     share = counts.most_common(1)[0][1] / counts.total()
     ratio, against = own.value / share, f"{MAJORITY} {share:.3f}"
     result["event/accuracy"] = Figure(own.value, own.unit, ratio, against)

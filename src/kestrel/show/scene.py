@@ -158,7 +158,8 @@ class Scene:
         """Return what there is at ``stamp``."""
         points, classes = self._points(stamp)
         cameras = tuple(view for name in self.cameras if (view := self._view(name, stamp)) is not None)
-        truth_events = sorted(self.recording.truth.events.items())
+        events = self.recording.truth.events
+        truth_events = sorted((picture.stamp_ns, event) for picture, event in events.items())
         return Frame(
             stamp_ns=stamp,
             seconds=(stamp - self.stamps[0]) / 1e9,
