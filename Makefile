@@ -24,7 +24,9 @@ bench-fusion: setup
 	@$(BIN)/kestrel bench fusion
 
 bench: setup
-	@for name in $$($(BIN)/kestrel bench --list); do $(BIN)/kestrel bench $$name; done
+	@trap 'exit 130' INT; names=$$($(BIN)/kestrel bench --list) || exit 1; failed=; \
+	for name in $$names; do $(BIN)/kestrel bench $$name || failed="$$failed $$name"; done; \
+	test -z "$$failed" || { echo "bench: failed:$$failed" >&2; exit 1; }
 
 peers:
 	@$(PYTHON) kernels/peers/set_up_spconv.py --torch "$(TORCH)"

@@ -1,0 +1,44 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""`make` commands that call a tool several times, with a tool that only writes down how it was called."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+def bench(folder: Path, wrong: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run `make bench` with benchmarks one, two and three, of which ``wrong`` fail; return what was run."""
+    tool, calls = folder / "kestrel", folder / "calls"
+    tool.write_text(
+        f"""#!/bin/sh
+case "$2" in --list) printf 'one\\ntwo\\nthree\\n';; *) echo "$2" >> {calls};; esac
+case " {wrong} " in *" $2 "*) exit 2;; esac
+"""
+    )
+    tool.chmod(0o755)
+    command = ["make", "-C", str(ROOT), "bench", f"BIN={folder}", "PYTHON=true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done, calls.read_text().split() if calls.exists() else []
+
+
+@pytest.mark.parametrize("wrong", ["", "one", "three", "one two"])
+def test_every_benchmark_runs_and_those_that_failed_are_named(tmp_path: Path, wrong: str) -> None:
+    done, calls = bench(tmp_path, wrong)
+    assert calls == ["one", "two", "three"]
+    assert (done.returncode != 0) == bool(wrong)
+    assert (f"bench: failed: {wrong}\n" in done.stderr) == bool(wrong)
+
+
+def test_without_a_list_of_benchmarks_nothing_succeeds(tmp_path: Path) -> None:
+    done, calls = bench(tmp_path, "--list")
+    assert done.returncode != 0
+    assert not calls
