@@ -31,7 +31,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         ("LOG", venv / "kestrel-setup.log"),
     ):
         monkeypatch.setattr(module, name, path)
-    for name in ("pip", "colcon", "install_kernels"):
+    for name in ("pip", "colcon"):
         monkeypatch.setattr(module, name, lambda *_: None)
     return module
 
@@ -54,3 +54,42 @@ def test_steps_are_repeated_where_their_record_was_cut_off(tool: ModuleType) -> 
     tool.VENV.mkdir()
     tool.STAMPS.write_text('{"pip": "12')
     assert tool.read_stamps() == {}
+
+
+def python(tool: ModuleType, answer: int) -> None:
+    """Put a Python into the environment that ends with ``answer``, and a pip."""
+    (tool.VENV / "bin").mkdir(parents=True, exist_ok=True)
+    for path in (tool.PYTHON, tool.VENV / "bin" / "pip"):
+        path.write_text(f"#!/bin/sh\necho traceback >&2\necho 'no compiler' >&2\nexit {answer}\n")
+        path.chmod(0o755)
+
+
+def test_kernels_that_were_not_built_are_said_and_tried_again(
+    tool: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        python(tool, 1)
+        tool.make_environment("torch")
+        told = capsys.readouterr().out
+        assert "kernels: failed" in told
+        assert "not built (no compiler)" in told
+        assert "reference operators" in told
+        assert "tries again" in told
+        assert "kernels: done" not in told
+        assert "kernels" not in tool.read_stamps()
+        assert "ROS 2 nodes" in tool.read_stamps()
+    python(tool, 0)
+    tool.make_environment("torch")
+    assert "kernels: done" in capsys.readouterr().out
+    tool.make_environment("torch")
+    assert "kernels" not in capsys.readouterr().out
+
+
+def test_any_other_step_that_fails_ends_the_set_up(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failed(*_: str) -> None:
+        raise tool.SetUpError("no network")
+
+    python(tool, 0)
+    monkeypatch.setattr(tool, "pip", failed)
+    with pytest.raises(tool.SetUpError, match="no network"):
+        tool.make_environment("torch")

@@ -110,13 +110,22 @@ def make_environment(torch: str) -> None:
     constraints = WORKSPACE / "constraints-jazzy.txt"
     pyproject = ROOT / "pyproject.toml"
 
-    def step(name: str, inputs: Iterable[Path], action: Callable[[], None], salt: str = "") -> None:
+    def step(
+        name: str, inputs: Iterable[Path], action: Callable[[], None], *, salt: str = "", without: str = ""
+    ) -> None:
+        """Run a step unless it has succeeded with these inputs; ``without``: what follows if it may fail."""
         stamp = fingerprint(inputs, salt)
         if stamps.get(name) == stamp:
             return
         started = time.monotonic()
         say(name)
-        action()
+        try:
+            action()
+        except SetUpError as error:
+            if not without:
+                raise
+            say(f"{name}: failed; {without}; the next set-up tries again. {error}")
+            return
         say(f"{name}: done in {time.monotonic() - started:.0f} s")
         stamps[name] = stamp
         STAMPS.write_text(json.dumps(stamps, indent=1))
@@ -128,7 +137,12 @@ def make_environment(torch: str) -> None:
         [pyproject, constraints],
         lambda: pip("--constraint", str(constraints), "--editable", f"{ROOT}[{extras}]"),
     )
-    step("kernels", files(ROOT / "kernels"), install_kernels, salt=shutil.which("c++") or "")
+    step(
+        "kernels",
+        files(ROOT / "kernels"),
+        install_kernels,
+        without="Kestrel runs on the reference operators, which are slower",
+    )
     interfaces = [*OWN_INTERFACES, *ROS_FROM_WHEELS]
     sources = [path for name in interfaces for path in files(WORKSPACE / "src" / name)]
     step("ROS 2 interfaces", sources, lambda: colcon(interfaces))
@@ -156,11 +170,17 @@ def check_interpreter() -> None:
 
 
 def install_kernels() -> None:
-    """Build the kernels; without them the library runs on its reference operators."""
-    try:
-        pip(str(ROOT / "kernels"))
-    except SetUpError:
-        say(f"kernels: not built (see {LOG}); Kestrel runs on the reference operators, which are slower")
+    """Build the kernels.
+
+    Raises:
+        SetUpError: they are not there; where they cannot be built, pip installs their package without them.
+    """
+    pip(str(ROOT / "kernels"))
+    use = [str(PYTHON), "-c", "import kestrel_kernels.native"]
+    done = subprocess.run(use, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = done.stderr.strip().rpartition("\n")[2]
+        raise SetUpError(f"not built ({reason}); `{PYTHON} -m pip install -v {ROOT / 'kernels'}` shows why")
 
 
 def pip(*arguments: str) -> None:
