@@ -17,7 +17,7 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
-from kestrel_nodes.deployment import NodeConfig, config_folder, node_config
+from kestrel_nodes.deployment import BOOLEANS, NodeConfig, config_folder, node_config
 from launch import LaunchContext, LaunchDescription
 
 ARGUMENTS = {
@@ -32,8 +32,8 @@ ARGUMENTS = {
 
 
 def is_true(text: str) -> bool:
-    """Return a launch argument as a truth value."""
-    return text.lower() in ("true", "1", "yes")
+    """Return one of BOOLEANS as a truth value."""
+    return text.lower() == "true"
 
 
 def autostart(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
@@ -86,7 +86,12 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 def generate_launch_description() -> LaunchDescription:
     """Return the launch description."""
     arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
+        DeclareLaunchArgument(
+            name,
+            default_value=default,
+            description=text,
+            choices=BOOLEANS if default in BOOLEANS else None,
+        )
         for name, (default, text) in ARGUMENTS.items()
     ]
     return LaunchDescription([*arguments, OpaqueFunction(function=start)])

@@ -20,6 +20,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
 import kestrel_nodes
+from kestrel_nodes.deployment import BOOLEANS
 from launch import LaunchDescription
 
 HERE = Path(__file__).parent
@@ -46,7 +47,12 @@ def include(name: str, **arguments: object) -> IncludeLaunchDescription:
 def generate_launch_description() -> LaunchDescription:
     """Return the launch description."""
     arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
+        DeclareLaunchArgument(
+            name,
+            default_value=default,
+            description=text,
+            choices=BOOLEANS if default in BOOLEANS else None,
+        )
         for name, (default, text) in ARGUMENTS.items()
     ]
     environment = [

@@ -10,7 +10,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from kestrel_nodes.deployment import config_folder
+from kestrel_nodes.deployment import BOOLEANS, config_folder
 from launch import LaunchDescription
 
 
@@ -22,7 +22,10 @@ def generate_launch_description() -> LaunchDescription:
         description="RViz configuration.",
     )
     clock = DeclareLaunchArgument(
-        "use_sim_time", default_value="false", description="Follow /clock, as a replay publishes it."
+        "use_sim_time",
+        default_value="false",
+        description="Follow /clock, as a replay publishes it.",
+        choices=BOOLEANS,
     )
     use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     rviz = Node(

@@ -45,6 +45,23 @@ def test_every_launch_argument_is_explained(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_what_is_neither_true_nor_false_is_no_choice_of_a_switch(path: Path) -> None:
+    """`ros2 launch` refuses what is not among the choices, naming the argument, the value and the choices."""
+    for argument in (item for item in entities(load(path)) if item.kind == "DeclareLaunchArgument"):
+        switch = argument.named["default_value"] in ("true", "false")
+        assert bool(argument.named.get("choices")) == switch, argument.arguments
+        if switch:
+            assert {choice.lower() for choice in argument.named["choices"]} == {"true", "false"}
+            assert argument.named["default_value"] in argument.named["choices"]
+
+
+@pytest.mark.parametrize("choice", ["true", "false", "True", "False"])
+def test_every_choice_of_a_switch_is_understood(choice: str) -> None:
+    (node,) = [item for item in started(nodes="video", use_sim_time=choice) if item.kind == "LifecycleNode"]
+    assert node.named["parameters"][-1] == {"use_sim_time": choice.lower() == "true"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_included_launch_files_exist_and_take_what_they_are_given(path: Path) -> None:
     for include in (item for item in entities(load(path)) if item.kind == "IncludeLaunchDescription"):
         included = Path(include.arguments[0].arguments[0])

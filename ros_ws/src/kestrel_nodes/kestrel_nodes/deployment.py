@@ -25,6 +25,9 @@ import yaml
 CAMERA = "{camera}"
 """Stands in topics.yaml for each name in the parameter ``cameras`` of the node."""
 
+BOOLEANS = ["true", "false", "True", "False"]
+"""What a switch of a launch file may be; `ros2 launch` refuses anything else and says so."""
+
 
 @dataclass(frozen=True)
 class NodeConfig:
