@@ -18,8 +18,8 @@ from kestrel.cli import build_app
 from kestrel.data import messages, perception_messages, sensor_messages
 from kestrel.data.bag import BagWriter
 from kestrel.errors import CalibrationError, InputError
+from kestrel.eval.scene import CameraView, Frame, Scene
 from kestrel.show import birdseye, camera, compose, draw
-from kestrel.show.scene import CameraView, Frame, Scene
 from kestrel.types import BevMap, Boxes3D, Calibration, PointCloud
 
 EPOCH = 1_700_000_000 * 10**9

@@ -24,8 +24,8 @@ def show(
     from kestrel.errors import InputError, SetupError, describe
 
     try:
+        from kestrel.eval.scene import Scene
         from kestrel.show import files
-        from kestrel.show.scene import Scene
     except ImportError as error:
         expected = "the extra `show` (pip install kestrel-perception[show])"
         raise SetupError(describe("pictures", expected=expected, found=error)) from error

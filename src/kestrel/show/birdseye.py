@@ -18,9 +18,9 @@ from kestrel.classes import (
     POINT_CLASSES,
     POINT_COLOURS,
 )
+from kestrel.eval.scene import Frame
 from kestrel.show import draw
 from kestrel.show.camera import corners
-from kestrel.show.scene import Frame
 from kestrel.types import BevMap, Boxes3D, Float32Array, UInt8Array
 
 VELOCITY_S: Final = 1.0

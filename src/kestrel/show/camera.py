@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from kestrel.classes import DETECTION_COLOURS
+from kestrel.eval.scene import CameraView
 from kestrel.show import draw
-from kestrel.show.scene import CameraView
 from kestrel.types import Boxes3D, Calibration, Float64Array, UInt8Array
 
 NEAR_M: Final = 0.3

@@ -12,9 +12,9 @@ import numpy as np
 
 from kestrel.classes import DETECTION_COLOURS, MAP_COLOURS, POINT_COLOURS
 from kestrel.eval.detection import take_boxes
+from kestrel.eval.scene import CameraView, Frame
 from kestrel.show import birdseye, draw
 from kestrel.show.camera import annotate
-from kestrel.show.scene import CameraView, Frame
 from kestrel.types import Boxes3D, UInt8Array
 
 WIDTH: Final = 1920

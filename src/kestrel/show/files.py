@@ -12,9 +12,9 @@ import cv2
 import imageio
 import numpy as np
 
+from kestrel.eval.scene import Scene
 from kestrel.files import replacing, write_whole
 from kestrel.show import compose
-from kestrel.show.scene import Scene
 from kestrel.types import UInt8Array
 
 CODEC: Final = "libx264"

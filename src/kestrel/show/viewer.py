@@ -13,12 +13,12 @@ import rerun as rr
 import rerun.blueprint as rrb
 
 from kestrel.classes import DETECTION_COLOURS, EVENTS, MAP_COLOURS, POINT_CLASSES, POINT_COLOURS
+from kestrel.eval.scene import CameraView, Frame, Scene
 from kestrel.files import replacing
 from kestrel.show.birdseye import LAYER_OPACITY, MAP_THRESHOLD
 from kestrel.show.camera import box_lines
 from kestrel.show.compose import shown_boxes
 from kestrel.show.draw import BACKGROUND
-from kestrel.show.scene import CameraView, Frame, Scene
 from kestrel.types import BevMap, Boxes3D
 
 TIMELINE: Final = "sensor_time"

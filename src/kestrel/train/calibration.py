@@ -21,11 +21,11 @@ from torch import Tensor
 
 from kestrel.engine.int8 import TOLERANCE, Int8Models, check_installed, file_hash
 from kestrel.errors import InputError, ModelError, describe
+from kestrel.eval.scene import Scene
 from kestrel.files import appearing
 from kestrel.models.kestrel_fusion import FusionInput, FusionOutput
 from kestrel.pipelines import FusionDetector
 from kestrel.pipelines.fusion_engine import CAMERA, FusionEngine
-from kestrel.show.scene import Scene
 from kestrel.train import cache
 from kestrel.train.progress import track
 from kestrel.train.sensor_cases import sensor_frame, stamp_of

@@ -152,8 +152,8 @@ def draw_overlay(
     or the stamps are wrong.
     """
     # Drawing needs Matplotlib's fonts: loaded only where somebody looks.
+    from kestrel.eval.scene import CameraView
     from kestrel.show.camera import annotate
-    from kestrel.show.scene import CameraView
 
     picture, calibration = frame.images[camera].data.copy(), frame.calibrations[camera]
     if frame.cloud is not None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What there is to show at one moment: sensor data with the answers of the nodes and the truth."""
+"""What a recording holds at one moment: sensor data with the answers of the nodes and the truth."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ CAMERA_ORDER: Final = ("front_left", "front", "front_right", "back_left", "back"
 T = TypeVar("T")
 
 STALE_NS: Final = 500_000_000
+"""An answer older than this is not shown with a frame."""
 SILENT_SWEEPS: Final = 2.5
 """After so many periods without a sweep the frames are those of the cameras."""
-"""An answer older than this is not shown with a frame."""
 
 
 @dataclass(frozen=True)
