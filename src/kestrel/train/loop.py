@@ -78,9 +78,8 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
 
     def __init__(self, network: NetworkT, plan: Plan) -> None:
         super().__init__()
-        if not any(
-            parameter.dim() == 5 for parameter in network.parameters()
-        ):  # 3D kernels have no such form
+        # 3D kernels have no such form.
+        if not any(parameter.dim() == 5 for parameter in network.parameters()):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network
         self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
