@@ -48,16 +48,22 @@ void set_dispatch_level(const std::string& name) {
   if (!kestrel::set_level(name.c_str())) throw nb::value_error("this machine cannot run that level");
 }
 
-int64_t pack_weight(Address weight, Address to, int slices, int cin, int cout, bool bfloat16, int threads) {
-  return kestrel::level().pack_weight({at<void>(weight), at<void>(to), slices, cin, cout, bfloat16, threads});
+// number: 0 float32, 1 bfloat16, 2 int8.
+int64_t pack_weight(Address weight, Address to, int slices, int cin, int cout, int number, int threads) {
+  return kestrel::level().pack_weight({at<void>(weight), at<void>(to), slices, cin, cout,
+                                       static_cast<kestrel::Number>(number), threads});
 }
 
-void sparse_conv(Address features, Address weight, Address bias, Address residual, Address gather, Address out,
-                 int64_t outputs, int slices, int cin, int cout, bool bfloat16, bool relu, int threads,
+float quantize(Address from, Address to, int64_t count, int threads) {
+  return kestrel::level().quantize({at<float>(from), at<uint8_t>(to), count, threads});
+}
+
+void sparse_conv(Address features, Address weight, Address units, Address bias, Address residual, Address gather,
+                 Address out, int64_t outputs, int slices, int cin, int cout, int number, bool relu, int threads,
                  Address read, Address read_rows, Address read_weights, int neighbours) {
-  kestrel::level().sparse_conv({at<void>(features), at<void>(weight), at<void>(bias), at<void>(residual),
-                                at<int32_t>(gather), at<void>(out), outputs, slices, cin, cout, bfloat16, relu,
-                                threads,
+  kestrel::level().sparse_conv({at<void>(features), at<void>(weight), at<float>(units), at<void>(bias),
+                                at<void>(residual), at<int32_t>(gather), at<void>(out), outputs, slices, cin, cout,
+                                static_cast<kestrel::Number>(number), relu, threads,
                                 {at<void>(read), at<int32_t>(read_rows), at<float>(read_weights), neighbours}});
 }
 
@@ -229,7 +235,7 @@ int64_t circle_nms(Address centers, Address labels, Address squared, int64_t cou
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
-constexpr int interface_version = 6;
+constexpr int interface_version = 7;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;
@@ -238,6 +244,7 @@ NB_MODULE(native, m) {
   m.def("available_levels", &available_levels);
   m.def("set_dispatch_level", &set_dispatch_level, "name"_a);
   m.def("pack_weight", &pack_weight, Release());
+  m.def("quantize", &quantize, Release());
   m.def("sparse_conv", &sparse_conv, Release());
   m.def("weight_gradient", &weight_gradient, Release());
   m.def("weighted_gather", &weighted_gather, Release());

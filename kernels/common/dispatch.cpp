@@ -14,20 +14,21 @@ namespace kestrel {
 
 extern const Level level_portable;
 #ifdef KESTREL_X86
-extern const Level level_avx2, level_avx512, level_avx512_bf16, level_amx_bf16;
+extern const Level level_avx2, level_avx512, level_avx512_vnni, level_avx512_bf16, level_amx_bf16;
 #endif
 
 namespace {
 
 const Level* const* find_levels() {
-  static const Level* levels[6];
+  static const Level* levels[7];
   int count = 0;
 #ifdef KESTREL_X86
   __builtin_cpu_init();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("bmi2");
-  const bool bfloat16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  const bool bytes = avx512 && __builtin_cpu_supports("avx512vnni");
+  const bool bfloat16 = bytes && __builtin_cpu_supports("avx512bf16");
   if (bfloat16 && amx_permitted()) {
     if (multiplies_correctly(level_amx_bf16))
       levels[count++] = &level_amx_bf16;
@@ -35,6 +36,7 @@ const Level* const* find_levels() {
       std::fprintf(stderr, "kestrel_kernels: AMX is announced but multiplies wrongly here; it is not used\n");
   }
   if (bfloat16) levels[count++] = &level_avx512_bf16;
+  if (bytes) levels[count++] = &level_avx512_vnni;
   if (avx512) levels[count++] = &level_avx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
     levels[count++] = &level_avx2;
@@ -77,12 +79,12 @@ bool multiplies_correctly(const Level& level) {
   };
   fill(features, left, 3);
   fill(weight, right, 5);
-  PackWeight pack{right.data(), nullptr, 1, kInputs, kOutputs, true, 1};
+  PackWeight pack{right.data(), nullptr, 1, kInputs, kOutputs, Number::kBfloat16, 1};
   std::vector<uint64_t> packed(level.pack_weight(pack) / 8 + 1);
   pack.to = packed.data();
   level.pack_weight(pack);
-  level.sparse_conv({left.data(), packed.data(), nullptr, nullptr, nullptr, out.data(), kRows, 1, kInputs, kOutputs,
-                     true, false, 1, {}});
+  level.sparse_conv({left.data(), packed.data(), nullptr, nullptr, nullptr, nullptr, out.data(), kRows, 1, kInputs,
+                     kOutputs, Number::kBfloat16, false, 1, {}});
   for (int row = 0; row < kRows; ++row) {
     for (int column = 0; column < kOutputs; ++column) {
       float sum = 0;

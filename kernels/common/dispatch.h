@@ -9,12 +9,22 @@
 
 namespace kestrel {
 
+enum class Number : int32_t { kFloat32, kBfloat16, kInt8 };
+
 // Kernel slices in the order in which the sparse convolution of the same level reads them.
 struct PackWeight {
-  const void* weight;       // (slices, cin, cout) float or bfloat16
+  const void* weight;       // (slices, cin, cout)
   void* to;                 // packed; null: only ask for the size
   int32_t slices, cin, cout;
-  bool bfloat16;
+  Number number;
+  int threads;
+};
+
+// to[i] = round(from[i] / step) with step = largest / 255, so that zero stays zero.
+struct Quantize {
+  const float* from;
+  uint8_t* to;
+  int64_t count;
   int threads;
 };
 
@@ -27,16 +37,19 @@ struct Reading {
 };
 
 // out[j] = act(sum_k features[gather[k][j]] @ weight[k] + bias + residual[j]) + read[j]; all matrices row-major.
+// With int8 the features are unsigned, their sums exact integers, and everything from them on is float.
 struct SparseConv {
-  const void* features;     // (n, cin) float or bfloat16
+  const void* features;     // (n, cin) float, bfloat16 or uint8
   const void* weight;       // (slices, cin, cout), packed from the same type
+  const float* units;       // (cout) what 1 means in the integer sums of each column; int8 alone
   const void* bias;         // (cout) or null
   const void* residual;     // (outputs, cout) or null
   const int32_t* gather;    // (slices, outputs), -1 where there is no input; null: one slice, row by row
   void* out;                // (outputs, cout)
   int64_t outputs;
   int32_t slices, cin, cout;
-  bool bfloat16, relu;
+  Number number;
+  bool relu;
   int threads;
   Reading read;
 };
@@ -127,7 +140,8 @@ struct AxisSampling {
 
 struct Level {
   const char* name;
-  int64_t (*pack_weight)(const PackWeight&);  // returns the size in bytes
+  int64_t (*pack_weight)(const PackWeight&);  // returns the size in bytes, 0: not multiplied at this level
+  float (*quantize)(const Quantize&);  // returns the step, a negative one for values that are negative or not finite
   void (*sparse_conv)(const SparseConv&);
   void (*weight_gradient)(const WeightGradient&);
   void (*weighted_gather)(const WeightedGather&);

@@ -14,6 +14,7 @@
 #include "common/simd.h"
 #include "point_voxel/weighted.h"
 #include "sparse_conv/product.h"
+#include "sparse_conv/bytes.h"
 #if defined(KESTREL_AMX)
 #include "sparse_conv/tiles.h"
 #endif
@@ -34,8 +35,8 @@ namespace kestrel {
 
 extern const Level KESTREL_JOIN(level_, KESTREL_LEVEL);
 const Level KESTREL_JOIN(level_, KESTREL_LEVEL) = {
-    KESTREL_STRING(KESTREL_LEVEL), pack_weight, sparse_conv, weight_gradient, weighted_gather, weighted_scatter,
-    scatter_mean, lift_splat, lift_splat_backward, winograd, pillar_canvas, sample_axes,
+    KESTREL_STRING(KESTREL_LEVEL), pack_weight, quantize, sparse_conv, weight_gradient, weighted_gather,
+    weighted_scatter, scatter_mean, lift_splat, lift_splat_backward, winograd, pillar_canvas, sample_axes,
 };
 
 }  // namespace kestrel

@@ -18,11 +18,13 @@ constexpr int kRows = 6;
 // Unaligned vectors of kWidth floats, of their bits, and of as many bfloat16.
 typedef float Vector __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
 typedef uint16_t Halves __attribute__((vector_size(kWidth * 2), aligned(2), may_alias));
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
 inline Words load(const uint32_t* from) { return *reinterpret_cast<const Words*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
+inline void store(uint32_t* to, Words value) { *reinterpret_cast<Words*>(to) = value; }
 
 // Minus zero, not plus: x - 0 is x for every x, so that nothing but the broadcast is left.
 inline Vector broadcast(float value) { return value - Vector{}; }

@@ -20,6 +20,15 @@ inline Vector add_product(Vector sum, uint32_t a, Words b) {
 #endif
 }
 
+#if defined(__AVX512VNNI__)
+// The same with four bytes, unsigned ones times signed ones, in each element of integers.
+inline Words add_product(Words sum, uint32_t a, Words b) {
+  return reinterpret_cast<Words>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
+                                                     _mm512_set1_epi32(static_cast<int>(a)),
+                                                     reinterpret_cast<__m512i>(b)));
+}
+#endif
+
 template <class Element>
 inline Element read(const Element* from) {
   Element value;
@@ -28,9 +37,9 @@ inline Element read(const Element* from) {
 }
 
 // c[r][0..V*kWidth) += sum_i a[r][i] * b[i][...] for R rows given by their addresses; b has V*kWidth columns.
-template <int R, int V, class Element>
-inline void multiply(const Element* const* a, const Element* b, int depth, float* const* c) {
-  Vector sum[R][V];
+template <int R, int V, class Element, class Sum>
+inline void multiply(const Element* const* a, const Element* b, int depth, Sum* const* c) {
+  decltype(load(*c)) sum[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
@@ -59,11 +68,11 @@ struct Pairs {
 };
 
 // All pairs with one panel of V vectors.
-template <int V, class Element>
+template <int V, class Element, class Sum>
 void multiply_panel(const Element* features, int64_t row_stride, const Pairs& pairs, const Element* panel,
-                    int depth, float* sums, int64_t sum_stride) {
+                    int depth, Sum* sums, int64_t sum_stride) {
   const Element* a[kRows];
-  float* c[kRows];
+  Sum* c[kRows];
   for (int first = 0; first < pairs.count; first += kRows) {
     const int rows = static_cast<int>(smaller(kRows, pairs.count - first));
     const int ahead = static_cast<int>(smaller(kRows, pairs.count - first - rows));
@@ -78,9 +87,9 @@ void multiply_panel(const Element* features, int64_t row_stride, const Pairs& pa
 }
 
 // sums[places[p]] += features[rows[p]] @ slice. The slice is packed in panels, each with all its depth.
-template <class Element>
+template <class Element, class Sum>
 void multiply_pairs(const Element* features, int64_t row_stride, const Pairs& pairs, const Element* slice,
-                    int depth, float* sums, int padded) {
+                    int depth, Sum* sums, int padded) {
   for_panels(padded, [&](int column, int vectors) {
     as_constant<kMaxVectors>(vectors, [&](auto count) {
       multiply_panel<count.value>(features, row_stride, pairs, slice + static_cast<int64_t>(column) * depth,
@@ -89,8 +98,8 @@ void multiply_pairs(const Element* features, int64_t row_stride, const Pairs& pa
   });
 }
 
-// Each way to multiply has a `depth` and a `column` step that its packed slices are padded to, and add(), which
-// adds the products of some pairs with slice k. One object per thread.
+// Each way to multiply has a `depth` and a `column` step that its packed slices are padded to, the type of its sums,
+// and add(), which adds the products of some pairs with slice k. One object per thread.
 
 // Elements of a slice in panels of columns: channel after channel, Group neighbouring channels together.
 template <int Group, class From, class To>
@@ -111,6 +120,7 @@ void pack_panels(const From* slice, int cin, int cout, int padded, To* to) {
 // Single precision: rows are read where they lie.
 struct FloatProduct {
   static constexpr int kDepthStep = 1, kColumnStep = kWidth, kElementBytes = 4;
+  using Sum = float;
   const SparseConv& conv;
   const int padded;
 
@@ -130,6 +140,7 @@ struct FloatProduct {
 struct WidenedProduct {
   static constexpr int kDepthStep = 1, kColumnStep = kWidth, kElementBytes = 4;
   static constexpr int kBlock = 8 * kRows;
+  using Sum = float;
   const SparseConv& conv;
   const int padded;
   Scratch wide{int64_t{kBlock} * conv.cin * 4};
@@ -165,6 +176,7 @@ struct WidenedProduct {
 // bfloat16 in pairs of channels, as the dot product instruction reads them; needs an even number of channels.
 struct PairProduct {
   static constexpr int kDepthStep = 2, kColumnStep = kWidth, kElementBytes = 2;
+  using Sum = float;
   const SparseConv& conv;
   const int padded;
 

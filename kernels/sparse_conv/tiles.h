@@ -93,6 +93,7 @@ inline void pack_tiles(const uint16_t* slice, int cin, int cout, uint16_t* to) {
 // bfloat16 on tile registers: 32 rows at a time are copied side by side, multiplied, and their products added.
 struct TileProduct {
   static constexpr int kDepthStep = kTileDepth, kColumnStep = kBlockColumns, kElementBytes = 2;
+  using Sum = float;
   const SparseConv& conv;
   const int padded, depth;
   TileRegisters registers;

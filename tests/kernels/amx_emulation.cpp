@@ -176,12 +176,12 @@ double convolution_error(int inputs, int outputs, int slices, int cin, int cout)
           sum += features[gather[k * outputs + j] * cin + i] * weight[(k * cin + i) * cout + n];
       expected[j * cout + n] = sum > 0 ? sum : 0;
     }
-  kestrel::PackWeight pack{b.data(), nullptr, slices, cin, cout, true, 2};
+  kestrel::PackWeight pack{b.data(), nullptr, slices, cin, cout, kestrel::Number::kBfloat16, 2};
   std::vector<uint16_t> packed(kestrel::level_amx_bf16.pack_weight(pack) / 2), out(outputs * cout);
   pack.to = packed.data();
   kestrel::level_amx_bf16.pack_weight(pack);
-  kestrel::level_amx_bf16.sparse_conv({a.data(), packed.data(), c.data(), d.data(), gather.data(), out.data(), outputs,
-                                       slices, cin, cout, true, true, 2});
+  kestrel::level_amx_bf16.sparse_conv({a.data(), packed.data(), nullptr, c.data(), d.data(), gather.data(), out.data(),
+                                       outputs, slices, cin, cout, kestrel::Number::kBfloat16, true, 2, {}});
   return relative_error(out, expected);
 }
 

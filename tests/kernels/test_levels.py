@@ -14,10 +14,24 @@ import pytest
 import torch
 
 from kestrel.bench.scan import SENSOR_HEIGHT, street_scan
-from kestrel.ops import KernelMap, pack_weight, pointwise, sparse_conv, torchsparse_offsets
+from kestrel.errors import ConfigError
+from kestrel.ops import (
+    KernelMap,
+    int8_is_fast,
+    pack_weight,
+    pointwise,
+    sparse_conv,
+    torchsparse_offsets,
+)
 from kestrel.ops.bev_pool import LiftSplatIndex, lift_splat
-from kestrel.ops.sparse_conv import convolve_reference, weight_gradient_reference
+from kestrel.ops.sparse_conv import (
+    MOST_PRODUCTS,
+    convolve_int8_reference,
+    convolve_reference,
+    weight_gradient_reference,
+)
 from kestrel.pipelines import PointSegmenter
+from kestrel.types import PointCloud
 from tests.ops.voxels import random_voxels
 
 native = pytest.importorskip("kestrel_kernels.native", reason="the compiled kernels are not installed")
@@ -192,8 +206,110 @@ def test_packed_matrices_give_the_same_bits_at_their_level_and_are_left_aside_at
         assert torch.equal(pointwise(features, single, bias=bias), pointwise(features, weight[0], bias=bias))
 
 
+BYTE_LEVELS = [
+    name for name in native.available_levels() if name in ("amx_bf16", "avx512_bf16", "avx512_vnni")
+]
+
+
+@pytest.fixture(params=BYTE_LEVELS)
+def byte_level(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = native.dispatch_level()
+    native.set_dispatch_level(request.param)
+    yield request.param
+    native.set_dispatch_level(before)
+
+
+def test_the_levels_that_multiply_bytes_are_those_with_the_instruction(level):
+    assert int8_is_fast() == (level in BYTE_LEVELS)
+
+
+@pytest.mark.parametrize("channels", [(16, 16), (20, 81), (64, 64), (36, 130), (96, 5)])
+@pytest.mark.parametrize("relu", [True, False])
+def test_bytes_give_what_their_reference_gives(byte_level, kernel_map, channels, relu):
+    _, weight, bias, residual = inputs(kernel_map, channels, torch.float32)
+    # In whole steps, of which none lies between two bytes.
+    count = kernel_map.gather.shape[1]
+    steps = torch.randint(0, 256, (count, channels[0]), generator=torch.Generator().manual_seed(4))
+    steps[0, 0] = 255
+    features = steps * 0.03125
+    with torch.no_grad():
+        result = sparse_conv(
+            features,
+            pack_weight(weight, int8=True),
+            kernel_map,
+            bias=bias,
+            residual=residual,
+            relu=relu,
+        )
+    expected = convolve_int8_reference(features, weight, bias, residual, kernel_map.gather, relu)
+    assert relative(result, expected) < 1e-6
+    exact = convolve_reference(features, weight, bias, residual, kernel_map.gather, relu)
+    assert 1e-6 < relative(result, exact) < 1e-2
+
+
+@pytest.mark.parametrize("value", [-1e-3, float("nan"), float("inf")])
+def test_features_that_no_byte_stands_for_are_multiplied_as_floats(byte_level, kernel_map, value):
+    features, weight, *_ = inputs(kernel_map, (32, 16), torch.float32)
+    features = features.abs()
+    features[17, 30] = value
+    with torch.no_grad():
+        as_bytes = sparse_conv(features, pack_weight(weight, int8=True), kernel_map)
+        as_floats = sparse_conv(features, pack_weight(weight), kernel_map)
+    assert torch.equal(as_bytes.nan_to_num(), as_floats.nan_to_num())
+    assert torch.equal(as_bytes.isnan(), as_floats.isnan())
+
+
+def test_zeros_in_bytes_give_the_bias_and_the_largest_sum_fits(byte_level, kernel_map):
+    _, weight, bias, _ = inputs(kernel_map, (32, 16), torch.float32)
+    nothing = torch.zeros(kernel_map.gather.shape[1], 32)
+    with torch.no_grad():
+        result = sparse_conv(nothing, pack_weight(weight, int8=True), kernel_map, bias=bias)
+        assert torch.equal(result, bias.expand_as(result))
+        deep, here = MOST_PRODUCTS // 4 * 4, torch.zeros(1, 1, dtype=torch.int32)
+        ones, one = torch.ones(1, deep), KernelMap(here, here)
+        largest = sparse_conv(ones, pack_weight(torch.ones(1, deep, 1), int8=True), one)
+    assert float(largest) == pytest.approx(deep, rel=1e-6)
+    assert pack_weight(torch.ones(1, deep + 4, 1), int8=True).int8 is None
+
+
+def test_bytes_do_not_depend_on_the_number_of_threads(byte_level, kernel_map):
+    features, weight, bias, _ = inputs(kernel_map, (48, 40), torch.float32)
+    packed, results, threads = pack_weight(weight, int8=True), [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 8):
+            torch.set_num_threads(count)
+            with torch.no_grad():
+                results.append(sparse_conv(features.abs(), packed, kernel_map, bias=bias))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize("channels", [(12, 16), (18, 16)], ids=["few", "no multiple of four"])
+def test_other_numbers_of_channels_are_not_packed_as_bytes(byte_level, channels):
+    assert pack_weight(torch.randn(27, *channels), int8=True).int8 is None
+
+
+def test_int8_labels_the_points_ahead_in_a_scan_as_single_precision_does(byte_level):
+    exact, quick = PointSegmenter(precision="float32"), PointSegmenter(precision="int8")
+    assert (exact.precision, quick.precision, PointSegmenter().precision) == ("float32", "int8", "int8")
+    points = street_scan() + torch.tensor([0, 0, SENSOR_HEIGHT, 0])
+    cloud = PointCloud(points[points[:, 0] > 0].numpy(), 0, "base_link")
+    single, bytes_ = exact.segment(cloud), quick.segment(cloud)
+    assert (single.probability != bytes_.probability).any(), "something else was multiplied"
+    assert (single.label == bytes_.label).mean() >= 0.995
+
+
+def test_int8_where_no_byte_is_multiplied_is_refused_and_auto_does_without(level):
+    if level not in BYTE_LEVELS:
+        with pytest.raises(ConfigError, match=f"int8: .*VNNI.*{level}"):
+            PointSegmenter(precision="int8")
+    assert PointSegmenter().precision == ("int8" if level in BYTE_LEVELS else "float32")
+
+
 def test_bfloat16_labels_the_points_ahead_in_a_scan_as_single_precision_does(level):
-    network, narrow = PointSegmenter().network, PointSegmenter().network.network.bfloat16()
+    network = PointSegmenter(precision="float32").network
+    narrow = PointSegmenter(precision="float32").network.network.bfloat16()
     points = street_scan() + torch.tensor([0, 0, SENSOR_HEIGHT, 0])
     points = points[network.inside(points) & (points[:, 0] > 0)]
     positions = torch.nn.functional.pad(points[:, :3] / network.config.voxel_size, (1, 0))

@@ -41,6 +41,7 @@ class HeightSegmenter:
     """Points above 0.5 m are cars, all others road."""
 
     gate: Gate
+    precision = "float32"
     classes: tuple[str, ...] = POINT_CLASSES
     manifest: None = None
     clouds: list[PointCloud] = field(default_factory=list)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from kestrel.nn.sparse import (
     concatenate,
 )
 from kestrel.nn.sparse_points import PointTensor, PointTransform
+from kestrel.ops import pointwise
 
 BASE_CHANNELS: Final = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 """Channels after the stem, the four stages and the four up-sampling stages at width 1."""
@@ -118,8 +119,14 @@ class MinkUNet(nn.Module):
         y2 = climb(self.up2, y1, x2)
         y3 = climb(self.up3, y2.replace(self.dropout(y2.features)), x1)
         y4 = climb(self.up4, y3, x0)
-        logits: Tensor = self.classifier(y4.features)
-        return logits[points.rows(x0.coordinates).long()]
+        return self.classify(y4.features)[points.rows(x0.coordinates).long()]
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Return the logits (N, num_classes) of features (N, C)."""
+        if torch.is_grad_enabled():
+            return cast(Tensor, self.classifier(features))
+        linear = cast(nn.Linear, self.classifier[0])
+        return pointwise(features, linear.weight.T, bias=linear.bias)
 
     def encode(self, x0: SparseTensor) -> tuple[SparseTensor, SparseTensor, SparseTensor, SparseTensor]:
         """Return the outputs of the four strided stages."""

@@ -68,5 +68,4 @@ class SPVCNN(MinkUNet):
         y3 = climb(self.up3, y3.replace(self.dropout(y3.features)), x1)
         y4 = climb(self.up4, y3, x0)
         z3: PointTensor = self.point_transforms[2](y4, z2)
-        logits: Tensor = self.classifier(z3.features)
-        return logits
+        return self.classify(z3.features)

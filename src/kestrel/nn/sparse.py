@@ -52,6 +52,9 @@ class SparseTensor:
 class SparseConvolution(nn.Module):
     """What all sparse convolutions share: subclasses say which matrices they hold and where they lead."""
 
+    int8 = False
+    """Whether, outside of training, bytes are multiplied where that is possible, see `pack_weight`."""
+
     _folded: Folded | None = None
 
     def matrices(self) -> Tensor:
@@ -108,10 +111,17 @@ class SparseConvolution(nn.Module):
     def _fold(self, norm: nn.BatchNorm1d, dtype: torch.dtype) -> tuple[PackedWeight, Tensor]:
         """Return matrices and bias with the batch norm multiplied in; kept until one of them changes."""
         sources = own_tensors(self) + own_tensors(norm)
-        if self._folded is None or not self._folded.is_of(sources, dtype):
+        if self._folded is None or not self._folded.is_of(sources, dtype, int8=self.int8):
             matrices, bias = fold_norm(self.matrices(), norm)
-            self._folded = Folded(sources, dtype, matrices, bias)
+            self._folded = Folded(sources, dtype, matrices, bias, int8=self.int8)
         return self._folded.matrices, self._folded.bias
+
+
+def use_int8(network: nn.Module, enabled: bool) -> None:
+    """Say to all sparse convolutions of a network whether to multiply bytes, see `SparseConvolution`."""
+    for module in network.modules():
+        if isinstance(module, SparseConvolution):
+            module.int8 = enabled
 
 
 def own_tensors(module: nn.Module) -> list[Tensor]:
@@ -123,20 +133,28 @@ def own_tensors(module: nn.Module) -> list[Tensor]:
 class Folded:
     """Matrices and bias of a layer with its batch norm multiplied in, packed for one dispatch level."""
 
-    def __init__(self, sources: list[Tensor], dtype: torch.dtype, matrices: Tensor, bias: Tensor) -> None:
+    def __init__(
+        self,
+        sources: list[Tensor],
+        dtype: torch.dtype,
+        matrices: Tensor,
+        bias: Tensor,
+        *,
+        int8: bool = False,
+    ) -> None:
         # The memory of the sources stays taken: no other tensor can appear at its address.
         self._kept = [tensor.detach() for tensor in sources]
-        self._state = self._state_of(sources, dtype)
-        self.matrices, self.bias = pack_weight(matrices.to(dtype)), bias.detach().to(dtype)
+        self._state = self._state_of(sources, dtype, int8)
+        self.matrices, self.bias = pack_weight(matrices.to(dtype), int8=int8), bias.detach().to(dtype)
 
-    def is_of(self, sources: list[Tensor], dtype: torch.dtype) -> bool:
-        """Return whether the sources are unchanged, the dtype is the same and the packed form can be read."""
-        return self._state == self._state_of(sources, dtype)
+    def is_of(self, sources: list[Tensor], dtype: torch.dtype, *, int8: bool = False) -> bool:
+        """Return whether the sources are unchanged, the types the same and the packed form can be read."""
+        return self._state == self._state_of(sources, dtype, int8)
 
     @staticmethod
-    def _state_of(sources: list[Tensor], dtype: torch.dtype) -> object:
+    def _state_of(sources: list[Tensor], dtype: torch.dtype, int8: bool) -> object:
         tensors = tuple((each.data_ptr(), each._version, each.dtype) for each in sources)
-        return dtype, dispatch_level(), tensors
+        return dtype, int8, dispatch_level(), tensors
 
 
 def fold_norm(matrices: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:

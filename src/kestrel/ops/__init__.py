@@ -18,7 +18,7 @@ from kestrel.ops.nms import circle_nms, rotated_nms
 from kestrel.ops.pillars import PillarGrid, pillar_canvas
 from kestrel.ops.point_voxel import devoxelize, point_rows, point_to_voxel, trilinear_neighbours
 from kestrel.ops.rotated_iou import rotated_iou
-from kestrel.ops.sparse_conv import PackedWeight, pack_weight, pointwise, sparse_conv
+from kestrel.ops.sparse_conv import PackedWeight, int8_is_fast, pack_weight, pointwise, sparse_conv
 from kestrel.ops.temporal_shift import temporal_shift, temporal_shift_step
 from kestrel.ops.voxelize import Voxels, voxelize
 
@@ -36,6 +36,7 @@ __all__ = [
     "coordinate_set",
     "devoxelize",
     "dispatch_level",
+    "int8_is_fast",
     "lift_splat",
     "pack_weight",
     "pillar_canvas",

@@ -6,18 +6,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import call, dispatch_level, native_for, triton_for
+from kestrel.ops.backend import NATIVE, call, dispatch_level, native_for, triton_for
 from kestrel.ops.kernel_map import KernelMap
 from kestrel.ops.point_voxel import check_reading, devoxelize
 
 Reading: TypeAlias = tuple[Tensor, Tensor, Tensor]
 """Voxel features, rows and weights, as ``devoxelize`` takes them."""
+
+
+NUMBERS: Final = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+"""The types of packed weights as the compiled kernels name them."""
+
+FEWEST_INT8_CHANNELS: Final = 16
+"""With fewer input channels bytes are not faster than floats."""
+
+MOST_PRODUCTS: Final = (2**31 - 1) // (255 * 127)
+"""So many products of bytes, K * C_in, certainly fit into the sums of 32 bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Weight:
+    """Kernel slices as packed signed bytes, and the ``step`` (C_out,) float32 that one stands for."""
+
+    packed: Tensor
+    step: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,31 +45,61 @@ class PackedWeight:
     plain: (K, C_in, C_out), the matrices themselves; what runs where the packed ones do not fit.
     packed: bytes of the compiled kernels, or None without them.
     level: dispatch level that the bytes are for.
+    int8: the same in bytes, for features that are nowhere negative; None where only floats are multiplied.
     """
 
     plain: Tensor
     packed: Tensor | None
     level: str
+    int8: Int8Weight | None = None
 
     def fitting(self, native: ModuleType | None) -> Tensor | None:
         """Return the packed bytes if the level in use can read them."""
         return self.packed if native is not None and native.dispatch_level() == self.level else None
 
 
-def pack_weight(weight: Tensor) -> PackedWeight:
+def pack_weight(weight: Tensor, *, int8: bool = False) -> PackedWeight:
     """Pack (K, C_in, C_out) kernel slices, or one (C_in, C_out) matrix, once for many convolutions.
 
     The result does not follow later changes of ``weight``.
+
+    Args:
+        weight: float32 or bfloat16.
+        int8: multiply bytes wherever that is possible: float32 weights with a C_in that is a multiple of 4
+            and at least 16, a processor for which `int8_is_fast` holds, and features that are nowhere
+            negative. These are quantized when they come, by their largest value, weights by that of a column.
     """
     plain = weight.detach().clone(memory_format=torch.contiguous_format)
     native = native_for(plain)
-    packed = None if native is None else _pack(native, plain)
-    return PackedWeight(plain, packed, dispatch_level())
+    if native is None:
+        return PackedWeight(plain, None, dispatch_level())
+    bytes_too = _pack_int8(native, plain) if int8 and plain.dtype == torch.float32 else None
+    return PackedWeight(plain, _pack(native, plain), dispatch_level(), bytes_too)
+
+
+def int8_is_fast() -> bool:
+    """Return whether the level in use multiplies bytes (AVX-512 VNNI)."""
+    return NATIVE is not None and call(NATIVE.pack_weight, None, None, 1, 4, 1, NUMBERS[torch.int8], 1) > 0
+
+
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (..., C_in, C_out) weights as int8 and the step (C_out,) of each column, float32."""
+    step = weight.abs().amax(dim=tuple(range(weight.ndim - 1))) / 127
+    step = torch.where(step > 0, step, 1.0)
+    return torch.round(weight / step).to(torch.int8), step
+
+
+def _pack_int8(native: ModuleType, weight: Tensor) -> Int8Weight | None:
+    if weight[..., 0].numel() > MOST_PRODUCTS or weight.shape[-2] < FEWEST_INT8_CHANNELS:
+        return None
+    quantized, step = quantize_weight(weight)
+    packed = _pack(native, quantized)
+    return Int8Weight(packed, step) if len(packed) else None
 
 
 def _pack(native: ModuleType, weight: Tensor) -> Tensor:
     slices, channels, width = weight.shape if weight.ndim == 3 else (1, *weight.shape)
-    sizes = (slices, channels, width, weight.dtype == torch.bfloat16, torch.get_num_threads())
+    sizes = (slices, channels, width, NUMBERS[weight.dtype], torch.get_num_threads())
     packed = torch.empty(call(native.pack_weight, None, None, *sizes), dtype=torch.uint8)
     call(native.pack_weight, weight, packed, *sizes)
     return packed
@@ -91,7 +139,8 @@ def sparse_conv(
         native = native_for(features, plain, bias, residual)
         packed = weight.fitting(native)
         if native is not None and packed is not None:
-            return _run_native(native, features, packed, plain, bias, residual, kernel_map.gather, relu)
+            epilogue = Epilogue(bias, residual, relu)
+            return _run_packed(native, features, weight, packed, kernel_map.gather, epilogue)
     result: Tensor = _sparse_conv(
         features, plain, bias, residual, kernel_map.gather, kernel_map.inverse, relu
     )
@@ -165,34 +214,79 @@ def pointwise(
         return result if read is None else result + devoxelize(*read)
     packed = weight.fitting(native) if isinstance(weight, PackedWeight) else None
     packed = _pack(native, plain) if packed is None else packed
-    return _run_native(native, features, packed, plain, bias, residual, None, relu, read)
+    return _run_native(native, features, packed, plain.shape[1], None, Epilogue(bias, residual, relu, read))
+
+
+class Epilogue(NamedTuple):
+    """What ends a convolution, as in `sparse_conv` and `pointwise`."""
+
+    bias: Tensor | None
+    residual: Tensor | None
+    relu: bool
+    read: Reading | None = None
+
+
+def _run_packed(
+    native: ModuleType,
+    features: Tensor,
+    weight: PackedWeight,
+    packed: Tensor,
+    gather: Tensor,
+    epilogue: Epilogue,
+) -> Tensor:
+    """Convolve in bytes where weight and features allow it, in the type of the features otherwise."""
+    width = weight.plain.shape[-1]
+    if weight.int8 is not None and features.dtype == torch.float32:
+        quantized = torch.empty(features.shape, dtype=torch.uint8)
+        step = call(native.quantize, features, quantized, features.numel(), torch.get_num_threads())
+        if step >= 0:
+            units = weight.int8.step * step
+            return _run_native(native, quantized, weight.int8.packed, width, gather, epilogue, units)
+    return _run_native(native, features, packed, width, gather, epilogue)
 
 
 def _run_native(
     native: ModuleType,
     features: Tensor,
     packed: Tensor,
-    plain: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
+    width: int,
     gather: Tensor | None,
-    relu: bool,
-    read: Reading | None = None,
+    epilogue: Epilogue,
+    units: Tensor | None = None,
 ) -> Tensor:
-    channels, width = plain.shape[-2:]
+    """Run the compiled kernel; ``units`` (C_out,) say that features are bytes, and what their sums mean."""
+    bias, residual, relu, read = epilogue
     slices, outputs = (1, len(features)) if gather is None else gather.shape
-    out = features.new_empty(outputs, width)
+    number = torch.int8 if units is not None else features.dtype
+    out = torch.empty(outputs, width, dtype=torch.float32 if units is not None else features.dtype)
     voxels, rows, weights = (None, None, None) if read is None else (*read[:2], read[2].float())
     call(
         native.sparse_conv,
-        *(features, packed, bias, residual, gather, out),
-        *(outputs, slices, channels, width),
-        features.dtype == torch.bfloat16,
+        *(features, packed, units, bias, residual, gather, out),
+        *(outputs, slices, features.shape[1], width),
+        NUMBERS[number],
         relu,
         torch.get_num_threads(),
         *(voxels, rows, weights, 0 if rows is None else rows.shape[1]),
     )
     return out
+
+
+def convolve_int8_reference(
+    features: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, gather: Tensor, relu: bool
+) -> Tensor:
+    """Compute in torch what bytes give: the sums of their products are exact, all else is float32.
+
+    Args are those of `convolve_reference`, float32, with features that are nowhere negative.
+    """
+    quantized, weight_step = quantize_weight(weight)
+    largest = features.max()
+    whole = torch.floor(features * (255 / largest) + 0.5)
+    sums = convolve_reference(whole.double(), quantized.double(), None, None, gather, False)
+    result = sums.float() * (weight_step * (largest / 255))
+    result = result if bias is None else result + bias
+    result = result if residual is None else result + residual
+    return result.relu() if relu else result
 
 
 def convolve_reference(
@@ -241,8 +335,8 @@ def _sparse_conv(
     native = native_for(features, weight, bias, residual)
     if native is None:
         return convolve_reference(features, weight, bias, residual, gather, relu)
-    packed = _pack(native, weight)
-    return _run_native(native, features, packed, weight, bias, residual, gather, relu)
+    epilogue = Epilogue(bias, residual, relu)
+    return _run_native(native, features, _pack(native, weight), weight.shape[2], gather, epilogue)
 
 
 @_sparse_conv.register_kernel("cuda")

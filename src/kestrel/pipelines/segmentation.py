@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,9 +15,14 @@ from torch import Tensor
 from kestrel.classes import IGNORE, POINT_CLASSES
 from kestrel.errors import ConfigError, describe
 from kestrel.models.kestrel_seg import KestrelSeg
+from kestrel.nn.sparse import use_int8
+from kestrel.ops import dispatch_level, int8_is_fast
 from kestrel.pipelines.runtime import check_finite, load_network, set_threads, untrained_network
 from kestrel.types import PointCloud, PointLabels
 from kestrel.weights import Manifest
+
+Precision = Literal["auto", "float32", "int8"]
+"""What the convolutions multiply; auto: int8 where the processor has instructions for it."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,11 @@ class PointSegmenter:
         weights: name of shipped weights or path of a .safetensors file.
         threads: threads that torch may use in this process, None for its default.
         views: of each sweep; by default the sweep alone.
+        precision: of the convolutions.
 
     Raises:
         ModelError: the weights cannot be used.
+        ConfigError: int8 on a machine that does not multiply bytes.
     """
 
     def __init__(
@@ -59,19 +67,29 @@ class PointSegmenter:
         weights: str | Path = "kestrel-seg",
         threads: int | None = None,
         views: SweepViews | None = None,
+        precision: Precision = "auto",
     ) -> None:
         set_threads(threads)
         network, manifest = load_network(KestrelSeg, weights, POINT_CLASSES)
-        self._start(network, manifest, views)
+        self._start(network, manifest, views, precision)
 
     @classmethod
-    def untrained(cls, seed: int = 0, views: SweepViews | None = None) -> PointSegmenter:
+    def untrained(
+        cls, seed: int = 0, views: SweepViews | None = None, precision: Precision = "auto"
+    ) -> PointSegmenter:
         """Return the same network with random weights."""
         pipeline = cls.__new__(cls)
-        pipeline._start(untrained_network(KestrelSeg, seed), None, views)
+        pipeline._start(untrained_network(KestrelSeg, seed), None, views, precision)
         return pipeline
 
-    def _start(self, network: KestrelSeg, manifest: Manifest | None, views: SweepViews | None) -> None:
+    def _start(
+        self, network: KestrelSeg, manifest: Manifest | None, views: SweepViews | None, precision: Precision
+    ) -> None:
+        if precision == "int8" and not int8_is_fast():
+            expected = "a processor with AVX-512 VNNI, and compiled kernels that use it"
+            raise ConfigError(describe("precision int8", expected=expected, found=dispatch_level()))
+        self.precision = "int8" if precision != "float32" and int8_is_fast() else "float32"
+        use_int8(network, self.precision == "int8")
         self.network = network
         self.manifest = manifest
         self.classes = POINT_CLASSES

@@ -14,6 +14,7 @@ from kestrel.classes import EVENTS, POINT_CLASSES
 from kestrel.errors import ConfigError, describe
 from kestrel.eval import baseline
 from kestrel.eval.overlap import PointConfusion
+from kestrel.ops import int8_is_fast
 from kestrel.pipelines import FusionDetector, PointSegmenter, VideoUnderstanding
 from kestrel.report import Figure
 from kestrel.train import cache
@@ -161,7 +162,7 @@ def score_bag(weights: str | Path, bag: Path) -> dict[str, float]:
         points = score_points(lambda cloud: baseline.point_classes(cloud.points), bag)
         return points | score_detections(_baseline_detect, bag)
     if network == "KestrelSeg":
-        segmenter = PointSegmenter(weights)
+        segmenter = PointSegmenter(weights, precision="float32")
         return score_points(lambda cloud: segmenter.segment(cloud).label, bag)
     if network == "KestrelFusion":
         return score_detections(FusionDetector(weights, score_threshold=THRESHOLDS[0]).detect, bag)
@@ -172,8 +173,13 @@ def score_bag(weights: str | Path, bag: Path) -> dict[str, float]:
 
 def _score_network(weights: str | Path, network: str, folder: Path, *, sensors_out: bool) -> dict[str, float]:
     if network == "KestrelSeg":
-        segmenter = PointSegmenter(weights)
-        return score_segmentation(lambda cloud: segmenter.segment(cloud).label, folder)
+        segmenter = PointSegmenter(weights, precision="float32")
+        values = score_segmentation(lambda cloud: segmenter.segment(cloud).label, folder)
+        if int8_is_fast():
+            quick = PointSegmenter(weights, precision="int8")
+            rough = score_segmentation(lambda cloud: quick.segment(cloud).label, folder)
+            values["int8/point_miou"] = rough["point_miou"]
+        return values
     if network == "KestrelFusion":
         detector = FusionDetector(weights, score_threshold=SCORE_THRESHOLD)
         answers = Answers(detector.detect, detector.sweeps)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from vision_msgs.msg import LabelInfo, VisionClass
 
 from kestrel.classes import IGNORE, POINT_COLOURS
 from kestrel.errors import ConfigError, describe
-from kestrel.pipelines.segmentation import PointSegmenter, SweepViews
+from kestrel.pipelines.segmentation import PointSegmenter, Precision, SweepViews
 from kestrel.types import Float32Array, Float64Array, PointCloud, PointLabels, UInt8Array
 from kestrel_nodes.base import KestrelNode
 from kestrel_nodes.deskew import Deskewer
@@ -40,6 +41,11 @@ class SegmentationParameters(NodeParameters):
 
     weights: str = parameter("kestrel-seg", "Name of shipped weights or path of a .safetensors file.")
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
+    precision: str = parameter(
+        "auto",
+        "What the convolutions multiply; auto: int8 where the processor has instructions for it.",
+        choices=get_args(Precision),
+    )
     base_frame: str = parameter(
         "base_link", "Frame on the ground in which the network works; empty: the cloud is in it already."
     )
@@ -119,12 +125,14 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
     def load(self) -> PointSegmenter:
         """Return the pipeline."""
         views = SweepViews(self.params.test_time_turns, self.params.test_time_mirror)
-        return PointSegmenter(self.params.weights, self.params.threads or None, views)
+        precision = cast(Precision, self.params.precision)
+        return PointSegmenter(self.params.weights, self.params.threads or None, views, precision)
 
     def setup(self) -> None:
         """Load the network, offer the outputs, subscribe to the cloud and to the transforms."""
         self.segmenter = self.load()
         self.show_model(self.segmenter.manifest)
+        self.health["model"].set("precision", self.segmenter.precision)
         self.segmenter.segment(PointCloud(np.zeros((1, 4), np.float32), 1, self.params.base_frame))
         classes = self.segmenter.classes
         self.removed = class_indices("removed_classes", self.params.removed_classes, classes)
