@@ -16,7 +16,8 @@ from kestrel.bench.timing import THREADS, medians, timed
 from kestrel.models.minkunet import MinkUNet
 from kestrel.models.sparse_encoder import SparseEncoder
 from kestrel.models.spvcnn import SPVCNN
-from kestrel.ops import coordinate_set, voxelize
+from kestrel.nn.sparse import use_int8
+from kestrel.ops import coordinate_set, int8_is_fast, voxelize
 from kestrel.report import Figure
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -68,16 +69,16 @@ def minkunet() -> dict[str, Figure]:
             figures["fp32 against spconv"] = Figure(
                 relative_difference(exact, theirs), "relative norm", None, f"{peer.name(1)}: equality"
             )
-        figures |= _rounding(exact, half(scan.positions, features))
-        figures |= race(
-            {
-                "MinkUNet fp32": lambda: network(scan.positions, scan.features),
-                "MinkUNet bf16": lambda: half(scan.positions, features),
-            },
-            peer,
-            "minkunet",
-            repeats=3,
-        )
+        figures |= _rounding("bf16", exact, half(scan.positions, features))
+        runs: dict[str, Callable[[], Tensor]] = {
+            "MinkUNet fp32": lambda: network(scan.positions, scan.features),
+            "MinkUNet bf16": lambda: half(scan.positions, features),
+        }
+        if int8_is_fast():
+            quick = in_bytes(MinkUNet(CLASSES))
+            runs["MinkUNet int8"] = lambda: quick(scan.positions, scan.features)
+            figures |= _rounding("int8", exact, runs["MinkUNet int8"]())
+        figures |= race(runs, peer, "minkunet", repeats=3)
     return figures
 
 
@@ -87,16 +88,19 @@ def spvcnn() -> dict[str, Figure]:
     figures = {"points": Figure(len(scan.features), "points")}
     with torch.no_grad():
         runs: dict[str, Callable[[], Tensor]] = {}
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        names = ["fp32", "bf16", *(["int8"] if int8_is_fast() else [])]
+        for name in names:
+            dtype = torch.bfloat16 if name == "bf16" else torch.float32
             features = scan.features.to(dtype)
             for kind in (MinkUNet, SPVCNN):
-                network = settled(kind(CLASSES)).to(dtype)
+                network = in_bytes(kind(CLASSES)) if name == "int8" else settled(kind(CLASSES)).to(dtype)
                 runs[f"{kind.__name__} {name}"] = lambda network=network, features=features: network(  # type: ignore[misc]
                     scan.positions, features
                 )
-        figures |= _rounding(runs["SPVCNN fp32"](), runs["SPVCNN bf16"]())
+        for name in names[1:]:
+            figures |= _rounding(name, runs["SPVCNN fp32"](), runs[f"SPVCNN {name}"]())
         ms = medians({name: timed(run) for name, run in runs.items()}, repeats=3)
-    for name in ("fp32", "bf16"):
+    for name in names:
         mink, spv = ms[f"MinkUNet {name}"], ms[f"SPVCNN {name}"]
         figures[f"MinkUNet {name}, {THREADS} threads"] = Figure(mink, "ms")
         figures[f"SPVCNN {name}, {THREADS} threads"] = Figure(spv, "ms", mink / spv, f"MinkUNet {name}")
@@ -118,18 +122,24 @@ def second_encoder() -> dict[str, Figure]:
             options = {"spatial_shape": GRID, "network": {"paddings": PADDINGS}}
             peer.prepare("encoder", "sparse_encoder", arrays, **options)
             figures["fp32 against spconv"] = peer.difference("encoder", exact)
-        rounded = half(features, indices, 1)
-        figures["bf16 against fp32"] = Figure(relative_difference(rounded, exact), "relative norm")
-        figures |= race(
-            {
-                "encoder fp32": lambda: network(voxels.features, indices, 1),
-                "encoder bf16": lambda: half(features, indices, 1),
-            },
-            peer,
-            "encoder",
-            repeats=3,
-        )
+        runs = {
+            "encoder fp32": lambda: network(voxels.features, indices, 1),
+            "encoder bf16": lambda: half(features, indices, 1),
+        }
+        if int8_is_fast():
+            quick = in_bytes(SparseEncoder(4, GRID, encoder_paddings=PADDINGS))
+            runs["encoder int8"] = lambda: quick(voxels.features, indices, 1)
+        for name in list(runs)[1:]:
+            label = f"{name.split()[1]} against fp32"
+            figures[label] = Figure(relative_difference(runs[name](), exact), "relative norm")
+        figures |= race(runs, peer, "encoder", repeats=3)
     return figures
+
+
+def in_bytes(network: NetworkT) -> NetworkT:
+    """Return the network as `settled` does, with convolutions that multiply bytes."""
+    use_int8(network, True)
+    return settled(network)
 
 
 def settled(network: NetworkT) -> NetworkT:
@@ -153,10 +163,10 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
     return {f"state.{name}": value for name, value in network.state_dict().items()}
 
 
-def _rounding(exact: Tensor, rounded: Tensor) -> dict[str, Figure]:
-    """Return how far the answer in bfloat16 is from that in float32."""
+def _rounding(name: str, exact: Tensor, rounded: Tensor) -> dict[str, Figure]:
+    """Return how far the answer in bf16 or int8 is from that in float32."""
     same = float((exact.argmax(1) == rounded.argmax(1)).double().mean())
     return {
-        "bf16 against fp32": Figure(relative_difference(rounded, exact), "relative norm"),
-        "bf16 names the class of fp32": Figure(same, "share of the points"),
+        f"{name} against fp32": Figure(relative_difference(rounded, exact), "relative norm"),
+        f"{name} names the class of fp32": Figure(same, "share of the points"),
     }

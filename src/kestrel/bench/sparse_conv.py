@@ -12,7 +12,15 @@ from torch import Tensor
 from kestrel.bench.peer import Peer, race, relative_difference, spconv_peer
 from kestrel.bench.scan import street_scan, voxel_indices
 from kestrel.bench.timing import THREADS, medians, timed
-from kestrel.ops import CoordinateSet, KernelMap, coordinate_set, sparse_conv, torchsparse_offsets
+from kestrel.ops import (
+    CoordinateSet,
+    KernelMap,
+    coordinate_set,
+    int8_is_fast,
+    pack_weight,
+    sparse_conv,
+    torchsparse_offsets,
+)
 from kestrel.ops.backend import NATIVE
 from kestrel.ops.sparse_conv import convolve_reference
 from kestrel.report import Figure
@@ -83,14 +91,18 @@ def forward() -> dict[str, Figure]:
             peer,
             "submanifold_map",
         )
-        figures |= race(
-            {
-                "convolution fp32": lambda: sparse_conv(layer.sorted, layer.weight, layer.map),
-                "convolution bf16": lambda: sparse_conv(half, half_weight, layer.map),
-            },
-            peer,
-            "submanifold_conv",
-        )
+        runs = {
+            "convolution fp32": lambda: sparse_conv(layer.sorted, layer.weight, layer.map),
+            "convolution bf16": lambda: sparse_conv(half, half_weight, layer.map),
+        }
+        if int8_is_fast():
+            # As behind a ReLU: what is negative somewhere is not multiplied in bytes.
+            positive, packed = layer.sorted.relu(), pack_weight(layer.weight, int8=True)
+            runs["convolution int8"] = lambda: sparse_conv(positive, packed, layer.map)
+            exact = sparse_conv(positive, layer.weight, layer.map)
+            difference = relative_difference(runs["convolution int8"](), exact)
+            figures["int8 against fp32"] = Figure(difference, "relative norm")
+        figures |= race(runs, peer, "submanifold_conv")
     exact = sparse_conv(layer.sorted, layer.weight, layer.map)
     rounded = sparse_conv(half, half_weight, layer.map)
     figures["bf16 against fp32"] = Figure(relative_difference(rounded, exact), "relative norm")
