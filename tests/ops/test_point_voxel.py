@@ -179,6 +179,32 @@ def test_rows_and_points_that_the_compiled_code_would_misread_are_refused():
             read(points[:, 1:], voxels)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("row", [5, 6, 2**31 - 1])
+def test_a_row_beyond_the_voxels_is_refused(dtype, row):
+    features, weights = torch.ones(5, 3, dtype=dtype), torch.ones(4, 8)
+    rows = torch.zeros(4, 8, dtype=torch.int32)
+    rows[3, 6] = row
+    with pytest.raises(InputError, match=f"row of a voxel: expected less than 5, found {row}"):
+        devoxelize(features, rows, weights)
+    with pytest.raises(InputError, match=f"row of a voxel: expected less than 5, found {row}"):
+        point_to_voxel(torch.ones(4, 3, dtype=dtype), rows[:, 6], 5)
+    with pytest.raises(InputError, match="row of a voxel: expected less than 0, found 0"):
+        devoxelize(features[:0], rows.clamp(max=0), weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_missing_row_counts_nothing_whatever_its_weight_is(dtype):
+    features = torch.ones(5, 3, dtype=dtype, requires_grad=True)
+    rows = torch.full((4, 8), -1, dtype=torch.int32)
+    rows[:, 0] = 4
+    read = devoxelize(features, rows, torch.ones(4, 8))
+    assert read.tolist() == torch.ones(4, 3).tolist()
+    read.sum().backward()
+    assert features.grad is not None
+    assert features.grad[:, 0].tolist() == [0, 0, 0, 0, 4]
+
+
 def test_a_point_at_infinity_reads_nothing():
     voxels, _ = coordinate_set(torch.tensor([[0, 1, 1, 1]]))
     point = torch.tensor([[0, math.inf, 1.5, -math.inf]])

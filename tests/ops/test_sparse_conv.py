@@ -216,3 +216,6 @@ def test_rows_that_do_not_fit_a_matrix_are_named_with_and_without_gradients(grad
         ):
             with pytest.raises(InputError, match="voxels to read"):
                 pointwise(features, weight, read=wrong)
+        for beyond in (3, 2**31 - 1):
+            with pytest.raises(InputError, match=f"row of a voxel: expected less than 3, found {beyond}"):
+                pointwise(features, weight, read=(read[0], read[1] + beyond, read[2]))

@@ -132,7 +132,7 @@ def point_to_voxel(features: Tensor, rows: Tensor, voxel_count: int) -> Tensor:
         (M, C) in the dtype of the features.
 
     Raises:
-        InputError: features and rows of shapes or a type that do not fit.
+        InputError: features and rows of shapes or a type that do not fit, or a row of no voxel (on a CPU).
     """
     if features.ndim != 2 or tuple(rows.shape) != (len(features),) or rows.dtype != torch.int32:
         expected = "features (P, C) and int32 rows (P,)"
@@ -154,7 +154,8 @@ def devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         (P, C) in the dtype of the features.
 
     Raises:
-        InputError: features, rows and weights of shapes or a type that do not fit.
+        InputError: features, rows and weights of shapes or a type that do not fit, or a row of no voxel (on
+            a CPU).
     """
     check_reading(features, rows, weights)
     result: Tensor = _devoxelize(features, rows, weights.to(features.dtype))
@@ -173,8 +174,19 @@ def check_reading(
         raise InputError(describe("voxels to read", expected=expected, found=found))
 
 
+def check_rows(rows: Tensor, voxel_count: int) -> None:
+    """Raise InputError if a row is that of no voxel; on a GPU all would have to wait for the answer."""
+    if rows.device.type != "cpu" or not rows.numel():
+        return
+    # By NumPy, in this thread: those that torch would wake up for it go on to take time from the kernels'.
+    highest = int(rows.flatten().numpy().max())
+    if highest >= voxel_count:
+        raise InputError(describe("row of a voxel", expected=f"less than {voxel_count}", found=highest))
+
+
 @torch.library.custom_op("kestrel::scatter_mean", mutates_args=())
 def _scatter_mean(features: Tensor, rows: Tensor, voxel_count: int) -> tuple[Tensor, Tensor]:
+    check_rows(rows, voxel_count)
     native = native_for(features)
     if native is None:
         return scatter_mean_reference(features, rows, voxel_count)
@@ -228,6 +240,7 @@ def _counts(rows: Tensor, voxel_count: int) -> Tensor:
 
 @torch.library.custom_op("kestrel::devoxelize", mutates_args=())
 def _devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    check_rows(rows, len(features))
     native = native_for(features)
     if native is None:
         return devoxelize_reference(features, rows, weights)
@@ -295,8 +308,9 @@ _devoxelize.register_autograd(_devoxelize_backward, setup_context=_save_devoxeli
 
 
 def devoxelize_reference(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Compute the operator in torch; missing neighbours have weight zero."""
+    """Compute the operator in torch."""
     result = features.new_zeros(len(rows), features.shape[1])
+    weights = weights.masked_fill(rows < 0, 0)
     if len(features):
         for row, weight in zip(rows.clamp(min=0).unbind(1), weights.unbind(1), strict=True):
             result.addcmul_(features.index_select(0, row), weight[:, None])
@@ -308,6 +322,7 @@ def devoxelize_gradient_reference(
 ) -> Tensor:
     """Compute the gradient of the voxel features in torch."""
     result = gradient.new_zeros(voxel_count, gradient.shape[1])
+    weights = weights.masked_fill(rows < 0, 0)
     if voxel_count:
         for row, weight in zip(rows.clamp(min=0).unbind(1), weights.unbind(1), strict=True):
             result.index_add_(0, row, gradient * weight[:, None])

@@ -14,7 +14,7 @@ from torch import Tensor
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, dispatch_level, native_for, triton_for
 from kestrel.ops.kernel_map import KernelMap
-from kestrel.ops.point_voxel import check_reading, devoxelize
+from kestrel.ops.point_voxel import check_reading, check_rows, devoxelize
 
 Reading: TypeAlias = tuple[Tensor, Tensor, Tensor]
 """Voxel features, rows and weights, as ``devoxelize`` takes them."""
@@ -197,7 +197,7 @@ def pointwise(
         (N, C_out) in the dtype of the features.
 
     Raises:
-        InputError: shapes that do not fit each other.
+        InputError: shapes that do not fit each other, or a row of ``read`` of no voxel (on a CPU).
     """
     plain = weight.plain if isinstance(weight, PackedWeight) else weight
     if plain.ndim != 2:
@@ -212,6 +212,8 @@ def pointwise(
         result = result if residual is None else result + residual
         result = torch.relu(result) if relu else result
         return result if read is None else result + devoxelize(*read)
+    if read is not None:
+        check_rows(read[1], len(read[0]))
     packed = weight.fitting(native) if isinstance(weight, PackedWeight) else None
     packed = _pack(native, plain) if packed is None else packed
     return _run_native(native, features, packed, plain.shape[1], None, Epilogue(bias, residual, relu, read))
