@@ -210,10 +210,10 @@ void find_keys(Address keys, int64_t count, Address wanted, int64_t queries, Add
   kestrel::find_keys(at<int64_t>(keys), count, at<int64_t>(wanted), queries, at<int32_t>(rows), threads);
 }
 
-void trilinear(Address points, int64_t count, const std::vector<int>& stride, Address keys, int64_t voxels,
+bool trilinear(Address points, int64_t count, const std::vector<int>& stride, Address keys, int64_t voxels,
                Address table, Address rows, Address weights, int threads, Address near) {
-  kestrel::trilinear({at<float>(points), count, triple(stride), at<int64_t>(keys), voxels, at<int32_t>(table),
-                      at<int32_t>(rows), at<float>(weights), threads, at<int32_t>(near)});
+  return kestrel::trilinear({at<float>(points), count, triple(stride), at<int64_t>(keys), voxels, at<int32_t>(table),
+                             at<int32_t>(rows), at<float>(weights), threads, at<int32_t>(near)});
 }
 
 void rotated_iou(Address boxes, int64_t count, Address others, int64_t other_count, Address out, int threads) {
@@ -235,7 +235,7 @@ int64_t circle_nms(Address centers, Address labels, Address squared, int64_t cou
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
-constexpr int interface_version = 7;
+constexpr int interface_version = 8;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;

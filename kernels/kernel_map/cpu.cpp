@@ -198,15 +198,14 @@ int64_t floor_divide(int64_t value, int64_t by) {
 }  // namespace
 
 bool pack_keys(const int64_t* indices, int64_t count, int64_t* keys, int threads) {
-  constexpr int64_t kLimit = kAxisBias - 64, kBatches = int64_t{1} << (63 - 3 * kAxisBits);
   bool fit = true;
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : fit) if (count > kShare)
   for (int64_t i = 0; i < count; ++i) {
     const int64_t* index = indices + 4 * i;
     int64_t key = index[0];
-    bool fits = key >= 0 && key < kBatches;
+    bool fits = key >= 0 && key < kBatchLimit;
     for (int axis = 1; axis < 4; ++axis) {
-      fits = fits && index[axis] >= -kLimit && index[axis] < kLimit;
+      fits = fits && index[axis] >= -kCellLimit && index[axis] < kCellLimit;
       key = key * (int64_t{1} << kAxisBits) + index[axis] + kAxisBias;
     }
     keys[i] = fits ? key : -1;

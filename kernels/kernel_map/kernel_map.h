@@ -10,6 +10,10 @@ namespace kestrel {
 // Bits of one axis in a key (batch, x, y, z), z lowest; as in kestrel.ops.coordinates.
 constexpr int kAxisBits = 17;
 constexpr int64_t kAxisBias = int64_t{1} << (kAxisBits - 1);
+constexpr int64_t kBatchLimit = int64_t{1} << (63 - 3 * kAxisBits);
+
+// Cells lie in [-kCellLimit, kCellLimit); the margin keeps neighbours in range.
+constexpr int64_t kCellLimit = kAxisBias - 64;
 
 struct Offset {
   int32_t x, y, z;

@@ -22,6 +22,7 @@ struct Trilinear {
   const int32_t* near;      // (count) row to search first for the voxel of each point, or null
 };
 
-void trilinear(const Trilinear& request);
+// Returns whether all points are numbers, of a batch that fits a key; what the others get is not set.
+bool trilinear(const Trilinear& request);
 
 }  // namespace kestrel

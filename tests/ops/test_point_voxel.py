@@ -179,6 +179,27 @@ def test_rows_and_points_that_the_compiled_code_would_misread_are_refused():
             read(points[:, 1:], voxels)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("column", range(4))
+def test_a_point_that_is_no_number_is_refused(dtype, column):
+    points = random_points(20)
+    voxels, _ = coordinate_set(points.floor().long())
+    points[7, column] = math.nan
+    for read in (point_rows, trilinear_neighbours):
+        with pytest.raises(InputError, match="voxel indices"):
+            read(points.to(dtype), voxels)
+
+
+@pytest.mark.parametrize("batch", [-1.0, 4096.0, 8192.0, math.inf, -math.inf])
+def test_a_point_of_a_batch_that_fits_no_key_is_refused(batch):
+    points = random_points(20)
+    voxels, _ = coordinate_set(points.floor().long())
+    points[7, 0] = batch
+    for read in (point_rows, trilinear_neighbours):
+        with pytest.raises(InputError, match=r"voxel indices: expected batch in \[0, 4096\)"):
+            read(points, voxels)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("row", [5, 6, 2**31 - 1])
 def test_a_row_beyond_the_voxels_is_refused(dtype, row):

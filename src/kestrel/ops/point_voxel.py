@@ -54,7 +54,8 @@ def trilinear_neighbours(
         (P, 8) int32 rows and (P, 8) weights in the dtype of the points.
 
     Raises:
-        InputError: points of another shape, or ``near`` of another shape or type.
+        InputError: points of another shape, not a number, or of a batch that fits no key (the last two on a
+            CPU); ``near`` of another shape or type.
     """
     _check_points(points)
     if near is not None and (near.shape != points.shape[:1] or near.dtype != torch.int32):
@@ -76,8 +77,10 @@ def _trilinear_neighbours(
     rows = torch.empty(len(points), 8, dtype=torch.int32)
     weights = torch.empty(len(points), 8)
     threads = torch.get_num_threads()
-    call(NATIVE.trilinear, points, len(points), stride, keys, len(keys), table, rows, weights, threads, near)
-    return rows, weights
+    fit = call(
+        NATIVE.trilinear, points, len(points), stride, keys, len(keys), table, rows, weights, threads, near
+    )
+    return (rows, weights) if fit else trilinear_reference(points, keys, stride)  # which says why not
 
 
 @_trilinear_neighbours.register_kernel("cuda")
