@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from kestrel.bench.scan import SENSOR_HEIGHT, street_scan
-from kestrel.errors import ConfigError
+from kestrel.errors import ConfigError, InputError
 from kestrel.ops import (
     KernelMap,
     int8_is_fast,
@@ -194,16 +194,20 @@ def test_kernels_of_another_interface_are_not_used():
     assert "interface -1" in done.stderr
 
 
-def test_packed_matrices_give_the_same_bits_at_their_level_and_are_left_aside_at_another(level, kernel_map):
+def test_packed_matrices_give_the_same_bits_and_are_refused_where_they_cannot_be_read(level, kernel_map):
     features, weight, bias, _ = inputs(kernel_map, (20, 36), torch.bfloat16)
     expected = sparse_conv(features, weight, kernel_map, bias=bias)
-    packed = pack_weight(weight)
-    elsewhere = replace(packed, level="another", packed=torch.zeros(1, dtype=torch.uint8))
+    packed, single = pack_weight(weight), pack_weight(weight[0])
     with torch.no_grad():
         assert torch.equal(sparse_conv(features, packed, kernel_map, bias=bias), expected)
-        assert torch.equal(sparse_conv(features, elsewhere, kernel_map, bias=bias), expected)
-        single = pack_weight(weight[0])
         assert torch.equal(pointwise(features, single, bias=bias), pointwise(features, weight[0], bias=bias))
+        for other, rows in ((replace(packed, level="another"), features), (packed, features.float())):
+            with pytest.raises(InputError, match=f"packed weight: .*{other.level}.*{rows.dtype}.*{level}"):
+                sparse_conv(rows, other, kernel_map)
+        with pytest.raises(InputError, match=r"packed weight: .*another"):
+            pointwise(features, replace(single, level="another"))
+    with pytest.raises(InputError, match=r"packed weight: .*no gradients.* found .* gradients"):
+        sparse_conv(features, packed, kernel_map)
 
 
 BYTE_LEVELS = [

@@ -114,12 +114,13 @@ class MinkUNet(nn.Module):
         """
         points = self.points(positions, features)
         x0: SparseTensor = self.stem(points.voxelized())
-        x1, x2, x3, x4 = self.encode(x0)
-        y1 = climb(self.up1, x4.replace(self.dropout(x4.features)), x3)
-        y2 = climb(self.up2, y1, x2)
-        y3 = climb(self.up3, y2.replace(self.dropout(y2.features)), x1)
-        y4 = climb(self.up4, y3, x0)
-        return self.classify(y4.features)[points.rows(x0.coordinates).long()]
+        # Names are used again: what nothing reads any more is freed, and features are most of the memory.
+        *skips, y = self.encode(x0)
+        y = climb(self.up1, y.replace(self.dropout(y.features)), skips.pop())
+        y = climb(self.up2, y, skips.pop())
+        y = climb(self.up3, y.replace(self.dropout(y.features)), skips.pop())
+        y = climb(self.up4, y, x0)
+        return self.classify(y.features)[points.rows(x0.coordinates).long()]
 
     def classify(self, features: Tensor) -> Tensor:
         """Return the logits (N, num_classes) of features (N, C)."""

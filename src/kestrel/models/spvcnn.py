@@ -52,20 +52,21 @@ class SPVCNN(MinkUNet):
         Returns:
             (P, num_classes) logits in the order of the points.
         """
-        points = self.points(positions, features)
-        x0: SparseTensor = self.stem(points.voxelized())
-        z0: PointTensor = self.to_point(x0, points)
+        # Names are used again: what nothing reads any more is freed, and features are most of the memory.
+        z: PointTensor = self.points(positions, features)
+        x0: SparseTensor = self.stem(z.voxelized())
+        z = self.to_point(x0, z)
 
-        x1, x2, x3, x4 = self.encode(self.to_voxel(x0.coordinates, z0))
-        z1: PointTensor = self.point_transforms[0](x4, z0)
+        *skips, y = self.encode(self.to_voxel(x0.coordinates, z))
+        z = self.point_transforms[0](y, z)
 
-        y1: SparseTensor = self.to_voxel(x4.coordinates, z1)
-        y1 = climb(self.up1, y1.replace(self.dropout(y1.features)), x3)
-        y2 = climb(self.up2, y1, x2)
-        z2: PointTensor = self.point_transforms[1](y2, z1)
+        y = self.to_voxel(y.coordinates, z)
+        y = climb(self.up1, y.replace(self.dropout(y.features)), skips.pop())
+        y = climb(self.up2, y, skips.pop())
+        z = self.point_transforms[1](y, z)
 
-        y3: SparseTensor = self.to_voxel(y2.coordinates, z2)
-        y3 = climb(self.up3, y3.replace(self.dropout(y3.features)), x1)
-        y4 = climb(self.up4, y3, x0)
-        z3: PointTensor = self.point_transforms[2](y4, z2)
-        return self.classify(z3.features)
+        y = self.to_voxel(y.coordinates, z)
+        y = climb(self.up3, y.replace(self.dropout(y.features)), skips.pop())
+        y = climb(self.up4, y, x0)
+        z = self.point_transforms[2](y, z)
+        return self.classify(z.features)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -42,20 +42,25 @@ class Int8Weight:
 class PackedWeight:
     """Kernel slices in the order in which one dispatch level reads them, for many calls without gradients.
 
-    plain: (K, C_in, C_out), the matrices themselves; what runs where the packed ones do not fit.
-    packed: bytes of the compiled kernels, or None without them.
-    level: dispatch level that the bytes are for.
+    shape, dtype: of the matrices, (K, C_in, C_out) or (C_in, C_out).
+    level: dispatch level that they are packed for.
+    packed: bytes of the compiled kernels; None where these do not run, which is where the matrices are kept.
+    plain: the matrices, or None.
     int8: the same in bytes, for features that are nowhere negative; None where only floats are multiplied.
     """
 
-    plain: Tensor
-    packed: Tensor | None
+    shape: torch.Size
+    dtype: torch.dtype
     level: str
+    packed: Tensor | None
+    plain: Tensor | None
     int8: Int8Weight | None = None
 
-    def fitting(self, native: ModuleType | None) -> Tensor | None:
-        """Return the packed bytes if the level in use can read them."""
-        return self.packed if native is not None and native.dispatch_level() == self.level else None
+    def native_for(self, features: Tensor, *others: Tensor | None) -> ModuleType | None:
+        """Return the compiled module if these tensors can be convolved with the packed bytes now."""
+        native = native_for(features, *others)
+        usable = self.packed is not None and features.dtype == self.dtype and not torch.is_grad_enabled()
+        return native if native is not None and usable and native.dispatch_level() == self.level else None
 
 
 def pack_weight(weight: Tensor, *, int8: bool = False) -> PackedWeight:
@@ -69,12 +74,28 @@ def pack_weight(weight: Tensor, *, int8: bool = False) -> PackedWeight:
             and at least 16, a processor for which `int8_is_fast` holds, and features that are nowhere
             negative. These are quantized when they come, by their largest value, weights by that of a column.
     """
-    plain = weight.detach().clone(memory_format=torch.contiguous_format)
-    native = native_for(plain)
+    weight = weight.detach()
+    shape, dtype, level, native = weight.shape, weight.dtype, dispatch_level(), native_for(weight)
     if native is None:
-        return PackedWeight(plain, None, dispatch_level())
-    bytes_too = _pack_int8(native, plain) if int8 and plain.dtype == torch.float32 else None
-    return PackedWeight(plain, _pack(native, plain), dispatch_level(), bytes_too)
+        return PackedWeight(shape, dtype, level, None, weight.clone(memory_format=torch.contiguous_format))
+    bytes_too = _pack_int8(native, weight) if int8 and dtype == torch.float32 else None
+    return PackedWeight(shape, dtype, level, _pack(native, weight), None, bytes_too)
+
+
+def _matrices(weight: Tensor | PackedWeight, features: Tensor) -> Tensor:
+    """Return what torch multiplies.
+
+    Raises:
+        InputError: a packed weight that the compiled kernels cannot use for ``features`` here.
+    """
+    if isinstance(weight, Tensor):
+        return weight
+    if weight.plain is not None:
+        return weight.plain
+    expected = f"{weight.dtype} on the CPU, no gradients, dispatch level {weight.level}"
+    gradients = "gradients" if torch.is_grad_enabled() else "no gradients"
+    found = f"{features.dtype} on {features.device}, {gradients}, {dispatch_level()}"
+    raise InputError(describe("use of a packed weight", expected=expected, found=found))
 
 
 def int8_is_fast() -> bool:
@@ -132,39 +153,36 @@ def sparse_conv(
     Raises:
         InputError: shapes that do not fit each other.
     """
-    plain = weight.plain if isinstance(weight, PackedWeight) else weight
-    _check_map(features, plain, kernel_map)
-    _check_rows(features, plain, kernel_map.gather.shape[1], bias, residual)
-    if isinstance(weight, PackedWeight) and not torch.is_grad_enabled():
-        native = native_for(features, plain, bias, residual)
-        packed = weight.fitting(native)
-        if native is not None and packed is not None:
-            epilogue = Epilogue(bias, residual, relu)
-            return _run_packed(native, features, weight, packed, kernel_map.gather, epilogue)
+    _check_map(features, weight.shape, kernel_map)
+    _check_rows(features, weight.shape, kernel_map.gather.shape[1], bias, residual)
+    if isinstance(weight, PackedWeight):
+        native = weight.native_for(features, bias, residual)
+        if native is not None:
+            return _run_packed(native, features, weight, kernel_map.gather, Epilogue(bias, residual, relu))
     result: Tensor = _sparse_conv(
-        features, plain, bias, residual, kernel_map.gather, kernel_map.inverse, relu
+        features, _matrices(weight, features), bias, residual, kernel_map.gather, kernel_map.inverse, relu
     )
     return result
 
 
-def _check_map(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> None:
+def _check_map(features: Tensor, weight: torch.Size, kernel_map: KernelMap) -> None:
     slices, inputs = len(kernel_map.gather), kernel_map.inputs
-    if weight.ndim != 3 or weight.shape[:2] != (slices, features.shape[-1]) or len(features) != inputs:
+    if len(weight) != 3 or weight[:2] != (slices, features.shape[-1]) or len(features) != inputs:
         wanted = f"features ({inputs}, C_in), weight ({slices}, C_in, C_out)"
-        found = f"{tuple(features.shape)}, {tuple(weight.shape)}"
+        found = f"{tuple(features.shape)}, {tuple(weight)}"
         raise InputError(describe("sparse convolution", expected=wanted, found=found))
     if kernel_map.gather.dtype != torch.int32:
         raise InputError(describe("kernel map", expected=torch.int32, found=kernel_map.gather.dtype))
 
 
 def _check_rows(
-    features: Tensor, weight: Tensor, outputs: int, bias: Tensor | None, residual: Tensor | None
+    features: Tensor, weight: torch.Size, outputs: int, bias: Tensor | None, residual: Tensor | None
 ) -> None:
     """Raise InputError unless the last two dimensions of the weight fit all the others."""
-    channels, width = weight.shape[-2:]
+    channels, width = weight[-2:]
     if features.ndim != 2 or features.shape[1] != channels or not width:
         wanted = "features (N, C_in), weight (..., C_in, C_out >= 1)"
-        found = f"{tuple(features.shape)}, {tuple(weight.shape)}"
+        found = f"{tuple(features.shape)}, {tuple(weight)}"
         raise InputError(describe("features and weight", expected=wanted, found=found))
     if bias is not None and tuple(bias.shape) != (width,):
         raise InputError(describe("bias", expected=(width,), found=tuple(bias.shape)))
@@ -199,24 +217,26 @@ def pointwise(
     Raises:
         InputError: shapes that do not fit each other, or a row of ``read`` of no voxel (on a CPU).
     """
-    plain = weight.plain if isinstance(weight, PackedWeight) else weight
-    if plain.ndim != 2:
-        raise InputError(describe("weight", expected="(C_in, C_out)", found=tuple(plain.shape)))
-    _check_rows(features, plain, len(features), bias, residual)
+    if len(weight.shape) != 2:
+        raise InputError(describe("weight", expected="(C_in, C_out)", found=tuple(weight.shape)))
+    _check_rows(features, weight.shape, len(features), bias, residual)
     if read is not None:
-        check_reading(*read, shape=(len(features), plain.shape[1]))
-    voxels = None if read is None else read[0]
-    native = None if torch.is_grad_enabled() else native_for(features, plain, bias, residual, voxels)
+        check_reading(*read, shape=(len(features), weight.shape[1]))
+    voxels, epilogue = None if read is None else read[0], Epilogue(bias, residual, relu, read)
+    if isinstance(weight, PackedWeight):
+        native = weight.native_for(features, bias, residual, voxels)
+    else:
+        native = None if torch.is_grad_enabled() else native_for(features, weight, bias, residual, voxels)
     if native is None:
+        plain = _matrices(weight, features)
         result = features @ plain if bias is None else torch.addmm(bias, features, plain)
         result = result if residual is None else result + residual
         result = torch.relu(result) if relu else result
         return result if read is None else result + devoxelize(*read)
     if read is not None:
         check_rows(read[1], len(read[0]))
-    packed = weight.fitting(native) if isinstance(weight, PackedWeight) else None
-    packed = _pack(native, plain) if packed is None else packed
-    return _run_native(native, features, packed, plain.shape[1], None, Epilogue(bias, residual, relu, read))
+    packed = weight.packed if isinstance(weight, PackedWeight) else _pack(native, weight)
+    return _run_native(native, features, cast(Tensor, packed), weight.shape[1], None, epilogue)
 
 
 class Epilogue(NamedTuple):
@@ -232,19 +252,18 @@ def _run_packed(
     native: ModuleType,
     features: Tensor,
     weight: PackedWeight,
-    packed: Tensor,
     gather: Tensor,
     epilogue: Epilogue,
 ) -> Tensor:
     """Convolve in bytes where weight and features allow it, in the type of the features otherwise."""
-    width = weight.plain.shape[-1]
+    width = weight.shape[-1]
     if weight.int8 is not None and features.dtype == torch.float32:
         quantized = torch.empty(features.shape, dtype=torch.uint8)
         step = call(native.quantize, features, quantized, features.numel(), torch.get_num_threads())
         if step >= 0:
             units = weight.int8.step * step
             return _run_native(native, quantized, weight.int8.packed, width, gather, epilogue, units)
-    return _run_native(native, features, packed, width, gather, epilogue)
+    return _run_native(native, features, cast(Tensor, weight.packed), width, gather, epilogue)
 
 
 def _run_native(
