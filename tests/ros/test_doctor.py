@@ -26,9 +26,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from tf2_msgs.msg import TFMessage
 
 from kestrel_nodes.doctor import Finding, Level
-from kestrel_nodes.doctor.graph import check_camera_infos, check_graph, check_inputs
+from kestrel_nodes.doctor.graph import check_camera_infos, check_clouds, check_graph, check_inputs
 from kestrel_nodes.doctor.listener import Listener
 from kestrel_nodes.doctor.machine import check_kernels, check_shared_memory
+from tests.ros.messages import cloud, fill
 
 LISTEN_S = 1.5
 DEADLINE_S = 40.0
@@ -154,6 +155,31 @@ def test_a_picture_that_no_camera_took_needs_no_calibration(topic: str) -> None:
     )
     (finding,) = check_camera_infos(cast(Listener, heard))
     assert finding.subject == "/camera/b/image"
+
+
+@pytest.mark.parametrize(
+    ("topic", "x", "noted"),
+    [
+        ("/lidar/points", 0.5, True),
+        ("/lidar/points", 5.0, False),
+        ("/segmentation/output/points", 0.5, False),
+    ],
+    ids=["on the roof", "far away", "made by a node"],
+)
+def test_a_vehicle_that_its_own_lidar_may_see_is_noted(topic: str, x: float, noted: bool) -> None:
+    sweep = cloud([[x, -0.3, -0.2, 0.1]] * 2 + [[20.0, 5.0, 0.0, 0.1]] * 98)
+    heard = SimpleNamespace(clouds={topic: sweep})
+    findings = list(check_clouds(cast(Listener, heard)))
+    assert [(f.level, f.subject, f.found[:3]) for f in findings] == [(Level.NOTE, topic, "2% ")] * noted
+    assert all("own_vehicle_box_m" in finding.advice for finding in findings)
+
+
+def test_a_cloud_that_nodes_would_refuse_is_broken_and_an_empty_one_is_not() -> None:
+    torn = cloud([[5.0, 0.0, 0.0, 0.1]])
+    fill(torn, bytes(torn.data)[:-3])
+    heard = SimpleNamespace(clouds={"/a": torn, "/b": cloud([])})
+    (finding,) = check_clouds(cast(Listener, heard))
+    assert (finding.level, finding.subject) == (Level.BROKEN, "/a")
 
 
 def test_a_node_that_left_the_graph_is_noted() -> None:

@@ -8,18 +8,26 @@ import re
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 
+from kestrel.errors import InputError
 from kestrel_nodes.doctor.finding import Finding, Level
 from kestrel_nodes.doctor.listener import Listener
 from kestrel_nodes.replay.player import LABELS, TRUTH
+from kestrel_nodes.ros_arrays import read_cloud
 
 NODES = ("video", "segmentation", "fusion", "augment")
 BASE_FRAME = "base_link"
 CLOCK_TOLERANCE_S = 5.0
 OWN_TOPICS = ("/parameter_events", "/rosout", "/clock")
+CLOSE_M = 1.0
+CLOSE_SHARE = 0.01
+"""A LiDAR with more than this share of its points closer than CLOSE_M, seen from above, may see its vehicle."""
+MADE = re.compile(rf"/output/|^{TRUTH}")
+"""Topics of what nodes answer, and of the truth of a simulation."""
 PICTURES = re.compile(rf"/(output|debug)/|^{TRUTH}|^{LABELS}$")
 """Images that no camera took: drawn by a node, or the truth of a simulation."""
 
@@ -41,6 +49,7 @@ def check_graph(listen_s: float) -> Iterator[Finding]:
             yield from check_inputs(node, name, namespace)
         yield from check_camera_infos(listener)
         yield from check_transforms(listener)
+        yield from check_clouds(listener)
         yield from check_clock(listener)
     finally:
         node.destroy_node()
@@ -102,6 +111,25 @@ def check_transforms(listener: Listener) -> Iterator[Finding]:
         else:
             advice = f"publish it: `ros2 run tf2_ros static_transform_publisher ... {BASE_FRAME} {frame}`"
             yield Finding(Level.BROKEN, f"TF {BASE_FRAME} <- {frame}", "missing", advice)
+
+
+def check_clouds(listener: Listener) -> Iterator[Finding]:
+    """Yield the clouds that cannot be read, and those in which the vehicle itself may be seen."""
+    for topic, message in sorted(listener.clouds.items()):
+        if MADE.search(topic):
+            continue
+        try:
+            points = read_cloud(message).cloud.points
+        except InputError as error:
+            yield Finding(Level.BROKEN, topic, str(error), "mend the driver: the nodes refuse such clouds")
+            continue
+        close = np.square(points[:, :2]).sum(axis=1) < CLOSE_M**2
+        if len(points) and close.mean() > CLOSE_SHARE:
+            found = (
+                f"{close.mean():.0%} of the points are within {CLOSE_M:.0f} m of the LiDAR, seen from above"
+            )
+            advice = "if these are of the vehicle itself: set own_vehicle_box_m of fusion and segmentation"
+            yield Finding(Level.NOTE, topic, found, advice)
 
 
 def check_clock(listener: Listener) -> Iterator[Finding]:

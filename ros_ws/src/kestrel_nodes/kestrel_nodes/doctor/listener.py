@@ -31,7 +31,8 @@ class Listener:
     """What one node hears in a few seconds.
 
     topics: type names by topic. nodes: name and namespace of all. parents: parent by child frame, from TF.
-    frames: frame_id and stamps_ns: newest stamp by sensor topic. clock_ns: newest /clock, or None.
+    frames: frame_id and stamps_ns: newest stamp by sensor topic. clouds: newest cloud by topic.
+    clock_ns: newest /clock, or None.
     """
 
     def __init__(self, node: Node) -> None:
@@ -41,6 +42,7 @@ class Listener:
         self.parents: dict[str, str] = {}
         self.frames: dict[str, str] = {}
         self.stamps_ns: dict[str, int] = {}
+        self.clouds: dict[str, PointCloud2] = {}
         self.clock_ns: int | None = None
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(node)
@@ -86,5 +88,7 @@ class Listener:
         def hear(message: Any) -> None:
             self.frames[topic] = message.header.frame_id
             self.stamps_ns[topic] = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            if isinstance(message, PointCloud2):
+                self.clouds[topic] = message
 
         return hear
