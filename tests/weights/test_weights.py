@@ -14,7 +14,7 @@ from kestrel.classes import EVENTS, POINT_CLASSES
 from kestrel.errors import InputError, ModelError
 from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
 from kestrel.pipelines import PointSegmenter
-from kestrel.weights import FOLDER, Manifest, assign, load, read_manifest, remember, save
+from kestrel.weights import FOLDER, Manifest, assign, average, load, read_manifest, remember, save
 
 MANIFEST = Manifest("small", "KestrelSeg", asdict(SegConfig()), POINT_CLASSES)
 
@@ -164,3 +164,34 @@ def test_a_manifest_outlives_a_score_whose_writing_is_interrupted(
     with pytest.raises(KeyboardInterrupt):
         remember(path, {"test/mAP": 0.5})
     assert read_manifest(path) == before
+
+
+def test_the_mean_of_weights_is_written_with_what_it_came_from(
+    path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    later = {key: value + 1 if value.is_floating_point() else value + 2 for key, value in state.items()}
+    save(
+        path.with_name("later.safetensors"),
+        later,
+        replace(MANIFEST, training={"steps": 7}, metrics={"a": 1.0}),
+    )
+    sources = [path, path.with_name("later")]
+    average(sources, path.with_name("mean.safetensors"))
+    mean, manifest = load(path.with_name("mean"))
+    for key, value in state.items():
+        expected = value + 0.5 if value.is_floating_point() else later[key]
+        torch.testing.assert_close(mean[key], expected, rtol=2e-3, atol=2e-3)
+    hashes = [read_manifest(source).sha256 for source in sources]
+    assert [entry["sha256"] for entry in manifest.training["averaged"]] == hashes
+    assert (manifest.name, manifest.training["steps"], manifest.metrics) == ("mean", 7, {})
+
+
+def test_weights_of_another_network_are_not_averaged(path: Path) -> None:
+    other = path.with_name("other.safetensors")
+    config = SegConfig(voxel_size=0.2)
+    save(other, KestrelSeg(config).state_dict(), replace(MANIFEST, config=asdict(config)))
+    with pytest.raises(ModelError, match=r"weights to average: .*small.safetensors"):
+        average([path, other], path.with_name("mean.safetensors"))
+    with pytest.raises(InputError, match="at least one"):
+        average([], path.with_name("mean.safetensors"))
+    assert not path.with_name("mean.safetensors").exists()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,39 @@ def save(path: Path, state: Mapping[str, Tensor], manifest: Manifest, *, exact: 
     for target, data in ((path, content), (manifest_path, manifest.to_json().encode())):
         write_whole(target, data)
     return manifest
+
+
+def average(sources: Sequence[str | Path], out: Path) -> Manifest:
+    """Write the mean of weights of one network that come of each other, as a weights file of its own.
+
+    Between weights that were trained on from each other the mean keeps more of what the earlier ones could on
+    other data (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+
+    Args:
+        sources: names or paths; the manifest is that of the last one, without metrics, and names all.
+        out: the .safetensors file.
+
+    Raises:
+        ModelError: they are not of the same network, arguments and classes, or cannot be read.
+        InputError: nothing to average, or ``out`` cannot be written.
+    """
+    if not sources:
+        raise InputError(describe("weights to average", expected="at least one", found="none"))
+    states, manifests = zip(*(load(source) for source in sources), strict=True)
+    last: Manifest = manifests[-1]
+    for source, other in zip(sources, manifests, strict=True):
+        if (other.network, other.config, other.classes) != (last.network, last.config, last.classes):
+            expected = f"a {last.network} with the arguments and classes of {sources[-1]}"
+            raise ModelError(
+                describe(f"weights to average: {source}", expected=expected, found=other.network)
+            )
+    mean = {
+        key: torch.stack([state[key] for state in states]).mean(0) if tensor.is_floating_point() else tensor
+        for key, tensor in states[-1].items()
+    }
+    averaged = [{"name": manifest.name, "sha256": manifest.sha256} for manifest in manifests]
+    training = {**last.training, "averaged": averaged}
+    return save(out, mean, replace(last, name=out.stem, training=training, metrics={}))
 
 
 def _check_replaceable(path: Path) -> None:

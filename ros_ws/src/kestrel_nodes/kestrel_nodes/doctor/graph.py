@@ -25,7 +25,7 @@ CLOCK_TOLERANCE_S = 5.0
 OWN_TOPICS = ("/parameter_events", "/rosout", "/clock")
 CLOSE_M = 1.0
 CLOSE_SHARE = 0.01
-"""A LiDAR with more than this share of its points closer than CLOSE_M, seen from above, may see its vehicle."""
+"""A LiDAR with a larger share of its points closer than CLOSE_M, seen from above, may see its vehicle."""
 MADE = re.compile(rf"/output/|^{TRUTH}")
 """Topics of what nodes answer, and of the truth of a simulation."""
 PICTURES = re.compile(rf"/(output|debug)/|^{TRUTH}|^{LABELS}$")
