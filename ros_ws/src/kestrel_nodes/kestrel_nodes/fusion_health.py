@@ -13,7 +13,6 @@ from kestrel.types import SensorFrame
 from kestrel_nodes.collector import LIDAR, Collected, Collector
 from kestrel_nodes.fusion_frame import BuiltFrame
 from kestrel_nodes.health import Health, Level
-from kestrel_nodes.own_vehicle import UNUSABLE
 from kestrel_nodes.ports import Input
 
 
@@ -118,7 +117,8 @@ class FusionHealth:
             and not len(frame.cloud)
             and not built.points["empty_clouds"]
         )
-        concern.check("unusable", UNUSABLE if unusable else None)
+        text = "no usable point: all are NaN, infinite, too far or of the vehicle itself"
+        concern.check("unusable", text if unusable else None)
         concern.check("layout", "; ".join(built.notes) or None)
 
     def show_unused(self, collector: Collector) -> None:

@@ -17,7 +17,6 @@ from kestrel.types import Float32Array, Float64Array, PointCloud
 from kestrel_nodes.parameters import parameter
 
 FIELDS: Final = "x_min, y_min, z_min, x_max, y_max, z_max"
-UNUSABLE: Final = "no usable point: all are NaN, infinite, too far or of the vehicle itself"
 
 
 def own_vehicle_parameter() -> Any:
