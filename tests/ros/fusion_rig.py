@@ -33,6 +33,7 @@ class FixedDetector:
     """Answers every frame with one moving car, or with nothing, and keeps the frames."""
 
     sweeps = 2
+    sweep_s = 0.0
     remove_close_m = 0.0
     classes, layers = DETECTION_CLASSES, MAP_LAYERS
     manifest = None

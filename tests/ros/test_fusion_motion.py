@@ -14,6 +14,8 @@ from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
 from kestrel_nodes.fusion import FusionNode
+from kestrel_nodes.ros_arrays import read_cloud
+from kestrel_nodes.stamps import stamp_ns
 from tests.ros.fusion_rig import ERROR, OPTICAL, POINTS, WARN, FixedDetector, Rig, transform
 from tests.ros.graph import Graph
 from tests.ros.messages import MILLISECOND, START_NS, cloud, timed_cloud
@@ -37,6 +39,34 @@ def test_earlier_sweeps_are_moved_to_where_the_vehicle_is_now(graph: Graph) -> N
         expected = now.inv().apply(in_odom - (3, 0, 0))
         np.testing.assert_allclose(sweep.points[:, :3], expected, atol=1e-4)
     assert rig.frames[0].sweeps == ()
+
+
+def test_earlier_sweeps_lie_as_far_apart_as_the_network_wants_and_each_is_decoded_once(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Spaced(FixedDetector):
+        sweep_s = 0.2
+
+    class SpacedFusion(FusionNode):
+        def load(self) -> Any:
+            return Spaced()
+
+    decoded = []
+
+    def read(message: Any, **options: Any) -> Any:
+        decoded.append(stamp_ns(message.header.stamp))
+        return read_cloud(message, **options)
+
+    monkeypatch.setattr("kestrel_nodes.fusion_frame.read_cloud", read)
+    rig = Rig(graph, SpacedFusion, cameras=[""]).ready()
+    for at_ms in range(50, 1050, 50):  # as fast as the fastest
+        rig.say_odometry(at_ms)
+        rig.sense(at_ms)
+        rig.answer(at_ms)
+    ages = [(rig.frames[-1].stamp_ns - sweep.stamp_ns) // MILLISECOND for sweep in rig.frames[-1].sweeps]
+    assert ages == [200, 400]
+    assert len(rig.frames) == len(decoded) == len(set(decoded)) == 20
+    assert len(rig.node.builder._sweeps) <= 9
 
 
 def test_points_of_the_vehicle_itself_do_not_trail_behind_it(graph: Graph) -> None:

@@ -48,6 +48,12 @@ def test_sweeps_may_be_made_in_bursts_and_turn_as_fast_as_ever():
     assert turns == [0, 6, 7, 8, 14, 15, 16]
 
 
+def test_the_sweeps_of_a_burst_may_lie_turns_apart():
+    samples = drive(seconds=1.0, cameras=(), every_sweep=8, burst=3, burst_step=2)
+    stamps = [sample.stamp_ns for sample in samples if isinstance(sample, LidarSample)]
+    assert [round((stamp - EPOCH_NS) * 20 / 1e9) for stamp in stamps] == [0, 4, 6, 8, 12, 14, 16]
+
+
 def test_samples_do_not_depend_on_those_made_before_by_the_same_sensors():
     fresh = Drive(Street(ego_speed=4.0), load_rig("nuscenes"), 0.1, (64, 32))
     for number, sample in reversed(list(enumerate(drive(seconds=0.1)))):

@@ -30,7 +30,7 @@ def test_a_drive_without_video_becomes_key_frames_of_three_sweeps(
     told = json.loads((tmp_path / "d" / cache.DONE).read_text())
     assert (told["frames"], told["frame_hz"]) == (frames, 2.0 if pictures else 1.0)
     frame = cache.read(cache.CachedFrame, files[0])
-    np.testing.assert_allclose(frame.ages, [0, 0.1, 0.2], atol=1e-6)
+    np.testing.assert_allclose(frame.ages, [0, 0.2, 0.4], atol=1e-6)
     assert np.unique(frame.sweep).tolist() == [0, 1, 2]
     assert len(frame.label) == (frame.sweep == 0).sum() > 5000
     assert len(frame.picture_ends) == len(frame.semantic_ends) == len(frame.matrices) == pictures
@@ -42,12 +42,14 @@ def test_a_drive_without_video_becomes_key_frames_of_three_sweeps(
 def test_a_drive_is_made_again_where_it_is_not_complete_or_would_be_another(tmp_path: Path) -> None:
     drive = DriveSpec("d", "nuscenes", "suburban", "alder", 1, 2.0, None, "cameras")
     assert not is_current(drive, tmp_path)
-    told = {**asdict(drive), "weather": "rain", "frames": 3, "frame_hz": 2.0}
+    told = {**asdict(drive), "weather": "rain", "frames": 3, "frame_hz": 2.0, "sweep_s": 0.2}
     cache.finish(tmp_path, told)
     assert is_current(drive, tmp_path)
     assert not is_current(replace(drive, seed=2), tmp_path)
     assert not is_current(replace(drive, weather="day"), tmp_path)
     cache.finish(tmp_path, {**told, "frame_hz": 1.0})
+    assert not is_current(drive, tmp_path)
+    cache.finish(tmp_path, {**told, "sweep_s": 0.1})
     assert not is_current(drive, tmp_path)
     del told["frame_hz"]
     cache.finish(tmp_path, told)

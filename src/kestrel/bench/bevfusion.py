@@ -74,8 +74,8 @@ def official() -> dict[str, Figure]:
     plain = BEVFusionDetector.untrained(config, DETECTION_CLASSES, engine="eager")
     # Nothing but the call of an engine is needed of it, so it is none by type.
     plain.engine = TextbookEngine(plain.network)  # type: ignore[assignment]
-    reader = FrameReader(drive, ours.sweeps)
-    numbers = range(ours.sweeps, SWEEPS)
+    reader = FrameReader(drive, ours)
+    numbers = reader.numbers
     answer(ours, reader, numbers[0], run_stage)
     clock, slow, memory = StageClock(), StageClock(), PeakMemory()
     with clock.watching(parts_of(ours)):

@@ -26,7 +26,7 @@ from kestrel.pipelines.fusion import FusionDetector
 from kestrel.pipelines.fusion_engine import Stage, run_stage
 from kestrel.report import Figure
 
-SWEEPS: Final = 10
+SWEEPS: Final = 16
 ROUNDS: Final = 5
 """How often our form takes all frames; the textbook form takes one frame in each round."""
 
@@ -73,8 +73,8 @@ def fusion(int8: Path | None = None) -> dict[str, Figure]:
     plain = FusionDetector("kestrel-fusion", threads=THREADS, engine="eager")
     # Nothing but the call of an engine is needed of it, so it is none by type.
     plain.engine = TextbookEngine(plain.network)  # type: ignore[assignment]
-    reader = FrameReader(drive, ours.sweeps)
-    numbers = range(ours.sweeps, SWEEPS)
+    reader = FrameReader(drive, ours)
+    numbers = reader.numbers
     for number in numbers:
         answer(ours, reader, number, run_stage)
     clock, slow, memory = StageClock(), StageClock(), PeakMemory()

@@ -16,6 +16,7 @@ import numpy as np
 from kestrel.data.bag import BagReader, deserialize
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
+from kestrel.pipelines.detector import Detector, chosen_sweeps
 from kestrel.pipelines.fusion_engine import Stage
 from kestrel.sim.record import write_drive
 from kestrel.sim.rig import load_rig
@@ -113,16 +114,29 @@ class FrameReader:
 
     Args:
         drive: whose frames are read, in their order; after the last comes the first again.
-        sweeps: earlier ones in a frame.
+        detector: says which earlier sweeps belong into a frame.
+
+    Attributes:
+        numbers: of the frames with all earlier sweeps.
     """
 
-    def __init__(self, drive: RecordedDrive, sweeps: int) -> None:
+    def __init__(self, drive: RecordedDrive, detector: Detector) -> None:
         self.drive = drive
-        self.sweeps = sweeps
-        self._decoded: dict[int, PointCloud] = {}
+        self._stamps = [frame.stamp_ns for frame in drive.frames]
+        self._earlier = [
+            self._before(number, detector.sweeps, detector.sweep_s) for number in range(len(drive.frames))
+        ]
+        self.numbers = [
+            number for number, earlier in enumerate(self._earlier) if len(earlier) == detector.sweeps
+        ]
+        self._decoded = [_decoded(messages) for messages in drive.frames]
+
+    def _before(self, number: int, sweeps: int, sweep_s: float) -> list[int]:
+        chosen = chosen_sweeps(self._stamps[number], self._stamps[:number][::-1], sweeps, sweep_s)
+        return [number - 1 - back for back in chosen]
 
     def read(self, number: int, stage: Stage) -> SensorFrame:
-        """Return frame ``number``, which has at least ``sweeps`` before it."""
+        """Return frame ``number`` with the earlier sweeps that there are."""
         messages = self.drive.frames[number]
         images = stage("decode pictures", lambda: self._pictures(messages))
         cloud, *earlier = stage("decode and move sweeps", lambda: self._sweeps(number))
@@ -132,18 +146,19 @@ class FrameReader:
         return {name: image_from_message(deserialize(raw, IMAGE)) for name, raw in messages.images.items()}
 
     def _sweeps(self, number: int) -> list[PointCloud]:
-        now = self.drive.frames[number]
-        known = {frame.stamp_ns: frame for frame in self.drive.frames[number - self.sweeps : number + 1]}
-        self._decoded = {stamp: cloud for stamp, cloud in self._decoded.items() if stamp in known}
-        self._decoded.pop(now.stamp_ns, None)  # the newest sweep is always new, also in the second round
-        base_from_odom = np.linalg.inv(self.drive.odom_from_base[now.stamp_ns])
+        # Earlier ones were decoded when they were the newest.
+        clouds = [_decoded(self.drive.frames[number])]
+        clouds += [self._decoded[index] for index in self._earlier[number]]
+        base_from_odom = np.linalg.inv(self.drive.odom_from_base[self._stamps[number]])
         moved = []
-        for stamp in sorted(known, reverse=True):
-            if stamp not in self._decoded:
-                self._decoded[stamp] = cloud_from_message(deserialize(known[stamp].cloud, CLOUD))
-            motion = base_from_odom @ self.drive.odom_from_base[stamp] @ self.drive.base_from_lidar
-            moved.append(_moved(self._decoded[stamp], motion))
+        for cloud in clouds:
+            motion = base_from_odom @ self.drive.odom_from_base[cloud.stamp_ns]
+            moved.append(_moved(cloud, motion @ self.drive.base_from_lidar))
         return moved
+
+
+def _decoded(messages: FrameMessages) -> PointCloud:
+    return cloud_from_message(deserialize(messages.cloud, CLOUD))
 
 
 def _moved(cloud: PointCloud, base_from_lidar: Float64Array) -> PointCloud:

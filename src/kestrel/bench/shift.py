@@ -18,7 +18,7 @@ from kestrel.pipelines.fusion_engine import run_stage
 from kestrel.report import Figure
 from kestrel.types import SensorFrame
 
-SWEEPS: Final = 10
+SWEEPS: Final = 16
 ROUNDS: Final = 8
 
 
@@ -29,8 +29,8 @@ def temporal_shift() -> dict[str, Figure]:
         FusionDetector.untrained(score_threshold=0.999, config=FusionConfig(hop_s=hop_s))
         for hop_s in (FusionConfig.hop_s, 0.0)
     )
-    reader = FrameReader(recorded_drive(SWEEPS), with_shift.sweeps)
-    frames = [reader.read(number, run_stage) for number in range(with_shift.sweeps, SWEEPS)]
+    reader = FrameReader(recorded_drive(SWEEPS), with_shift)
+    frames = [reader.read(number, run_stage) for number in reader.numbers]
     seconds: list[tuple[float, float]] = []
     processor: list[tuple[float, float]] = []
     for turn in range(ROUNDS + 1):

@@ -55,8 +55,9 @@ class FusionConfig:
 
     extent: half side of the square around base_link, metres. pillar_size: metres; the heads work on cells
         of twice that. image_size: (H, W) the pictures are resized to. depth: (first, step, count) of the
-        depth bins, metres. sweeps: earlier sweeps that it wants. map_extent, map_resolution: the map's grid.
-        hop_s: seconds from the picture whose features are mixed in to the current one, 0: none are.
+        depth bins, metres. sweeps: earlier sweeps that it wants, sweep_s: seconds from one to the next.
+        map_extent, map_resolution: the map's grid. hop_s: seconds from the picture whose features are mixed
+        in to the current one, 0: none are.
     """
 
     num_classes: int = 10
@@ -65,6 +66,7 @@ class FusionConfig:
     pillar_size: float = 0.4
     height_range: tuple[float, float] = (-3.0, 6.0)
     sweeps: int = 2
+    sweep_s: float = 0.2
     image_size: tuple[int, int] = (128, 352)
     depth: tuple[float, float, int] = (1.5, 1.0, 48)
     trunk_width: float = 0.75

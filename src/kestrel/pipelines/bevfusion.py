@@ -117,6 +117,9 @@ class BEVFusionDetector:
     sweeps = SWEEPS
     """How many earlier sweeps the network makes use of; fewer are fine."""
 
+    sweep_s = 0.0
+    """One sweep after the other, as they come."""
+
     remove_close_m = CLOSE_M
     """Points of earlier sweeps this close to their sensor, along both axes, are of the vehicle itself."""
 

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from kestrel.engine import EngineName
 from kestrel.errors import ConfigError, describe
@@ -15,13 +16,17 @@ from kestrel.pipelines.fusion import FusionDetector
 from kestrel.types import BevMap, Boxes3D, SensorFrame
 from kestrel.weights import Manifest, read_manifest
 
+EARLY: Final = 0.1
+"""Part of the time between two sweeps by which the older may come too early: no LiDAR turns evenly."""
+
 
 class Detector(Protocol):
     """What boxes and maps come from, whatever the network.
 
-    manifest: of the weights, None for random ones. sweeps: earlier sweeps that it makes use of.
-    remove_close_m: points of earlier sweeps this close to their sensor, along both axes, are to be left out.
-    classes, layers: what it answers; empty where it knows only the other.
+    manifest: of the weights, None for random ones. sweeps: earlier sweeps that it makes use of, sweep_s:
+    seconds from one to the next, 0: as they come. remove_close_m: points of earlier sweeps this close to
+    their sensor, along both axes, are to be left out. classes, layers: what it answers; empty where it knows
+    only the other.
     """
 
     @property
@@ -41,6 +46,10 @@ class Detector(Protocol):
         """See above."""
 
     @property
+    def sweep_s(self) -> float:
+        """See above."""
+
+    @property
     def remove_close_m(self) -> float:
         """See above."""
 
@@ -49,6 +58,27 @@ class Detector(Protocol):
 
     def detect(self, frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
         """Return what is around the vehicle, in ``frame.frame_id`` at ``frame.stamp_ns``."""
+
+
+def chosen_sweeps(now_ns: int, stamps_ns: Sequence[int], sweeps: int, sweep_s: float) -> list[int]:
+    """Return which earlier sweeps go into a frame, as indices into ``stamps_ns``.
+
+    A network has learned from sweeps a certain time apart; a LiDAR that turns faster gives more than these.
+
+    Args:
+        now_ns: stamp of the frame.
+        stamps_ns: of the sweeps there are, the newest first; only what is before ``now_ns`` is chosen.
+        sweeps: at most so many are chosen.
+        sweep_s: seconds from one to the next, 0: all are good.
+    """
+    gap_ns = max(1, round((1 - EARLY) * sweep_s * 1e9))
+    chosen: list[int] = []
+    latest_ns = now_ns - gap_ns
+    for index, stamp_ns in enumerate(stamps_ns):
+        if len(chosen) < sweeps and stamp_ns <= latest_ns:
+            chosen.append(index)
+            latest_ns = stamp_ns - gap_ns
+    return chosen
 
 
 def load_detector(

@@ -111,6 +111,11 @@ class FusionDetector:
         """How many earlier sweeps the network makes use of; fewer are fine."""
         return self.network.config.sweeps
 
+    @property
+    def sweep_s(self) -> float:
+        """Seconds from one of these sweeps to the next: in less a pedestrian stays within a cell."""
+        return self.network.config.sweep_s
+
     def reset(self) -> None:
         """Forget earlier pictures."""
         self._memory.clear()

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -50,6 +50,7 @@ def simulate(
     cameras: tuple[str, ...] | None = None,
     every_sweep: int = 1,
     burst: int = 1,
+    burst_step: int = 1,
     seed: int = 0,
 ) -> Iterator[Sample]:
     """Yield what the sensors of ``rig`` deliver during a drive, in the order of the stamps.
@@ -62,7 +63,8 @@ def simulate(
         lidar_hz: Another rate of the LiDAR, or None for that of the rig.
         cameras: Only these cameras (an empty tuple: none), or None for all.
         every_sweep: Make only every so many-th turn of the LiDAR, which turns as fast as ever.
-        burst: Make so many turns in a row, of which that one is the last.
+        burst: Make so many turns, of which that one is the last.
+        burst_step: How many turns lie between two of a burst, 1: they follow each other.
         seed: Of all sensor noise.
 
     Raises:
@@ -72,14 +74,19 @@ def simulate(
         raise ConfigError(describe("every_sweep", expected="1 or more", found=every_sweep))
     if not 1 <= burst <= every_sweep:
         raise ConfigError(describe("burst", expected=f"1 to every_sweep, {every_sweep}", found=burst))
-    drive = Drive(world, rig.select(cameras, lidar_hz), seconds, image_size, every_sweep, burst, seed)
+    if not burst_step >= 1 or (burst - 1) * burst_step >= every_sweep:
+        expected = f"1 or more, so that a burst fits into every_sweep, {every_sweep}"
+        raise ConfigError(describe("burst_step", expected=expected, found=burst_step))
+    made = frozenset(range(0, burst * burst_step, burst_step))
+    drive = Drive(world, rig.select(cameras, lidar_hz), seconds, image_size, every_sweep, made, seed)
     return (drive.make(number) for number in range(len(drive.tasks)))
 
 
 class Drive:
     """The sensors of one drive, and the list of what they measure when.
 
-    Args: as of ``simulate``, with the cameras and the LiDAR rate of ``rig`` chosen.
+    Args: as of ``simulate``, with the cameras and the LiDAR rate of ``rig`` chosen; ``burst`` says how many
+        turns the ones that are made lie before every so many-th.
 
     Attributes:
         tasks: All samples in the order of their stamps. Each can be made by itself, in any order and process:
@@ -93,7 +100,7 @@ class Drive:
         seconds: float,
         image_size: tuple[int, int] | None = None,
         every_sweep: int = 1,
-        burst: int = 1,
+        burst: Set[int] = frozenset({0}),
         seed: int = 0,
     ) -> None:
         if not seconds > 0:
@@ -131,7 +138,7 @@ class Drive:
         tasks = self._schedule(_ODOMETRY, rig.odometry_hz, 0.0, self._seconds, self._odometry)
         tasks += self._schedule(_IMU, rig.imu_hz, 0.0, self._seconds, self._imu)
         sweeps = self._schedule(_SWEEPS, rig.lidar.hz, rig.lidar.phase_s, self._seconds - turn, self._sweep)
-        tasks += [task for task in sweeps if -task.index % self._every_sweep < self._burst]
+        tasks += [task for task in sweeps if -task.index % self._every_sweep in self._burst]
         for number, camera in enumerate(self._cameras):
             spec = camera.spec
             tasks += self._schedule(

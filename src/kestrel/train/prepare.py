@@ -32,6 +32,12 @@ from kestrel.types import Float32Array, Float64Array
 
 SWEEP_HZ: Final = 10.0
 
+SWEEPS: Final = 3
+"""Sweeps that a key frame holds, its own among them."""
+
+SWEEP_STEP: Final = 2
+"""Turns from one of them to the next: FusionConfig.sweep_s at SWEEP_HZ."""
+
 PICTURE_SIZE: Final = (352, 128)
 """(width, height) of the cached pictures, what the networks see."""
 
@@ -42,17 +48,22 @@ VIDEO_HZ: Final = 10.0
 class Selection:
     """What of a drive is simulated and kept.
 
-    cameras: their names, None for all. every_sweep, burst: every so many-th sweep is made, and those right
-    before it. frame_every: every so many-th made sweep is a key frame, 0 for none. sweeps: earlier ones kept
-    with it. video: whether the front camera is kept at VIDEO_HZ.
+    cameras: their names, None for all. every_sweep, burst: every so many-th sweep is made, and so many that
+    end with it, SWEEP_STEP apart; all in turn where every sweep is made. frame_every: every so many-th made
+    sweep is a key frame, 0 for none. video: whether the front camera is kept at VIDEO_HZ.
     """
 
     cameras: tuple[str, ...] | None
     every_sweep: int
     burst: int
     frame_every: int
-    sweeps: int
     video: bool
+
+    @property
+    def said(self) -> dict[str, float]:
+        """What ``drive.json`` says of it: frame_hz, and seconds from sweep to sweep of its key frames."""
+        sweep = {"sweep_s": SWEEP_STEP / SWEEP_HZ} if self.frame_every else {}
+        return {"frame_hz": self.frame_hz, **sweep}
 
     @property
     def frame_hz(self) -> float:
@@ -61,10 +72,10 @@ class Selection:
 
 
 SELECTIONS: Final = {
-    "all": Selection(cameras=None, every_sweep=1, burst=1, frame_every=5, sweeps=2, video=True),
-    "cameras": Selection(cameras=None, every_sweep=5, burst=3, frame_every=3, sweeps=2, video=False),
-    "lidar": Selection(cameras=(), every_sweep=10, burst=3, frame_every=3, sweeps=2, video=False),
-    "video": Selection(cameras=("front",), every_sweep=50, burst=1, frame_every=0, sweeps=0, video=True),
+    "all": Selection(cameras=None, every_sweep=1, burst=1, frame_every=5, video=True),
+    "cameras": Selection(cameras=None, every_sweep=5, burst=SWEEPS, frame_every=SWEEPS, video=False),
+    "lidar": Selection(cameras=(), every_sweep=10, burst=SWEEPS, frame_every=SWEEPS, video=False),
+    "video": Selection(cameras=("front",), every_sweep=50, burst=1, frame_every=0, video=True),
 }
 """By the ``sensors`` of a DriveSpec. Drives of less than all are several times cheaper."""
 
@@ -113,7 +124,7 @@ def is_current(drive: DriveSpec, folder: Path) -> bool:
     if not (folder / cache.DONE).exists():
         return False
     told = json.loads((folder / cache.DONE).read_text())
-    wanted = {**asdict(drive), "frame_hz": SELECTIONS[drive.sensors].frame_hz}
+    wanted = {**asdict(drive), **SELECTIONS[drive.sensors].said}
     if drive.weather is None:
         del wanted["weather"]
     return all(told.get(name) == value for name, value in wanted.items())
@@ -134,6 +145,7 @@ def prepare_drive(drive: DriveSpec, out: Path) -> None:
         image_size=PICTURE_SIZE,
         every_sweep=selection.every_sweep,
         burst=selection.burst,
+        burst_step=SWEEP_STEP if selection.burst > 1 else 1,
         seed=drive.seed,
     )
     frames, video = 0, _Video()
@@ -142,7 +154,7 @@ def prepare_drive(drive: DriveSpec, out: Path) -> None:
         frames += 1
     if selection.video:
         cache.write(folder / "video.npz", video.cached())
-    found = {"weather": world.weather.name, "frames": frames, "frame_hz": selection.frame_hz}
+    found = {"weather": world.weather.name, "frames": frames, **selection.said}
     cache.finish(folder, {**asdict(drive), **found})
 
 
@@ -182,7 +194,8 @@ class _Video:
 
 def _frames(samples: Iterator[Sample], video: _Video, selection: Selection) -> Iterator[cache.CachedFrame]:
     """Yield the key frames of a stream of samples: sweeps with the pictures taken right after their stamp."""
-    sweeps: deque[LidarSample] = deque(maxlen=selection.sweeps + 1)
+    step = SWEEP_STEP if selection.burst == 1 else 1  # a burst has no others between
+    sweeps: deque[LidarSample] = deque(maxlen=(SWEEPS - 1) * step + 1)
     waiting: tuple[LidarSample, ...] = ()
     pictures: dict[str, CameraSample] = {}
     count = 0
@@ -197,7 +210,7 @@ def _frames(samples: Iterator[Sample], video: _Video, selection: Selection) -> I
                 waiting = ()
             sweeps.append(sample)
             if selection.frame_every and count % selection.frame_every == 0 and len(sweeps) == sweeps.maxlen:
-                waiting = tuple(reversed(sweeps))
+                waiting = tuple(sweeps)[::-step]
             pictures.clear()
             count += 1
 

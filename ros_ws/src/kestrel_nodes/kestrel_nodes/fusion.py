@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 from kestrel_msgs.msg import PerceivedObjects
@@ -41,6 +42,9 @@ from kestrel_nodes.transforms import listen
 
 POLL_S = 0.02
 """How often the timeouts of the collector are looked at while a frame waits for images."""
+
+FASTEST_LIDAR_HZ: Final = 20
+"""Sweeps are kept for as long as they may be needed at this rate; of a faster LiDAR the oldest are missed."""
 
 
 class FusionNode(KestrelNode[FusionParameters]):
@@ -83,6 +87,7 @@ class FusionNode(KestrelNode[FusionParameters]):
             base_frame=params.base_frame,
             odom_frame=params.odom_frame,
             sweeps=sweeps,
+            sweep_s=self.detector.sweep_s,
             sweep_max_age_s=params.sweep_max_age_s,
             remove_close_m=self.detector.remove_close_m,
             rectified=params.rectified,
@@ -96,7 +101,8 @@ class FusionNode(KestrelNode[FusionParameters]):
             },
         )
         self.collector = Collector(params.collector_settings())
-        self.recent_clouds: deque[PointCloud2] = deque(maxlen=sweeps + self.collector.settings.pending_limit)
+        needed = max(sweeps, math.ceil(sweeps * self.detector.sweep_s * FASTEST_LIDAR_HZ))
+        self.recent_clouds: deque[PointCloud2] = deque(maxlen=needed + self.collector.settings.pending_limit)
         self._create_outputs()
         self._create_inputs()
         self.fusion_health = FusionHealth(self.health, self.sources, params.max_missing_cameras)

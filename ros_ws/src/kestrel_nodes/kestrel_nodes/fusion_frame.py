@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kestrel.errors import CalibrationError, InputError, KestrelError, describe
+from kestrel.pipelines.detector import chosen_sweeps
 from kestrel.types import Calibration, Float64Array, Image, PointCloud, SensorFrame
 from kestrel_nodes.calibration import CameraInfo, Intrinsics, Undistorter, read_camera_info
 from kestrel_nodes.collector import LIDAR, Collected
@@ -51,6 +52,7 @@ class FrameBuilder:
         base_frame: frame of the vehicle: x forward, origin on the ground.
         odom_frame: frame that stands still while the vehicle moves.
         sweeps: how many earlier sweeps a frame holds.
+        sweep_s: seconds from one of them to the next.
         sweep_max_age_s: older ones are left out.
         remove_close_m: points of earlier sweeps this close to their sensor, along both axes, are left out.
         rectified: the pictures are rectified already.
@@ -67,6 +69,7 @@ class FrameBuilder:
         base_frame: str = "base_link",
         odom_frame: str = "odom",
         sweeps: int = 0,
+        sweep_s: float = 0.0,
         sweep_max_age_s: float = 1.0,
         remove_close_m: float = 0.0,
         rectified: bool = False,
@@ -81,7 +84,7 @@ class FrameBuilder:
         self.own_vehicle = own_vehicle
         self.watches = watches or {}
         self.base_frame, self.odom_frame = base_frame, odom_frame
-        self.sweeps = sweeps
+        self.sweeps, self.sweep_s = sweeps, sweep_s
         self.sweep_max_age_ns = int(sweep_max_age_s * NANOSECONDS)
         self.remove_close_m = remove_close_m
         self.rectified = rectified
@@ -143,14 +146,19 @@ class FrameBuilder:
             return cloud, ()
 
     def _usable(self, now_ns: int, messages: Sequence[Any]) -> list[Any]:
-        """Return the earlier sweeps that still count, and forget what was decoded of all others."""
-        usable = [
-            message
-            for message in messages
-            if now_ns - self.sweep_max_age_ns <= stamp_ns(message.header.stamp) < now_ns
-        ][: self.sweeps]
-        keep = {now_ns, *(stamp_ns(message.header.stamp) for message in usable)}
-        self._sweeps = {stamp: sweep for stamp, sweep in self._sweeps.items() if stamp in keep}
+        """Return the earlier sweeps that count, and forget what was decoded and will not count any more."""
+        oldest_ns = now_ns - self.sweep_max_age_ns
+        stamps = [stamp_ns(message.header.stamp) for message in messages]
+        recent = [index for index, stamp in enumerate(stamps) if oldest_ns <= stamp < now_ns]
+        chosen = chosen_sweeps(now_ns, [stamps[index] for index in recent], self.sweeps, self.sweep_s)
+        usable = [messages[recent[index]] for index in chosen]
+        # With all of them in use, what is older than the oldest is not needed again; and none lies between.
+        if len(chosen) == self.sweeps:
+            oldest_ns = stamps[recent[chosen[-1]]] if chosen else now_ns
+        keep = {now_ns, *(stamps[index] for index in recent)}
+        self._sweeps = {
+            stamp: sweep for stamp, sweep in self._sweeps.items() if stamp in keep and stamp >= oldest_ns
+        }
         return usable
 
     def _earlier(self, now_ns: int, usable: Sequence[Any]) -> tuple[PointCloud, ...]:

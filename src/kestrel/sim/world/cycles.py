@@ -77,7 +77,7 @@ def build_bicycle(rng: np.random.Generator, *, rider: bool) -> Model:
         builder.add(box((0.35, 0.3, 0.25), (-half - 0.02, 0, 2 * radius + 0.18)), dark)
     if rider:
         outfit = Outfit(rng, semantic)
-        lean = float(rng.uniform(0.12, 0.4))
+        lean = float(rng.uniform(0.08, 0.48))
         hip = np.add(saddle, (0.0, 0.0, 0.06))
         neck = hip + np.array([lean, 0.0, np.sqrt(0.56**2 - lean**2)]) * outfit.height / 1.75
         feet = (np.add(crank, (0.12, 0.13, -0.12)), np.add(crank, (-0.12, -0.13, 0.06)))

@@ -163,6 +163,37 @@ def clutter(rng: np.random.Generator) -> Mesh:
     return builder.build()
 
 
+def column(rng: np.random.Generator) -> Mesh:
+    """Something upright as thick as a person: advertising column, concrete post, ticket machine or stele."""
+    builder = MeshBuilder()
+    kind = int(rng.integers(4))
+    colour = shade(((120, 128, 110), (150, 148, 142), (70, 84, 110), (96, 98, 100))[kind], rng, 0.3)
+    finish = Finish(Semantic.OTHER_STRUCTURE, colour, Texture.PLAIN, float(rng.uniform(0.15, 0.7)))
+    if kind == 0:
+        radius, height = float(rng.uniform(0.3, 0.7)), float(rng.uniform(2.3, 3.6))
+        builder.add(tube((0, 0, 0), (0, 0, height), radius, sides=12), finish)
+        builder.add(
+            tube((0, 0, height), (0, 0, height + 0.25), 1.15 * radius, 0.3 * radius, sides=12), finish
+        )
+    elif kind == 1:
+        radius = float(rng.uniform(0.1, 0.35))
+        builder.add(
+            tube((0, 0, 0), (0, 0, rng.uniform(0.8, 4.0)), radius, radius * rng.uniform(0.7, 1.0), sides=9),
+            finish,
+        )
+    elif kind == 2:
+        height = float(rng.uniform(1.3, 1.9))
+        builder.add(box((0.3, 0.3, 0.5), (0, 0, 0.25)), finish)
+        builder.add(
+            box((rng.uniform(0.3, 0.5), rng.uniform(0.35, 0.7), height - 0.5), (0, 0, (height + 0.5) / 2)),
+            finish,
+        )
+    else:
+        height = float(rng.uniform(1.5, 3.0))
+        builder.add(box((rng.uniform(0.1, 0.35), rng.uniform(0.4, 1.2), height), (0, 0, height / 2)), finish)
+    return builder.build()
+
+
 def bus_shelter(rng: np.random.Generator) -> Mesh:
     """Bus stop with glass walls, open towards +x."""
     builder = MeshBuilder()

@@ -56,7 +56,7 @@ def _torso(outfit: Outfit, hip: Float64Array, neck: Float64Array) -> Float64Arra
         (0.95, 0.09, 0.17),
         (1.0, 0.05, 0.06),
     ):
-        centre = np.add(hip, (neck - hip)) * share
+        centre = hip + (neck - hip) * share
         rings.append(centre + np.column_stack([deep * np.cos(angle), wide * np.sin(angle), 0 * angle]) * unit)
     return np.stack(rings)
 

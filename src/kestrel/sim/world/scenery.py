@@ -35,6 +35,7 @@ class Scenery:
     ) -> None:
         self.builder = MeshBuilder()
         self._rng, self._town, self._layout, self._scene = rng, town, layout, scene
+        self._column_rng = rng.spawn(1)[0]  # of its own: everything else stays where it was without columns
         self._space, self._terrain = space, terrain
         crowns = [vegetation.broadleaf(rng, town) for _ in range(5)]
         self._trees = crowns + [vegetation.conifer(rng, town) for _ in range(2)]
@@ -86,12 +87,21 @@ class Scenery:
                 place = road.path.position(s, side * (profile.outer - 0.55))
                 piece = vegetation.planter(rng, self._town) if rng.random() < 0.15 else furniture.clutter(rng)
                 self._put(piece, place, float(road.path.direction(s)) + side * np.pi, KERB)
+            self._columns(road, side, start, end)
             if end - start > 30.0 and rng.random() < 0.3:
                 s = rng.uniform(start + 8, end - 8)
                 place = road.path.position(s, side * (profile.outer - 0.9))
                 self._put(
                     furniture.bus_shelter(rng), place, float(road.path.direction(s)) - side * np.pi / 2, KERB
                 )
+
+    def _columns(self, road: Road, side: int, start: float, end: float) -> None:
+        """What is as thick and as high as a person, at the kerb or at the back of the sidewalk."""
+        rng = self._column_rng
+        for s in np.arange(start + rng.uniform(3, 40), end - 3.0, rng.uniform(15, 50)):
+            left = road.profile.half + 0.65 if rng.random() < 0.4 else road.profile.outer - 0.55
+            yaw = float(road.path.direction(s)) + rng.normal(0, 0.1)
+            self._put(furniture.column(rng), road.path.position(s, side * left), yaw, KERB)
 
     def _street_tree(self, road: Road, s: float, side: int) -> None:
         rng = self._rng
