@@ -13,12 +13,13 @@ from torch import nn
 
 from kestrel import engine as engines
 from kestrel.engine import EngineName, as_tuple, has_openvino, make_engine
-from kestrel.engine.folded import FoldedEngine, WinogradConv2d, fold
+from kestrel.engine.folded import FoldedEngine, Int8Conv2d, WinogradConv2d, fold
 from kestrel.engine.packed import PackedLayer, has_packed_layers
 from kestrel.errors import ConfigError, InputError, SetupError
 from kestrel.models.resnet import ResNet
 from kestrel.nn.axis_sampler import AxisSampler
 from kestrel.nn.bev_decoder import SECOND, SECONDFPN, ConvFuser
+from kestrel.ops import int8_is_fast
 from kestrel.ops.axis_sampling import sample_axes, sample_axes_reference
 from kestrel.ops.backend import NATIVE
 
@@ -222,7 +223,55 @@ def test_auto_takes_the_fastest(decoder: nn.Module, monkeypatch: pytest.MonkeyPa
     seconds = iter((0.2, 0.1))
     monkeypatch.setattr(engines, "best_seconds", lambda run: next(seconds))
     monkeypatch.setattr(engines, "make_engine", lambda module, examples, name, **options: made[name])
-    assert engines._fastest(decoder, maps(), bfloat16=False, dynamic_batch=False) is made["openvino"]
+    options = {"bfloat16": False, "dynamic_batch": False, "dynamic_int8": False}
+    assert engines._fastest(decoder, maps(), **options) is made["openvino"]
+
+
+needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="the processor multiplies no bytes")
+
+
+@needs_int8
+def test_bytes_that_are_quantized_on_their_way_stay_close(decoder: nn.Module) -> None:
+    inputs = maps()
+    engine = make_engine(decoder, inputs, "folded", dynamic_int8=True)
+    assert isinstance(engine, FoldedEngine)
+    convolutions = [part for part in engine.module.modules() if isinstance(part, Int8Conv2d)]
+    strides = {part.stride for part in convolutions}
+    assert strides == {1, 2}
+    with torch.inference_mode():
+        for answer, expected in zip(engine(*inputs), as_tuple(decoder(*inputs)), strict=True):
+            difference = (answer - expected).norm() / expected.norm()
+            assert 1e-5 < difference < 0.05
+
+
+@needs_int8
+def test_inputs_that_no_byte_stands_for_are_convolved_as_floats() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, stride=2), nn.ReLU()).eval()
+    engine = FoldedEngine(module, dynamic_int8=True)
+    x = torch.randn(1, 16, 8, 8)
+    with torch.inference_mode():
+        difference = (engine(x)[0] - module(x)).norm() / module(x).norm()
+        x[0, 3, 7, 7] = torch.inf
+        answer, expected = engine(x)[0], module(x)
+    assert 1e-4 < difference < 0.02
+    torch.testing.assert_close(answer, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert not answer.isfinite().all()
+    assert answer[..., :3, :3].isfinite().all()
+
+
+@needs_int8
+@pytest.mark.parametrize("options", [{"bfloat16": True}, {"compiled": True}])
+def test_bytes_are_not_mixed_with_bfloat16_or_a_compiler(options: dict[str, bool]) -> None:
+    module = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()).eval()
+    engine = FoldedEngine(module, dynamic_int8=True, **options)
+    assert not any(isinstance(part, Int8Conv2d) for part in engine.module.modules())
+
+
+def test_a_relu6_behind_a_convolution_keeps_it_in_floats() -> None:
+    module = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, stride=2), nn.ReLU6()).eval()
+    engine = FoldedEngine(module, dynamic_int8=True)
+    assert not any(isinstance(part, Int8Conv2d) for part in engine.module.modules())
 
 
 def test_instance_normalisation_keeps_channels_last_and_its_answer() -> None:

@@ -177,11 +177,14 @@ def test_the_command_prints_figures_and_the_manifest_keeps_them(
     class Detector:
         sweeps = 0
 
-        def __init__(self, weights: str, score_threshold: float) -> None:
+        def __init__(self, weights: str, score_threshold: float, precision: str) -> None:
             assert weights == str(path)
             self.detect = SectorDetector()
+            made.append(precision)
 
+    made: list[str] = []
     monkeypatch.setattr(score, "FusionDetector", Detector)
+    monkeypatch.setattr(score, "int8_is_fast", lambda: True)
     arguments = ["train", "score", "--weights", str(path), "--data", str(drives.parent), "--split", "test"]
     result = CliRunner().invoke(build_app(), [*arguments, "--sensors-out", "--json"])
     assert result.exit_code == 0, result.output
@@ -191,6 +194,8 @@ def test_the_command_prints_figures_and_the_manifest_keeps_them(
     assert figures["test/sensors_out/LiDAR/mAP_lost"]["unit"] == "points"
     assert figures["test/camera+lidar/range/10-20 m/mAP"]["unit"] == "AP"
     assert {"test/lidar/ap/car", "test/camera+lidar/weather/rain/NDS"} <= kept.keys()
+    assert made == ["float32", "int8"]
+    assert kept["test/int8/mAP"] == kept["test/camera+lidar/mAP"]
 
 
 def test_what_cannot_lose_sensors_is_refused(drives: Path) -> None:
@@ -230,13 +235,14 @@ def test_precision_is_scored_with_what_was_asked_for(
 
     monkeypatch.setattr(score, "FusionDetector", Detector)
     values = score.score_precision(path, drives, "test", 1)
-    assert made == [{"engine": "eager", "bfloat16": False}, {"bfloat16": True}]
+    exact = {"engine": "eager", "bfloat16": False}
+    assert made == [exact, {"bfloat16": True, "precision": "float32"}]
     assert values["test/bfloat16/mAP_lost"] == 0
     assert read_manifest(path).metrics == values
     made.clear()
     int8 = score.score_int8(path, tmp_path, drives, "test")
-    exact, rough = {"engine": "eager", "bfloat16": False}, {"engine": "int8", "bfloat16": False}
-    assert made == [exact, rough | {"int8": tmp_path}]
+    models = {"engine": "int8", "int8": tmp_path, "precision": "float32"}
+    assert made == [exact, {"bfloat16": False} | models]
     assert int8["test/int8/mAP_lost"] == 0
     assert int8["test/int8/frames"] > values["test/bfloat16/frames"]  # of all drives
     assert read_manifest(path).metrics == values  # one calibration is not a property of the weights

@@ -74,6 +74,7 @@ def make_engine(
     *,
     bfloat16: bool = False,
     dynamic_batch: bool = False,
+    dynamic_int8: bool = False,
     int8: Path | None = None,
 ) -> Engine:
     """Build an engine that runs ``module``.
@@ -84,6 +85,7 @@ def make_engine(
         name: which engine; "auto" measures.
         bfloat16: let it compute in bfloat16 where that is faster.
         dynamic_batch: whether the size of the first dimension changes from call to call.
+        dynamic_int8: let it multiply bytes that are quantized on their way: FoldedEngine.
         int8: the quantized model of ``module``, for the engine of that name.
 
     Raises:
@@ -93,11 +95,14 @@ def make_engine(
     if name not in get_args(EngineName):
         raise ConfigError(describe("engine", expected=f"one of {get_args(EngineName)}", found=name))
     if name == "auto":
-        return _fastest(module, examples, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
+        return _fastest(
+            module, examples, bfloat16=bfloat16, dynamic_batch=dynamic_batch, dynamic_int8=dynamic_int8
+        )
     if name == "eager":
         return EagerEngine(module)
     if name in ("folded", "compiled"):
-        return FoldedEngine(module, bfloat16=bfloat16, compiled=name == "compiled")
+        compiled = name == "compiled"
+        return FoldedEngine(module, bfloat16=bfloat16, compiled=compiled, dynamic_int8=dynamic_int8)
     if not has_openvino():
         expected = f"pip install kestrel-perception[{name}]"
         raise SetupError(describe(f"engine {name}", expected=expected, found="no openvino"))
@@ -114,15 +119,29 @@ def make_engine(
     return OpenVinoEngine(module, examples, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
 
 
-def _fastest(module: nn.Module, examples: Sequence[Tensor], *, bfloat16: bool, dynamic_batch: bool) -> Engine:
+def _fastest(
+    module: nn.Module,
+    examples: Sequence[Tensor],
+    *,
+    bfloat16: bool,
+    dynamic_batch: bool,
+    dynamic_int8: bool,
+) -> Engine:
     names: list[EngineName] = ["folded", "openvino"] if has_openvino() else ["folded"]
     if len(names) == 1:
         _LOG.info("openvino is not installed: %s runs in torch", type(module).__name__)
-        return make_engine(module, examples, names[0], bfloat16=bfloat16)
+        return make_engine(module, examples, names[0], bfloat16=bfloat16, dynamic_int8=dynamic_int8)
     timed = []
     for name in names:
         try:
-            engine = make_engine(module, examples, name, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
+            engine = make_engine(
+                module,
+                examples,
+                name,
+                bfloat16=bfloat16,
+                dynamic_batch=dynamic_batch,
+                dynamic_int8=dynamic_int8,
+            )
         except SetupError as error:
             _LOG.warning("%s runs without it: %s", type(module).__name__, error)
             continue

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Torch with less to do: batch normalisation in the weights, 3x3 convolutions with fewer products."""
+"""Torch with less to do: batch normalisation in the weights, cheaper 3x3 convolutions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from kestrel.engine.packed import ACTIVATIONS, PackedLayer, has_packed_layers
 from kestrel.nn.axis_sampler import AxisSampler
 from kestrel.ops.axis_sampling import sample_axes
 from kestrel.ops.backend import NATIVE
+from kestrel.ops.int8_conv import int8_conv, pack_int8_conv
+from kestrel.ops.sparse_conv import Int8Weight
 from kestrel.ops.winograd import PANEL, winograd_conv, winograd_weight
 
 _MULTIPLYING = (_ConvNd, nn.Linear, nn.MultiheadAttention)
@@ -51,6 +53,42 @@ class WinogradConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, cin, H, W) to (B, cout, H, W), channels last."""
         return winograd_conv(x, self.weight, self.bias, relu=self.relu)
+
+
+class Int8Conv2d(nn.Module):
+    """A 3x3 convolution with border 1, and the ReLU behind it, in bytes; see kestrel.ops.int8_conv.
+
+    Args:
+        conv: see ``fits``.
+        weight: its weights in bytes.
+        floats: does the same in float32, for inputs that bytes cannot stand for.
+        relu: whether a ReLU is behind it.
+    """
+
+    def __init__(self, conv: nn.Conv2d, weight: Int8Weight, floats: nn.Module, *, relu: bool) -> None:
+        super().__init__()
+        self.weight, self.floats = weight, floats
+        self.bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
+        self.stride, self.relu = conv.stride[0], relu
+
+    @staticmethod
+    def packed(layer: nn.Module) -> Int8Weight | None:
+        """Return the weights in bytes of a layer that can run like this and gains by it, or None."""
+        fits = (
+            isinstance(layer, nn.Conv2d)
+            and layer.kernel_size == (3, 3)
+            and layer.stride in ((1, 1), (2, 2))
+            and layer.dilation == layer.padding == (1, 1)
+            and layer.groups == 1
+            and layer.padding_mode == "zeros"
+        )
+        return pack_int8_conv(cast(nn.Conv2d, layer).weight) if fits else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, cin, H, W) to (B, cout, H', W'), channels last."""
+        answer = int8_conv(x, self.weight, self.bias, stride=self.stride, relu=self.relu)
+        plain: Tensor = self.floats(x) if answer is None else answer
+        return plain
 
 
 class InstanceNorm(nn.Module):
@@ -91,10 +129,19 @@ class FoldedEngine:
     Args:
         module: in evaluation mode.
         bfloat16: compute in bfloat16 (with oneDNN's convolutions, which have it) what autocast would.
+        dynamic_int8: let 3x3 convolutions multiply bytes where the processor is fast with them and their
+            input is nowhere negative. Not with bfloat16 or torch.compile.
         compiled: let torch.compile fuse what is left; takes a C++ compiler and a minute.
     """
 
-    def __init__(self, module: nn.Module, *, bfloat16: bool = False, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        bfloat16: bool = False,
+        compiled: bool = False,
+        dynamic_int8: bool = False,
+    ) -> None:
         self.name = "compiled" if compiled else "folded"
         self.bfloat16 = bfloat16
         self.module = fold(
@@ -102,6 +149,7 @@ class FoldedEngine:
             winograd=NATIVE is not None and not bfloat16,
             packed=not compiled,
             dtype=torch.bfloat16 if bfloat16 else torch.float32,
+            int8=dynamic_int8 and not bfloat16 and not compiled,
         )
         self._run = torch.compile(self.module) if compiled else self.module
 
@@ -113,7 +161,12 @@ class FoldedEngine:
 
 
 def fold(
-    module: nn.Module, *, winograd: bool, packed: bool = False, dtype: torch.dtype = torch.float32
+    module: nn.Module,
+    *,
+    winograd: bool,
+    packed: bool = False,
+    dtype: torch.dtype = torch.float32,
+    int8: bool = False,
 ) -> nn.Module:
     """Return a copy without batch normalisation behind convolutions and linear layers.
 
@@ -125,6 +178,7 @@ def fold(
         winograd: whether 3x3 convolutions become WinogradConv2d.
         packed: whether the others, and what else gains, become PackedLayer where torch has what they need.
         dtype: of the weights of all convolutions and products; with bfloat16 the copy runs under autocast.
+        int8: whether 3x3 convolutions become Int8Conv2d where that is faster.
     """
     packed = packed and has_packed_layers(dtype)
     copied = copy.deepcopy(module).eval().requires_grad_(False)
@@ -136,7 +190,7 @@ def fold(
                 setattr(part, name, InstanceNorm(cast(nn.InstanceNorm2d, norm)))
         if isinstance(part, AxisSampler):
             part.sample = sample_axes
-        _replace_layers(part, winograd=winograd, packed=dtype if packed else None)
+        _replace_layers(part, winograd=winograd, packed=dtype if packed else None, int8=int8)
     for part in copied.modules():
         # Autocast would round the weights that are left at every call.
         if dtype == torch.bfloat16 and isinstance(part, _MULTIPLYING):
@@ -177,18 +231,24 @@ def _folded_transpose(conv: nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> nn.Modu
     return conv
 
 
-def _replace_layers(parent: nn.Module, *, winograd: bool, packed: torch.dtype | None) -> None:
+def _replace_layers(parent: nn.Module, *, winograd: bool, packed: torch.dtype | None, int8: bool) -> None:
     children = [pair for pair in parent.named_children() if not isinstance(pair[1], nn.Identity)]
     behind = [*children[1:], ("", nn.Identity())]
     for (name, layer), (after, activation) in zip(children, behind, strict=False):
         in_order = isinstance(parent, nn.Sequential)
+        replaced: nn.Module
         if winograd and WinogradConv2d.fits(layer):
             fused = in_order and isinstance(activation, nn.ReLU)
-            setattr(parent, name, WinogradConv2d(cast(nn.Conv2d, layer), relu=fused))
+            replaced = WinogradConv2d(cast(nn.Conv2d, layer), relu=fused)
         elif packed is not None and PackedLayer.fits(layer, packed):
             fused = in_order and type(activation) in ACTIVATIONS
-            setattr(parent, name, PackedLayer(layer, activation if fused else None, packed))
+            replaced = PackedLayer(layer, activation if fused else None, packed)
         else:
             continue
+        relu = isinstance(activation, nn.ReLU)
+        weight = Int8Conv2d.packed(layer) if int8 and fused in (False, relu) else None
+        if weight is not None:
+            replaced = Int8Conv2d(cast(nn.Conv2d, layer), weight, replaced, relu=fused)
+        setattr(parent, name, replaced)
         if fused:
             setattr(parent, after, nn.Identity())

@@ -32,10 +32,14 @@ MOST_PRODUCTS: Final = (2**31 - 1) // (255 * 127)
 
 @dataclass(frozen=True, eq=False)
 class Int8Weight:
-    """Kernel slices as packed signed bytes, and the ``step`` (C_out,) float32 that one stands for."""
+    """Kernel slices as packed signed bytes.
+
+    step: (C_out,) float32 that a byte of each column stands for. sums: (C_out,) float32 of the bytes.
+    """
 
     packed: Tensor
     step: Tensor
+    sums: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +82,7 @@ def pack_weight(weight: Tensor, *, int8: bool = False) -> PackedWeight:
     shape, dtype, level, native = weight.shape, weight.dtype, dispatch_level(), native_for(weight)
     if native is None:
         return PackedWeight(shape, dtype, level, None, weight.clone(memory_format=torch.contiguous_format))
-    bytes_too = _pack_int8(native, weight) if int8 and dtype == torch.float32 else None
+    bytes_too = pack_int8(weight) if int8 and dtype == torch.float32 else None
     return PackedWeight(shape, dtype, level, _pack(native, weight), None, bytes_too)
 
 
@@ -110,12 +114,16 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(weight / step).to(torch.int8), step
 
 
-def _pack_int8(native: ModuleType, weight: Tensor) -> Int8Weight | None:
-    if weight[..., 0].numel() > MOST_PRODUCTS or weight.shape[-2] < FEWEST_INT8_CHANNELS:
+def pack_int8(weight: Tensor) -> Int8Weight | None:
+    """Pack (K, C_in, C_out) float32 kernel slices in bytes, None where bytes are not faster."""
+    native = native_for(weight)
+    few = weight.shape[-2] < FEWEST_INT8_CHANNELS or weight[..., 0].numel() > MOST_PRODUCTS
+    if native is None or few:
         return None
     quantized, step = quantize_weight(weight)
     packed = _pack(native, quantized)
-    return Int8Weight(packed, step) if len(packed) else None
+    sums = quantized.flatten(0, -2).sum(0).float()
+    return Int8Weight(packed, step, sums) if len(packed) else None
 
 
 def _pack(native: ModuleType, weight: Tensor) -> Tensor:
@@ -256,14 +264,44 @@ def _run_packed(
     epilogue: Epilogue,
 ) -> Tensor:
     """Convolve in bytes where weight and features allow it, in the type of the features otherwise."""
-    width = weight.shape[-1]
     if weight.int8 is not None and features.dtype == torch.float32:
         quantized = torch.empty(features.shape, dtype=torch.uint8)
-        step = call(native.quantize, features, quantized, features.numel(), torch.get_num_threads())
+        step, _ = quantize(native, features, quantized, negative=False)
         if step >= 0:
-            units = weight.int8.step * step
-            return _run_native(native, quantized, weight.int8.packed, width, gather, epilogue, units)
-    return _run_native(native, features, cast(Tensor, weight.packed), width, gather, epilogue)
+            return convolve_int8(native, quantized, step, weight.int8, gather, epilogue)
+    return _run_native(native, features, cast(Tensor, weight.packed), weight.shape[-1], gather, epilogue)
+
+
+def quantize(native: ModuleType, features: Tensor, out: Tensor, *, negative: bool) -> tuple[float, int]:
+    """Write ``round(features / step) + zero`` as bytes.
+
+    Args:
+        native: the compiled kernels.
+        features: float32.
+        out: uint8, at least as many.
+        negative: whether features may be negative; if none may be, zero is 0.
+
+    Returns:
+        step and zero; the step is negative, and nothing is written, where a feature is not finite, or
+        negative though none may be.
+    """
+    made: tuple[float, int] = call(
+        native.quantize, features, out, features.numel(), negative, torch.get_num_threads()
+    )
+    return made
+
+
+def convolve_int8(
+    native: ModuleType,
+    quantized: Tensor,
+    step: float,
+    weight: Int8Weight,
+    gather: Tensor,
+    epilogue: Epilogue,
+) -> Tensor:
+    """Convolve bytes (N, C_in) that stand for so many steps each; returns float32 (M, C_out)."""
+    units = weight.step * step
+    return _run_native(native, quantized, weight.packed, len(weight.step), gather, epilogue, units)
 
 
 def _run_native(

@@ -23,7 +23,13 @@ from kestrel.pipelines.bevfusion_engine import BEVFusionEngine
 from kestrel.pipelines.bevfusion_frame import BASE_FROM_NETWORK, CLOSE_M, SWEEPS, BEVFusionInput, read_frame
 from kestrel.pipelines.fusion import check_size
 from kestrel.pipelines.fusion_engine import Stage, run_stage
-from kestrel.pipelines.runtime import check_finite, has_fast_bfloat16, set_threads
+from kestrel.pipelines.runtime import (
+    Precision,
+    check_finite,
+    has_fast_bfloat16,
+    multiplies_bytes,
+    set_threads,
+)
 from kestrel.types import BevMap, Boxes3D, SensorFrame
 from kestrel.weights import Manifest, assign, load
 
@@ -39,9 +45,12 @@ class BEVFusionDetector:
         score_threshold: boxes below it are dropped, 0..1.
         threads: threads that torch may use in this process, None for its default.
         engine: how the dense parts run; "auto" measures at the first frame, which so takes seconds.
+        precision: of the sparse and the 3x3 convolutions; "auto" is float32, since what bytes cost these
+            weights was not measured: there are no nuScenes drives here.
 
     Raises:
         ModelError: the weights cannot be used.
+        ConfigError: precision int8 on a machine that does not multiply bytes.
     """
 
     def __init__(
@@ -50,6 +59,7 @@ class BEVFusionDetector:
         score_threshold: float = 0.1,
         threads: int | None = None,
         engine: EngineName = "auto",
+        precision: Precision = "auto",
     ) -> None:
         set_threads(threads)
         state, manifest = load(weights)
@@ -65,7 +75,7 @@ class BEVFusionDetector:
                 describe(f"{weights} config", expected=f"an entry {error}", found="none")
             ) from error
         assign(network, state, weights)
-        self._start(network, config, manifest.classes, manifest, score_threshold, engine)
+        self._start(network, config, manifest.classes, manifest, score_threshold, engine, precision)
 
     @classmethod
     def untrained(
@@ -75,6 +85,7 @@ class BEVFusionDetector:
         seed: int = 0,
         score_threshold: float = 0.1,
         engine: EngineName = "folded",
+        precision: Precision = "auto",
     ) -> BEVFusionDetector:
         """Return a network with random weights.
 
@@ -84,11 +95,13 @@ class BEVFusionDetector:
             seed: of the weights.
             score_threshold: as for the class.
             engine: as for the class.
+            precision: as for the class.
         """
         pipeline = cls.__new__(cls)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            pipeline._start(build_bevfusion(config), config, classes, None, score_threshold, engine)
+            network = build_bevfusion(config)
+            pipeline._start(network, config, classes, None, score_threshold, engine, precision)
         return pipeline
 
     def _start(
@@ -99,10 +112,13 @@ class BEVFusionDetector:
         manifest: Manifest | None,
         score_threshold: float,
         engine: EngineName,
+        precision: Precision,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.config = config
-        self.engine = BEVFusionEngine(network, engine, bfloat16=has_fast_bfloat16())
+        int8 = precision != "auto" and multiplies_bytes(precision)
+        self.precision = "int8" if int8 else "float32"
+        self.engine = BEVFusionEngine(network, engine, bfloat16=has_fast_bfloat16(), dynamic_int8=int8)
         self.manifest = manifest
         self.score_threshold = score_threshold
         self.layers = MAP_LAYERS if "map" in network.heads else ()

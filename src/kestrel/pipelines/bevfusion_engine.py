@@ -14,6 +14,7 @@ from kestrel.engine import Engine, EngineName, make_engine
 from kestrel.engine.folded import FoldedEngine
 from kestrel.models.bevfusion import BEVFusion, CameraEncoder, LidarEncoder
 from kestrel.nn.camera_geometry import CameraGeometry
+from kestrel.nn.sparse import use_int8
 from kestrel.ops.bev_pool import LiftSplatIndex
 from kestrel.pipelines.bevfusion_frame import BEVFusionInput
 from kestrel.pipelines.fusion_engine import Stage, run_stage
@@ -64,18 +65,30 @@ class BEVFusionEngine:
         network: in evaluation mode.
         engine: how the camera branch and the bird's-eye view run; the heads run folded except with "eager".
         bfloat16: whether they may use bfloat16.
+        dynamic_int8: whether sparse and 3x3 convolutions may multiply bytes (ADR 6).
     """
 
-    def __init__(self, network: BEVFusion, engine: EngineName = "auto", *, bfloat16: bool = False) -> None:
+    def __init__(
+        self,
+        network: BEVFusion,
+        engine: EngineName = "auto",
+        *,
+        bfloat16: bool = False,
+        dynamic_int8: bool = False,
+    ) -> None:
         self.network = network
         self.engine_name: EngineName = engine
-        self.bfloat16 = bfloat16
+        self.bfloat16, self.dynamic_int8 = bfloat16, dynamic_int8
+        use_int8(network, dynamic_int8)
         self._camera: Engine | None = None
         self._bird: Engine | None = None
         self._heads: Mapping[str, nn.Module] = (
             dict(network.heads.items())
             if engine == "eager"
-            else {name: FoldedEngine(head, bfloat16=bfloat16).module for name, head in network.heads.items()}
+            else {
+                name: FoldedEngine(head, bfloat16=bfloat16, dynamic_int8=dynamic_int8).module
+                for name, head in network.heads.items()
+            }
         )
         self._index: tuple[_Key, LiftSplatIndex] | None = None
 
@@ -122,17 +135,25 @@ class BEVFusionEngine:
     def _run_camera(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self._camera is None:
             branch = CameraBranch(cast(CameraEncoder, self.network.encoders["camera"])).eval()
-            self._camera = make_engine(
-                branch, inputs, self.engine_name, bfloat16=self.bfloat16, dynamic_batch=True
-            )
+            self._camera = self._engine(branch, inputs, dynamic_batch=True)
         return self._camera(*inputs)
 
     def _run_bird(self, *maps: Tensor) -> Tensor:
         if self._bird is None:
-            self._bird = make_engine(
-                BirdBranch(self.network).eval(), maps, self.engine_name, bfloat16=self.bfloat16
-            )
+            self._bird = self._engine(BirdBranch(self.network).eval(), maps)
         return self._bird(*maps)[0]
+
+    def _engine(
+        self, module: nn.Module, examples: tuple[Tensor, ...], *, dynamic_batch: bool = False
+    ) -> Engine:
+        return make_engine(
+            module,
+            examples,
+            self.engine_name,
+            bfloat16=self.bfloat16,
+            dynamic_batch=dynamic_batch,
+            dynamic_int8=self.dynamic_int8,
+        )
 
     def _run_heads(self, bev: Tensor) -> dict[str, Any]:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16):

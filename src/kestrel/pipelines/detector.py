@@ -13,6 +13,7 @@ from kestrel.errors import ConfigError, describe
 from kestrel.models.bevfusion import BEVFusion
 from kestrel.pipelines.bevfusion import BEVFusionDetector
 from kestrel.pipelines.fusion import FusionDetector
+from kestrel.pipelines.runtime import Precision
 from kestrel.types import BevMap, Boxes3D, SensorFrame
 from kestrel.weights import Manifest, read_manifest
 
@@ -25,8 +26,8 @@ class Detector(Protocol):
 
     manifest: of the weights, None for random ones. sweeps: earlier sweeps that it makes use of, sweep_s:
     seconds from one to the next, 0: as they come. remove_close_m: points of earlier sweeps this close to
-    their sensor, along both axes, are to be left out. classes, layers: what it answers; empty where it knows
-    only the other.
+    their sensor, along both axes, are to be left out. precision: what its convolutions multiply, int8 or
+    float32. classes, layers: what it answers; empty where it knows only the other.
     """
 
     @property
@@ -39,6 +40,10 @@ class Detector(Protocol):
 
     @property
     def layers(self) -> tuple[str, ...]:
+        """See above."""
+
+    @property
+    def precision(self) -> str:
         """See above."""
 
     @property
@@ -87,15 +92,16 @@ def load_detector(
     threads: int | None = None,
     engine: EngineName = "auto",
     int8: str | Path | None = None,
+    precision: Precision = "auto",
 ) -> Detector:
-    """Return Kestrel-Fusion or a converted BEVFusion; arguments as for FusionDetector.
+    """Return Kestrel-Fusion or a converted BEVFusion; arguments as for FusionDetector and BEVFusionDetector.
 
     Raises:
         ModelError: the weights cannot be used.
         ConfigError: engine int8 for a BEVFusion, or not as FusionDetector wants it.
     """
     if read_manifest(weights).network != BEVFusion.__name__:
-        return FusionDetector(weights, score_threshold, threads, engine, int8=int8)
+        return FusionDetector(weights, score_threshold, threads, engine, int8=int8, precision=precision)
     if engine == "int8" or int8 is not None:
         raise ConfigError(describe("network for engine int8", expected="KestrelFusion", found="BEVFusion"))
-    return BEVFusionDetector(weights, score_threshold, threads, engine)
+    return BEVFusionDetector(weights, score_threshold, threads, engine, precision)

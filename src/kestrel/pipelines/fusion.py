@@ -21,9 +21,11 @@ from kestrel.pipelines.box_decoder import decode_boxes
 from kestrel.pipelines.fusion_engine import FusionEngine, Stage, run_stage
 from kestrel.pipelines.picture_memory import PictureMemory
 from kestrel.pipelines.runtime import (
+    Precision,
     check_finite,
     has_fast_bfloat16,
     load_network,
+    multiplies_bytes,
     set_threads,
     untrained_network,
 )
@@ -46,10 +48,12 @@ class FusionDetector:
         engine: how the dense parts run; "auto" measures at the first frame, which so takes seconds.
         bfloat16: whether they compute in bfloat16, None: where the CPU multiplies it in hardware.
         int8: folder of quantized models (`kestrel calibrate`), with the engine of that name alone.
+        precision: of the 3x3 convolutions in the engines that have our own, "folded" and what "auto" finds.
 
     Raises:
         ModelError: the weights, or the quantized models with these weights, cannot be used.
-        ConfigError: engine int8 without a folder, or a folder without engine int8.
+        ConfigError: engine int8 without a folder, or a folder without engine int8; or precision int8 on a
+            machine that does not multiply bytes.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class FusionDetector:
         engine: EngineName = "auto",
         bfloat16: bool | None = None,
         int8: str | Path | None = None,
+        precision: Precision = "auto",
     ) -> None:
         if (engine == "int8") != (int8 is not None):
             expected = "a folder of int8 models with the engine int8, and with no other"
@@ -67,7 +72,7 @@ class FusionDetector:
         set_threads(threads)
         network, manifest = load_network(KestrelFusion, weights, CLASSES)
         models = None if int8 is None else Int8Models.open(int8, manifest.sha256)
-        self._start(network, manifest, score_threshold, engine, bfloat16, models)
+        self._start(network, manifest, score_threshold, engine, bfloat16, models, precision)
 
     @classmethod
     def untrained(
@@ -76,11 +81,12 @@ class FusionDetector:
         score_threshold: float = 0.1,
         engine: EngineName = "folded",
         config: FusionConfig | None = None,
+        precision: Precision = "auto",
     ) -> FusionDetector:
         """Return the same network, or one of another config, with random weights."""
         pipeline = cls.__new__(cls)
         network = untrained_network(partial(KestrelFusion, config), seed)
-        pipeline._start(network, None, score_threshold, engine)
+        pipeline._start(network, None, score_threshold, engine, precision=precision)
         return pipeline
 
     def _start(
@@ -91,10 +97,16 @@ class FusionDetector:
         engine: EngineName,
         bfloat16: bool | None = None,
         int8: Int8Models | None = None,
+        precision: Precision = "auto",
     ) -> None:
         self.network = network
+        self.precision = "int8" if multiplies_bytes(precision) else "float32"
         self.engine = FusionEngine(
-            network, engine, bfloat16=has_fast_bfloat16() if bfloat16 is None else bfloat16, int8=int8
+            network,
+            engine,
+            bfloat16=has_fast_bfloat16() if bfloat16 is None else bfloat16,
+            dynamic_int8=self.precision == "int8",
+            int8=int8,
         )
         self.manifest = manifest
         self.score_threshold = score_threshold

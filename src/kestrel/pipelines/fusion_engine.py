@@ -41,6 +41,7 @@ class FusionEngine:
         network: in evaluation mode.
         engine: how the camera branch and the bird's-eye view run.
         bfloat16: whether they may use bfloat16.
+        dynamic_int8: whether 3x3 convolutions may multiply bytes; see kestrel.engine.folded.
         int8: quantized models of CAMERA and BIRD, for the engine int8; a part that has none is measured.
     """
 
@@ -50,12 +51,13 @@ class FusionEngine:
         engine: EngineName = "auto",
         *,
         bfloat16: bool = False,
+        dynamic_int8: bool = False,
         int8: Int8Models | None = None,
     ) -> None:
         self.network = network
         self.int8 = int8
         self.engine_name: EngineName = engine
-        self.bfloat16 = bfloat16
+        self.bfloat16, self.dynamic_int8 = bfloat16, dynamic_int8
         self._pillars = network.pillars.folded()
         self._camera: Engine | None = None
         self._bird: Engine | None = None
@@ -93,7 +95,13 @@ class FusionEngine:
         model = None if self.int8 is None else self.int8.model(part)
         name = "auto" if self.int8 is not None and model is None else self.engine_name
         return make_engine(
-            module, examples, name, bfloat16=self.bfloat16, dynamic_batch=dynamic_batch, int8=model
+            module,
+            examples,
+            name,
+            bfloat16=self.bfloat16,
+            dynamic_batch=dynamic_batch,
+            dynamic_int8=self.dynamic_int8,
+            int8=model,
         )
 
     def _lift_splat_index(self, inputs: FusionInput) -> LiftSplatIndex:

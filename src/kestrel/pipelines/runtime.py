@@ -10,16 +10,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from kestrel.errors import ModelError, describe
+from kestrel.errors import ConfigError, ModelError, describe
 from kestrel.models.kestrel_augment import AugmentConfig, KestrelAugment
 from kestrel.models.kestrel_fusion import FusionConfig, KestrelFusion
 from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
 from kestrel.models.kestrel_video import KestrelVideo, VideoConfig
+from kestrel.ops import dispatch_level, int8_is_fast
 from kestrel.weights import Manifest, assign, load
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -36,6 +37,22 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _KEEPING: Final = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: (1 << 31) - 1, _M_TOP_PAD: 64 << 20}
 """Arguments of mallopt, see malloc.h: blocks up to 32 MiB, the most there may be, come from the heap, which
 never shrinks and grows in steps of 64 MiB."""
+
+
+Precision = Literal["auto", "float32", "int8"]
+"""What convolutions multiply; auto: int8 where the processor has instructions for it."""
+
+
+def multiplies_bytes(precision: Precision) -> bool:
+    """Return whether convolutions shall multiply bytes that are quantized on their way (ADR 6).
+
+    Raises:
+        ConfigError: int8 on a machine that does not multiply bytes.
+    """
+    if precision == "int8" and not int8_is_fast():
+        expected = "a processor with AVX-512 VNNI, and compiled kernels that use it"
+        raise ConfigError(describe("precision int8", expected=expected, found=dispatch_level()))
+    return precision != "float32" and int8_is_fast()
 
 
 def build(network: type[NetworkT], config: dict[str, Any], source: str | Path) -> NetworkT:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,13 +15,16 @@ from kestrel.classes import IGNORE, POINT_CLASSES
 from kestrel.errors import ConfigError, describe
 from kestrel.models.kestrel_seg import KestrelSeg
 from kestrel.nn.sparse import use_int8
-from kestrel.ops import dispatch_level, int8_is_fast
-from kestrel.pipelines.runtime import check_finite, load_network, set_threads, untrained_network
+from kestrel.pipelines.runtime import (
+    Precision,
+    check_finite,
+    load_network,
+    multiplies_bytes,
+    set_threads,
+    untrained_network,
+)
 from kestrel.types import PointCloud, PointLabels
 from kestrel.weights import Manifest
-
-Precision = Literal["auto", "float32", "int8"]
-"""What the convolutions multiply; auto: int8 where the processor has instructions for it."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,7 @@ class PointSegmenter:
     def _start(
         self, network: KestrelSeg, manifest: Manifest | None, views: SweepViews | None, precision: Precision
     ) -> None:
-        if precision == "int8" and not int8_is_fast():
-            expected = "a processor with AVX-512 VNNI, and compiled kernels that use it"
-            raise ConfigError(describe("precision int8", expected=expected, found=dispatch_level()))
-        self.precision = "int8" if precision != "float32" and int8_is_fast() else "float32"
+        self.precision = "int8" if multiplies_bytes(precision) else "float32"
         use_int8(network, self.precision == "int8")
         self.network = network
         self.manifest = manifest

@@ -120,6 +120,11 @@ def score_fusion(answers: Answers, folder: Path, modalities: Sequence[str]) -> d
     return values
 
 
+def score_all_sensors(answers: Answers, folder: Path) -> dict[str, float]:
+    """Return the figures of COMPARED with all sensors on the drives below ``folder``."""
+    return _compared(answers.to(Drive.below(folder), NOTHING))
+
+
 def score_without_sensors(answers: Answers, folder: Path) -> dict[str, float]:
     """Return the scores of all CASES, on the drives below ``folder`` that six cameras saw.
 

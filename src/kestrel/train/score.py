@@ -23,6 +23,7 @@ from kestrel.train.fusion_score import (
     SENSORS,
     Answers,
     Drive,
+    score_all_sensors,
     score_fusion,
     score_rounded,
     score_without_sensors,
@@ -104,7 +105,7 @@ def score_precision(weights: str | Path, folder: Path, split: str, drives: int) 
         ModelError: the weights are not those of a Kestrel-Fusion.
     """
     exact = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, engine="eager", bfloat16=False)
-    rough = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, bfloat16=True)
+    rough = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, bfloat16=True, precision="float32")
     found = score_rounded(_answers(exact), _answers(rough), "bfloat16", folder, drives)
     return _remembered(weights, split, found)
 
@@ -125,7 +126,12 @@ def score_int8(weights: str | Path, models: Path, folder: Path, split: str) -> d
     """
     exact = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, engine="eager", bfloat16=False)
     rough = FusionDetector(
-        weights, score_threshold=SCORE_THRESHOLD, engine="int8", bfloat16=False, int8=models
+        weights,
+        score_threshold=SCORE_THRESHOLD,
+        engine="int8",
+        bfloat16=False,
+        int8=models,
+        precision="float32",
     )
     found = score_rounded(_answers(exact), _answers(rough), "int8", folder, None)
     return _rounded(split, found)
@@ -165,7 +171,8 @@ def score_bag(weights: str | Path, bag: Path) -> dict[str, float]:
         segmenter = PointSegmenter(weights, precision="float32")
         return score_points(lambda cloud: segmenter.segment(cloud).label, bag)
     if network == "KestrelFusion":
-        return score_detections(FusionDetector(weights, score_threshold=THRESHOLDS[0]).detect, bag)
+        detector = FusionDetector(weights, score_threshold=THRESHOLDS[0], precision="float32")
+        return score_detections(detector.detect, bag)
     raise ConfigError(
         describe("network to score on a bag", expected="KestrelFusion or KestrelSeg", found=network)
     )
@@ -181,9 +188,12 @@ def _score_network(weights: str | Path, network: str, folder: Path, *, sensors_o
             values["int8/point_miou"] = rough["point_miou"]
         return values
     if network == "KestrelFusion":
-        detector = FusionDetector(weights, score_threshold=SCORE_THRESHOLD)
-        answers = Answers(detector.detect, detector.sweeps)
+        answers = _answers(FusionDetector(weights, score_threshold=SCORE_THRESHOLD, precision="float32"))
         values = score_fusion(answers, folder, tuple(SENSORS))
+        if int8_is_fast():
+            in_bytes = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, precision="int8")
+            rough = score_all_sensors(_answers(in_bytes), folder)
+            values |= {f"int8/{name}": value for name, value in rough.items()}
         return values | score_without_sensors(answers, folder) if sensors_out else values
     if network == "KestrelVideo":
         return score_video(weights, folder)

@@ -21,6 +21,7 @@ from visualization_msgs.msg import MarkerArray
 from kestrel.engine import EngineName
 from kestrel.errors import CalibrationError
 from kestrel.pipelines import Detector, load_detector
+from kestrel.pipelines.runtime import Precision
 from kestrel.pipelines.tracker import Tracker
 from kestrel.types import BevMap, Boxes3D, Float64Array, SensorFrame
 from kestrel_nodes.base import KestrelNode
@@ -64,7 +65,12 @@ class FusionNode(KestrelNode[FusionParameters]):
         lowest = params.box_selection().lowest
         engine = cast(EngineName, params.engine)
         return load_detector(
-            params.weights, lowest, params.threads or None, engine, params.int8_folder or None
+            params.weights,
+            lowest,
+            params.threads or None,
+            engine,
+            params.int8_folder or None,
+            cast(Precision, params.precision),
         )
 
     def setup(self) -> None:
@@ -72,6 +78,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         params = self.params
         self.detector = self.load()
         self.show_model(self.detector.manifest)
+        self.health["model"].set("precision", self.detector.precision)
         self.selection = params.box_selection()
         self.selection.check_classes(self.detector.classes)
         self.tracker = Tracker(memory_s=params.track_memory_s, position_std_m=params.track_position_std_m)

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from kestrel.errors import ConfigError, describe
+from kestrel.pipelines.runtime import Precision
 from kestrel_nodes.box_selection import BoxSelection
 from kestrel_nodes.collector import LIDAR, CollectorSettings
 from kestrel_nodes.own_vehicle import OwnVehicle, own_vehicle_parameter
@@ -29,6 +31,12 @@ class FusionParameters(NodeParameters):
     )
     int8_folder: str = parameter(
         "", "Folder of quantized models that `kestrel calibrate` made; with the engine int8 alone."
+    )
+    precision: str = parameter(
+        "auto",
+        "What sparse and 3x3 convolutions multiply; auto: int8 where the processor has instructions for it, "
+        "float32 in a BEVFusion.",
+        choices=get_args(Precision),
     )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
     score_threshold: float = parameter(0.1, "Boxes below this score are dropped.", minimum=0.0, maximum=1.0)

@@ -15,7 +15,8 @@ from vision_msgs.msg import LabelInfo, VisionClass
 
 from kestrel.classes import IGNORE, POINT_COLOURS
 from kestrel.errors import ConfigError, describe
-from kestrel.pipelines.segmentation import PointSegmenter, Precision, SweepViews
+from kestrel.pipelines.runtime import Precision
+from kestrel.pipelines.segmentation import PointSegmenter, SweepViews
 from kestrel.types import Float32Array, Float64Array, PointCloud, PointLabels, UInt8Array
 from kestrel_nodes.base import KestrelNode
 from kestrel_nodes.deskew import Deskewer

@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""3x3 convolution of dense grids in bytes, quantized on their way as sparse ones are (ADR 6).
+
+The kernel is that of the sparse convolution: a grid is a set of voxels of which none is missing. What lies
+beyond its border is one more row, of zeros; so zero may be any byte, and values may be negative.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kestrel.errors import InputError, describe
+from kestrel.ops.backend import native_for
+from kestrel.ops.sparse_conv import Epilogue, Int8Weight, convolve_int8, pack_int8, quantize
+
+
+def pack_int8_conv(weight: Tensor) -> Int8Weight | None:
+    """Pack the weights of a 3x3 convolution in bytes.
+
+    Args:
+        weight: (cout, cin, 3, 3) float32.
+
+    Returns:
+        what ``int8_conv`` takes, or None where bytes would not be faster: see ``pack_weight``.
+
+    Raises:
+        InputError: the kernel is not 3x3.
+    """
+    if weight.ndim != 4 or tuple(weight.shape[2:]) != (3, 3):
+        raise InputError(describe("weight", expected="(cout, cin, 3, 3)", found=tuple(weight.shape)))
+    return pack_int8(weight.detach().permute(2, 3, 1, 0).flatten(0, 1).contiguous())
+
+
+def int8_conv(
+    x: Tensor, weight: Int8Weight, bias: Tensor, *, stride: int = 1, relu: bool = False
+) -> Tensor | None:
+    """Convolve with a border of one zero; no gradients.
+
+    Args:
+        x: (B, cin, H, W) float32; fastest in channels_last.
+        weight: from pack_int8_conv.
+        bias: (cout,) float32.
+        stride: cells from one result to the next, both ways.
+        relu: whether max(x, 0) follows.
+
+    Returns:
+        (B, cout, H', W') float32 in channels_last, or None where bytes cannot stand for ``x``, because a
+        value is not finite, or the compiled kernels cannot be used.
+    """
+    native = native_for(x, bias)
+    if native is None or x.dtype != torch.float32:
+        return None
+    batch, channels, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
+    quantized = torch.empty(len(rows) + 1, channels, dtype=torch.uint8)
+    step, zero = quantize(native, rows, quantized, negative=True)
+    if step < 0:
+        return None
+    quantized[-1] = zero
+    if zero:
+        bias = bias - weight.step * (step * zero) * weight.sums
+    gather = grid_map(batch, height, width, stride)
+    result = convolve_int8(native, quantized, step, weight, gather, Epilogue(bias, None, relu))
+    return result.view(batch, -(-height // stride), -(-width // stride), -1).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=32)
+def grid_map(batch: int, height: int, width: int, stride: int) -> Tensor:
+    """Return the row of the input that each result takes at each offset, (9, M) int32.
+
+    The row after the last stands for what lies beyond the border.
+    """
+    rows = torch.arange(batch * height * width, dtype=torch.int32).view(batch, height, width)
+    bordered = F.pad(rows, (1, 1, 1, 1), value=rows.numel())
+    shifted = [
+        bordered[:, down : down + height : stride, right : right + width : stride].flatten()
+        for down in range(3)
+        for right in range(3)
+    ]
+    return torch.stack(shifted)
