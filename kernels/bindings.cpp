@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Python module kestrel_kernels.native. Arrays cross as addresses with their sizes; kestrel.ops checks them.
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -55,9 +54,8 @@ int64_t pack_weight(Address weight, Address to, int slices, int cin, int cout, i
                                        static_cast<kestrel::Number>(number), threads});
 }
 
-std::pair<float, int> quantize(Address from, Address to, int64_t count, bool negative, int threads) {
-  const kestrel::Steps made = kestrel::level().quantize({at<float>(from), at<uint8_t>(to), count, negative, threads});
-  return {made.step, made.zero};
+float quantize(Address from, Address to, int64_t count, int threads) {
+  return kestrel::level().quantize({at<float>(from), at<uint8_t>(to), count, threads});
 }
 
 void sparse_conv(Address features, Address weight, Address units, Address bias, Address residual, Address gather,
@@ -237,7 +235,7 @@ int64_t circle_nms(Address centers, Address labels, Address squared, int64_t cou
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
-constexpr int interface_version = 9;
+constexpr int interface_version = 8;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;

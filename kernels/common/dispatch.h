@@ -20,19 +20,12 @@ struct PackWeight {
   int threads;
 };
 
-// to[i] = round(from[i] / step) + zero, where zero, the byte that stands for 0, is 0 unless a value is negative.
+// to[i] = round(from[i] / step) with step = largest / 255, so that zero stays zero.
 struct Quantize {
   const float* from;
   uint8_t* to;
   int64_t count;
-  bool negative;            // whether values may be negative
   int threads;
-};
-
-// A step below zero: a value is not finite, or negative and may not be.
-struct Steps {
-  float step;
-  int zero;
 };
 
 // Weighted sums of rows, read[j] = sum_n weights[j][n] * features[rows[j][n]]; rows below zero count as zero.
@@ -148,7 +141,7 @@ struct AxisSampling {
 struct Level {
   const char* name;
   int64_t (*pack_weight)(const PackWeight&);  // returns the size in bytes, 0: not multiplied at this level
-  Steps (*quantize)(const Quantize&);
+  float (*quantize)(const Quantize&);  // returns the step, a negative one for values that are negative or not finite
   void (*sparse_conv)(const SparseConv&);
   void (*weight_gradient)(const WeightGradient&);
   void (*weighted_gather)(const WeightedGather&);

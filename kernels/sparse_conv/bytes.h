@@ -6,66 +6,45 @@
 namespace kestrel {
 namespace {
 
-constexpr float kMostFloat = 3e38f;
-
-struct Range {
-  float low, high;
-  bool usable;
-};
-
-// The range of the values and of zero; not usable with values that are not finite, or negative and may not be.
-Range range_of(const Quantize& request) {
+float quantize(const Quantize& request) {
   const float* from = request.from;
-  const float least = request.negative ? -kMostFloat : 0;
   const int64_t whole = request.count / kWidth * kWidth;
-  float low = 0, high = 0;
+  float largest = 0;
   int bad = 0;
-#pragma omp parallel num_threads(request.threads) reduction(max : high) reduction(min : low) reduction(| : bad)
+#pragma omp parallel num_threads(request.threads) reduction(max : largest) reduction(| : bad)
   {
-    Vector most{}, fewest{};
+    Vector most{};
     decltype(most >= 0) wrong{};
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < whole; i += kWidth) {
       const Vector value = load(from + i);
-      wrong |= !(value >= least);  // NaN is not either
+      wrong |= !(value >= 0);  // NaN is not either
       most = value > most ? value : most;
-      fewest = value < fewest ? value : fewest;
     }
     for (int lane = 0; lane < kWidth; ++lane) {
-      high = most[lane] > high ? most[lane] : high;
-      low = fewest[lane] < low ? fewest[lane] : low;
+      largest = most[lane] > largest ? most[lane] : largest;
       bad |= wrong[lane] != 0;
     }
   }
   for (int64_t i = whole; i < request.count; ++i) {
-    bad |= !(from[i] >= least);
-    high = from[i] > high ? from[i] : high;
-    low = from[i] < low ? from[i] : low;
+    bad |= !(from[i] >= 0);
+    largest = from[i] > largest ? from[i] : largest;
   }
-  return {low, high, !bad && high <= kMostFloat && high - low <= kMostFloat};
-}
-
-Steps quantize(const Quantize& request) {
-  const Range range = range_of(request);
-  if (!range.usable) return {-1, 0};
-  // With a zero of its own, which is rounded too, the largest value may come to lie one step higher.
-  const float steps = range.low < 0 ? 254 : 255, per_value = steps / (range.high - range.low);
-  if (!(per_value < kMostFloat)) {  // nothing but zeros, or as good as that
+  const float per_value = 255 / largest;
+  if (bad || largest > 3e38f) return -1;
+  if (!(per_value < 3e38f)) {  // nothing but zeros, or as good as that
     memset(request.to, 0, request.count);
-    return {0, 0};
+    return 0;
   }
-  const int zero = static_cast<int>(0.5f - range.low * per_value);
-  const float shift = zero + 0.5f;
-  const int64_t whole = request.count / kWidth * kWidth;
   typedef uint8_t Bytes __attribute__((vector_size(kWidth), aligned(1), may_alias));
 #pragma omp parallel for num_threads(request.threads) schedule(static)
   for (int64_t i = 0; i < whole; i += kWidth) {
-    const Integers rounded = __builtin_convertvector(load(request.from + i) * per_value + shift, Integers);
+    const Integers rounded = __builtin_convertvector(load(from + i) * per_value + 0.5f, Integers);
     *reinterpret_cast<Bytes*>(request.to + i) = __builtin_convertvector(rounded, Bytes);
   }
   for (int64_t i = whole; i < request.count; ++i)
-    request.to[i] = static_cast<uint8_t>(static_cast<int32_t>(request.from[i] * per_value + shift));
-  return {1 / per_value, zero};
+    request.to[i] = static_cast<uint8_t>(static_cast<int32_t>(from[i] * per_value + 0.5f));
+  return largest / 255;
 }
 
 #if defined(__AVX512VNNI__)

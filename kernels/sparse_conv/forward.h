@@ -90,7 +90,7 @@ void add_slices(const SparseConv& conv, Product& product, int64_t first, int cou
 }
 
 // Rows per tile: enough to reuse the weights, few enough for the sums to stay in cache and to feed all threads.
-// Bytes are multiplied so fast that the sums have to come from the first level.
+// Bytes are multiplied so fast that the sums have to come from the first level of it.
 inline int tile_rows(const SparseConv& conv, int padded) {
   const int64_t fits = ((conv.number == Number::kInt8 ? 24 : 192) << 10) / (4 * padded);
   const int64_t share = conv.outputs / (4 * larger(conv.threads, 1));

@@ -223,7 +223,7 @@ def test_auto_takes_the_fastest(decoder: nn.Module, monkeypatch: pytest.MonkeyPa
     seconds = iter((0.2, 0.1))
     monkeypatch.setattr(engines, "best_seconds", lambda run: next(seconds))
     monkeypatch.setattr(engines, "make_engine", lambda module, examples, name, **options: made[name])
-    options = {"bfloat16": False, "dynamic_batch": False, "dynamic_int8": False}
+    options = {"bfloat16": False, "dynamic_batch": False, "dynamic_int8": ()}
     assert engines._fastest(decoder, maps(), **options) is made["openvino"]
 
 
@@ -232,14 +232,15 @@ needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="the processor multip
 
 @needs_int8
 def test_bytes_that_are_quantized_on_their_way_stay_close(decoder: nn.Module) -> None:
-    inputs = maps()
-    engine = make_engine(decoder, inputs, "folded", dynamic_int8=True)
+    engine = make_engine(decoder, maps(), "folded", dynamic_int8=("backbone",))
     assert isinstance(engine, FoldedEngine)
-    convolutions = [part for part in engine.module.modules() if isinstance(part, Int8Conv2d)]
-    strides = {part.stride for part in convolutions}
-    assert strides == {1, 2}
+    convolutions = {
+        path: part for path, part in engine.module.named_modules() if isinstance(part, Int8Conv2d)
+    }
+    assert {part.stride for part in convolutions.values()} == {1, 2}
+    assert all(path.startswith("backbone.") for path in convolutions), "and the fuser stays as it was"
     with torch.inference_mode():
-        for answer, expected in zip(engine(*inputs), as_tuple(decoder(*inputs)), strict=True):
+        for answer, expected in zip(engine(*maps()), as_tuple(decoder(*maps())), strict=True):
             difference = (answer - expected).norm() / expected.norm()
             assert 1e-5 < difference < 0.05
 
@@ -248,29 +249,25 @@ def test_bytes_that_are_quantized_on_their_way_stay_close(decoder: nn.Module) ->
 def test_inputs_that_no_byte_stands_for_are_convolved_as_floats() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, stride=2), nn.ReLU()).eval()
-    engine = FoldedEngine(module, dynamic_int8=True)
+    engine = FoldedEngine(module, dynamic_int8=("",))
     x = torch.randn(1, 16, 8, 8)
     with torch.inference_mode():
-        difference = (engine(x)[0] - module(x)).norm() / module(x).norm()
-        x[0, 3, 7, 7] = torch.inf
-        answer, expected = engine(x)[0], module(x)
-    assert 1e-4 < difference < 0.02
-    torch.testing.assert_close(answer, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
-    assert not answer.isfinite().all()
-    assert answer[..., :3, :3].isfinite().all()
+        torch.testing.assert_close(engine(x)[0], module(x), rtol=1e-5, atol=1e-5)
+        assert not torch.equal(engine(x.abs())[0], module(x.abs()))
 
 
 @needs_int8
 @pytest.mark.parametrize("options", [{"bfloat16": True}, {"compiled": True}])
 def test_bytes_are_not_mixed_with_bfloat16_or_a_compiler(options: dict[str, bool]) -> None:
     module = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()).eval()
-    engine = FoldedEngine(module, dynamic_int8=True, **options)
-    assert not any(isinstance(part, Int8Conv2d) for part in engine.module.modules())
+    for given, count in ((options, 0), ({}, 1)):
+        engine = FoldedEngine(module, dynamic_int8=("",), **given)
+        assert sum(isinstance(part, Int8Conv2d) for part in engine.module.modules()) == count
 
 
 def test_a_relu6_behind_a_convolution_keeps_it_in_floats() -> None:
     module = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, stride=2), nn.ReLU6()).eval()
-    engine = FoldedEngine(module, dynamic_int8=True)
+    engine = FoldedEngine(module, dynamic_int8=("",))
     assert not any(isinstance(part, Int8Conv2d) for part in engine.module.modules())
 
 

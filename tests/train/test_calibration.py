@@ -127,8 +127,8 @@ def test_calibrated_models_answer_like_eager_float32(
 
     before, frame = calibration.recorded_frames(drives, 2, hop_s=0.5)[-1]()
     assert frame.stamp_ns - before.stamp_ns == 500_000_000
-    exact = FusionDetector(WEIGHTS, engine="eager", bfloat16=False)
-    rough = FusionDetector(WEIGHTS, engine="int8", bfloat16=False, int8=tmp_path / "out")
+    exact = FusionDetector(WEIGHTS, engine="eager", precision="float32")
+    rough = FusionDetector(WEIGHTS, engine="int8", precision="float32", int8=tmp_path / "out")
     for detector in (exact, rough):
         detector.detect(before)
     wanted, found = exact.detect(frame)[1].probability, rough.detect(frame)[1].probability

@@ -235,14 +235,14 @@ def test_precision_is_scored_with_what_was_asked_for(
 
     monkeypatch.setattr(score, "FusionDetector", Detector)
     values = score.score_precision(path, drives, "test", 1)
-    exact = {"engine": "eager", "bfloat16": False}
-    assert made == [exact, {"bfloat16": True, "precision": "float32"}]
+    exact = {"engine": "eager", "precision": "float32"}
+    assert made == [exact, {"precision": "bfloat16"}]
     assert values["test/bfloat16/mAP_lost"] == 0
     assert read_manifest(path).metrics == values
     made.clear()
     int8 = score.score_int8(path, tmp_path, drives, "test")
     models = {"engine": "int8", "int8": tmp_path, "precision": "float32"}
-    assert made == [exact, {"bfloat16": False} | models]
+    assert made == [exact, models]
     assert int8["test/int8/mAP_lost"] == 0
     assert int8["test/int8/frames"] > values["test/bfloat16/frames"]  # of all drives
     assert read_manifest(path).metrics == values  # one calibration is not a property of the weights

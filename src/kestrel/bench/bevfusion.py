@@ -22,6 +22,7 @@ from kestrel.classes import DETECTION_CLASSES
 from kestrel.engine.folded import FoldedEngine
 from kestrel.models.bevfusion import BEVFusion, CameraEncoder, LidarEncoder
 from kestrel.models.bevfusion_released import released_config
+from kestrel.ops import int8_is_fast
 from kestrel.ops.bev_pool import bev_cells
 from kestrel.pipelines.bevfusion import BEVFusionDetector
 from kestrel.pipelines.bevfusion_frame import BEVFusionInput
@@ -66,12 +67,20 @@ class TextbookEngine:
 
 
 def official() -> dict[str, Figure]:
-    """Swin-T, 0.075 m, 180 x 180 cells, random weights; six 1600x900 JPEGs and ten sweeps of 32 beams."""
+    """Swin-T, 0.075 m, 180 x 180 cells, random weights; six 1600x900 JPEGs and ten sweeps of 32 beams.
+
+    In what precision "auto" finds, and in int8 where the processor multiplies bytes.
+    """
     torch.set_num_threads(THREADS)
     drive = recorded_drive(SWEEPS, (1600, 900), camera_hz=2.0)
     config = released_config("det", "camera+lidar")
     ours = BEVFusionDetector.untrained(config, DETECTION_CLASSES, engine="auto")
-    plain = BEVFusionDetector.untrained(config, DETECTION_CLASSES, engine="eager")
+    rough = (
+        BEVFusionDetector.untrained(config, DETECTION_CLASSES, engine="auto", precision="int8")
+        if int8_is_fast()
+        else None
+    )
+    plain = BEVFusionDetector.untrained(config, DETECTION_CLASSES, engine="eager", precision="float32")
     # Nothing but the call of an engine is needed of it, so it is none by type.
     plain.engine = TextbookEngine(plain.network)  # type: ignore[assignment]
     reader = FrameReader(drive, ours)
@@ -86,13 +95,33 @@ def official() -> dict[str, Figure]:
     for _ in range(SLOW_REPEATS):
         slow.frame(lambda: answer(plain, reader, numbers[0], slow))
     return {
-        "frame": Figure(clock.wall_s, "s", slow.wall_s / clock.wall_s, TEXTBOOK),
-        "processor": Figure(clock.cpu_s, "s per frame", slow.cpu_s / clock.cpu_s, TEXTBOOK),
+        **_against(slow, clock, ""),
+        **({} if rough is None else _in_bytes(rough, plain, reader, slow)),
         **clock.figures((50,)),
         "peak memory": Figure(peak, "MiB, all of the process"),
         **{f"{TEXTBOOK}: {name}": figure for name, figure in slow.figures((50,)).items()},
         "difference of the heat map": difference(ours, plain, reader, numbers[0]),
     }
+
+
+def _against(slow: StageClock, clock: StageClock, prefix: str) -> dict[str, Figure]:
+    return {
+        f"{prefix}frame": Figure(clock.wall_s, "s", slow.wall_s / clock.wall_s, TEXTBOOK),
+        f"{prefix}processor": Figure(clock.cpu_s, "s per frame", slow.cpu_s / clock.cpu_s, TEXTBOOK),
+    }
+
+
+def _in_bytes(
+    rough: BEVFusionDetector, plain: BEVFusionDetector, reader: FrameReader, slow: StageClock
+) -> dict[str, Figure]:
+    clock = StageClock()
+    answer(rough, reader, reader.numbers[0], run_stage)
+    for turn in range(REPEATS):
+        number = reader.numbers[turn % len(reader.numbers)]
+        clock.frame(partial(answer, rough, reader, number, clock))
+    stages = {f"int8: {name}": figure for name, figure in clock.figures((50,)).items()}
+    apart = difference(rough, plain, reader, reader.numbers[0])
+    return {**_against(slow, clock, "int8: "), **stages, "int8: difference of the heat map": apart}
 
 
 def parts_of(detector: BEVFusionDetector) -> dict[str, nn.Module]:

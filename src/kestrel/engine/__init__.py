@@ -74,7 +74,7 @@ def make_engine(
     *,
     bfloat16: bool = False,
     dynamic_batch: bool = False,
-    dynamic_int8: bool = False,
+    dynamic_int8: Sequence[str] = (),
     int8: Path | None = None,
 ) -> Engine:
     """Build an engine that runs ``module``.
@@ -85,7 +85,7 @@ def make_engine(
         name: which engine; "auto" measures.
         bfloat16: let it compute in bfloat16 where that is faster.
         dynamic_batch: whether the size of the first dimension changes from call to call.
-        dynamic_int8: let it multiply bytes that are quantized on their way: FoldedEngine.
+        dynamic_int8: parts of it that may multiply bytes that are quantized on their way; see FoldedEngine.
         int8: the quantized model of ``module``, for the engine of that name.
 
     Raises:
@@ -125,7 +125,7 @@ def _fastest(
     *,
     bfloat16: bool,
     dynamic_batch: bool,
-    dynamic_int8: bool,
+    dynamic_int8: Sequence[str],
 ) -> Engine:
     names: list[EngineName] = ["folded", "openvino"] if has_openvino() else ["folded"]
     if len(names) == 1:

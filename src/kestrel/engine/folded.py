@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -129,8 +130,9 @@ class FoldedEngine:
     Args:
         module: in evaluation mode.
         bfloat16: compute in bfloat16 (with oneDNN's convolutions, which have it) what autocast would.
-        dynamic_int8: let 3x3 convolutions multiply bytes where the processor is fast with them and their
-            input is nowhere negative. Not with bfloat16 or torch.compile.
+        dynamic_int8: parts, by the names of modules, whose 3x3 convolutions may multiply bytes: where the
+            processor is fast with them and their input is nowhere negative. Not with bfloat16 or
+            torch.compile.
         compiled: let torch.compile fuse what is left; takes a C++ compiler and a minute.
     """
 
@@ -140,7 +142,7 @@ class FoldedEngine:
         *,
         bfloat16: bool = False,
         compiled: bool = False,
-        dynamic_int8: bool = False,
+        dynamic_int8: Sequence[str] = (),
     ) -> None:
         self.name = "compiled" if compiled else "folded"
         self.bfloat16 = bfloat16
@@ -149,7 +151,7 @@ class FoldedEngine:
             winograd=NATIVE is not None and not bfloat16,
             packed=not compiled,
             dtype=torch.bfloat16 if bfloat16 else torch.float32,
-            int8=dynamic_int8 and not bfloat16 and not compiled,
+            int8=() if bfloat16 or compiled else dynamic_int8,
         )
         self._run = torch.compile(self.module) if compiled else self.module
 
@@ -166,7 +168,7 @@ def fold(
     winograd: bool,
     packed: bool = False,
     dtype: torch.dtype = torch.float32,
-    int8: bool = False,
+    int8: Sequence[str] = (),
 ) -> nn.Module:
     """Return a copy without batch normalisation behind convolutions and linear layers.
 
@@ -178,19 +180,20 @@ def fold(
         winograd: whether 3x3 convolutions become WinogradConv2d.
         packed: whether the others, and what else gains, become PackedLayer where torch has what they need.
         dtype: of the weights of all convolutions and products; with bfloat16 the copy runs under autocast.
-        int8: whether 3x3 convolutions become Int8Conv2d where that is faster.
+        int8: names of parts in which 3x3 convolutions become Int8Conv2d where that is faster; "": all.
     """
     packed = packed and has_packed_layers(dtype)
     copied = copy.deepcopy(module).eval().requires_grad_(False)
     copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for part in list(copied.modules()):
+    for path, part in list(copied.named_modules()):
         _fold_children(part)
         for name, norm in part.named_children():
             if InstanceNorm.fits(norm):
                 setattr(part, name, InstanceNorm(cast(nn.InstanceNorm2d, norm)))
         if isinstance(part, AxisSampler):
             part.sample = sample_axes
-        _replace_layers(part, winograd=winograd, packed=dtype if packed else None, int8=int8)
+        rounded = any(f"{path}.".startswith(f"{name}." if name else "") for name in int8)
+        _replace_layers(part, winograd=winograd, packed=dtype if packed else None, int8=rounded)
     for part in copied.modules():
         # Autocast would round the weights that are left at every call.
         if dtype == torch.bfloat16 and isinstance(part, _MULTIPLYING):

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """3x3 convolution of dense grids in bytes, quantized on their way as sparse ones are (ADR 6).
 
-The kernel is that of the sparse convolution: a grid is a set of voxels of which none is missing. What lies
-beyond its border is one more row, of zeros; so zero may be any byte, and values may be negative.
+The kernel is that of the sparse convolution: a grid is a set of voxels of which none is missing.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import native_for
-from kestrel.ops.sparse_conv import Epilogue, Int8Weight, convolve_int8, pack_int8, quantize
+from kestrel.ops.sparse_conv import Epilogue, Int8Weight, convolve_int8, pack_int8
 
 
 def pack_int8_conv(weight: Tensor) -> Int8Weight | None:
@@ -50,33 +49,25 @@ def int8_conv(
 
     Returns:
         (B, cout, H', W') float32 in channels_last, or None where bytes cannot stand for ``x``, because a
-        value is not finite, or the compiled kernels cannot be used.
+        value is negative, infinite or undefined, or the compiled kernels cannot be used.
     """
     native = native_for(x, bias)
     if native is None or x.dtype != torch.float32:
         return None
     batch, channels, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
-    quantized = torch.empty(len(rows) + 1, channels, dtype=torch.uint8)
-    step, zero = quantize(native, rows, quantized, negative=True)
-    if step < 0:
-        return None
-    quantized[-1] = zero
-    if zero:
-        bias = bias - weight.step * (step * zero) * weight.sums
     gather = grid_map(batch, height, width, stride)
-    result = convolve_int8(native, quantized, step, weight, gather, Epilogue(bias, None, relu))
+    result = convolve_int8(native, rows, weight, gather, Epilogue(bias, None, relu))
+    if result is None:
+        return None
     return result.view(batch, -(-height // stride), -(-width // stride), -1).permute(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=32)
 def grid_map(batch: int, height: int, width: int, stride: int) -> Tensor:
-    """Return the row of the input that each result takes at each offset, (9, M) int32.
-
-    The row after the last stands for what lies beyond the border.
-    """
+    """Return the row of the input that each result takes at each offset, (9, M) int32, -1 for none."""
     rows = torch.arange(batch * height * width, dtype=torch.int32).view(batch, height, width)
-    bordered = F.pad(rows, (1, 1, 1, 1), value=rows.numel())
+    bordered = F.pad(rows, (1, 1, 1, 1), value=-1)
     shifted = [
         bordered[:, down : down + height : stride, right : right + width : stride].flatten()
         for down in range(3)

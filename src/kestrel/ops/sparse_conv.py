@@ -32,14 +32,10 @@ MOST_PRODUCTS: Final = (2**31 - 1) // (255 * 127)
 
 @dataclass(frozen=True, eq=False)
 class Int8Weight:
-    """Kernel slices as packed signed bytes.
-
-    step: (C_out,) float32 that a byte of each column stands for. sums: (C_out,) float32 of the bytes.
-    """
+    """Kernel slices as packed signed bytes, and the ``step`` (C_out,) float32 that one stands for."""
 
     packed: Tensor
     step: Tensor
-    sums: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +118,7 @@ def pack_int8(weight: Tensor) -> Int8Weight | None:
         return None
     quantized, step = quantize_weight(weight)
     packed = _pack(native, quantized)
-    sums = quantized.flatten(0, -2).sum(0).float()
-    return Int8Weight(packed, step, sums) if len(packed) else None
+    return Int8Weight(packed, step) if len(packed) else None
 
 
 def _pack(native: ModuleType, weight: Tensor) -> Tensor:
@@ -265,41 +260,20 @@ def _run_packed(
 ) -> Tensor:
     """Convolve in bytes where weight and features allow it, in the type of the features otherwise."""
     if weight.int8 is not None and features.dtype == torch.float32:
-        quantized = torch.empty(features.shape, dtype=torch.uint8)
-        step, _ = quantize(native, features, quantized, negative=False)
-        if step >= 0:
-            return convolve_int8(native, quantized, step, weight.int8, gather, epilogue)
+        result = convolve_int8(native, features, weight.int8, gather, epilogue)
+        if result is not None:
+            return result
     return _run_native(native, features, cast(Tensor, weight.packed), weight.shape[-1], gather, epilogue)
 
 
-def quantize(native: ModuleType, features: Tensor, out: Tensor, *, negative: bool) -> tuple[float, int]:
-    """Write ``round(features / step) + zero`` as bytes.
-
-    Args:
-        native: the compiled kernels.
-        features: float32.
-        out: uint8, at least as many.
-        negative: whether features may be negative; if none may be, zero is 0.
-
-    Returns:
-        step and zero; the step is negative, and nothing is written, where a feature is not finite, or
-        negative though none may be.
-    """
-    made: tuple[float, int] = call(
-        native.quantize, features, out, features.numel(), negative, torch.get_num_threads()
-    )
-    return made
-
-
 def convolve_int8(
-    native: ModuleType,
-    quantized: Tensor,
-    step: float,
-    weight: Int8Weight,
-    gather: Tensor,
-    epilogue: Epilogue,
-) -> Tensor:
-    """Convolve bytes (N, C_in) that stand for so many steps each; returns float32 (M, C_out)."""
+    native: ModuleType, features: Tensor, weight: Int8Weight, gather: Tensor, epilogue: Epilogue
+) -> Tensor | None:
+    """Convolve float32 features (N, C_in) in bytes; None where one is negative, infinite or undefined."""
+    quantized = torch.empty(features.shape, dtype=torch.uint8)
+    step = call(native.quantize, features, quantized, features.numel(), torch.get_num_threads())
+    if step < 0:
+        return None
     units = weight.step * step
     return _run_native(native, quantized, weight.packed, len(weight.step), gather, epilogue, units)
 

@@ -26,8 +26,7 @@ from kestrel.pipelines.fusion_engine import Stage, run_stage
 from kestrel.pipelines.runtime import (
     Precision,
     check_finite,
-    has_fast_bfloat16,
-    multiplies_bytes,
+    chosen_precision,
     set_threads,
 )
 from kestrel.types import BevMap, Boxes3D, SensorFrame
@@ -45,8 +44,9 @@ class BEVFusionDetector:
         score_threshold: boxes below it are dropped, 0..1.
         threads: threads that torch may use in this process, None for its default.
         engine: how the dense parts run; "auto" measures at the first frame, which so takes seconds.
-        precision: of the sparse and the 3x3 convolutions; "auto" is float32, since what bytes cost these
-            weights was not measured: there are no nuScenes drives here.
+        precision: of sparse convolutions and dense parts, of which in int8 are the 3x3 convolutions alone.
+            "auto" is bfloat16 where the CPU multiplies it in hardware, and never int8: what that costs these
+            weights was not measured, since there are no nuScenes drives here.
 
     Raises:
         ModelError: the weights cannot be used.
@@ -116,9 +116,13 @@ class BEVFusionDetector:
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.config = config
-        int8 = precision != "auto" and multiplies_bytes(precision)
-        self.precision = "int8" if int8 else "float32"
-        self.engine = BEVFusionEngine(network, engine, bfloat16=has_fast_bfloat16(), dynamic_int8=int8)
+        self.precision = chosen_precision(precision, ["bfloat16"])
+        self.engine = BEVFusionEngine(
+            network,
+            engine,
+            bfloat16=self.precision == "bfloat16",
+            dynamic_int8=self.precision == "int8",
+        )
         self.manifest = manifest
         self.score_threshold = score_threshold
         self.layers = MAP_LAYERS if "map" in network.heads else ()

@@ -65,7 +65,7 @@ class BEVFusionEngine:
         network: in evaluation mode.
         engine: how the camera branch and the bird's-eye view run; the heads run folded except with "eager".
         bfloat16: whether they may use bfloat16.
-        dynamic_int8: whether sparse and 3x3 convolutions may multiply bytes (ADR 6).
+        dynamic_int8: whether sparse convolutions and the 3x3 ones of decoder and heads may multiply bytes.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class BEVFusionEngine:
             dict(network.heads.items())
             if engine == "eager"
             else {
-                name: FoldedEngine(head, bfloat16=bfloat16, dynamic_int8=dynamic_int8).module
+                name: FoldedEngine(head, bfloat16=bfloat16, dynamic_int8=("",) if dynamic_int8 else ()).module
                 for name, head in network.heads.items()
             }
         )
@@ -135,25 +135,21 @@ class BEVFusionEngine:
     def _run_camera(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self._camera is None:
             branch = CameraBranch(cast(CameraEncoder, self.network.encoders["camera"])).eval()
-            self._camera = self._engine(branch, inputs, dynamic_batch=True)
+            self._camera = make_engine(
+                branch, inputs, self.engine_name, bfloat16=self.bfloat16, dynamic_batch=True
+            )
         return self._camera(*inputs)
 
     def _run_bird(self, *maps: Tensor) -> Tensor:
         if self._bird is None:
-            self._bird = self._engine(BirdBranch(self.network).eval(), maps)
+            self._bird = make_engine(
+                BirdBranch(self.network).eval(),
+                maps,
+                self.engine_name,
+                bfloat16=self.bfloat16,
+                dynamic_int8=("decoder",) if self.dynamic_int8 else (),
+            )
         return self._bird(*maps)[0]
-
-    def _engine(
-        self, module: nn.Module, examples: tuple[Tensor, ...], *, dynamic_batch: bool = False
-    ) -> Engine:
-        return make_engine(
-            module,
-            examples,
-            self.engine_name,
-            bfloat16=self.bfloat16,
-            dynamic_batch=dynamic_batch,
-            dynamic_int8=self.dynamic_int8,
-        )
 
     def _run_heads(self, bev: Tensor) -> dict[str, Any]:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16):

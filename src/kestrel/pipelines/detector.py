@@ -26,8 +26,8 @@ class Detector(Protocol):
 
     manifest: of the weights, None for random ones. sweeps: earlier sweeps that it makes use of, sweep_s:
     seconds from one to the next, 0: as they come. remove_close_m: points of earlier sweeps this close to
-    their sensor, along both axes, are to be left out. precision: what its convolutions multiply, int8 or
-    float32. classes, layers: what it answers; empty where it knows only the other.
+    their sensor, along both axes, are to be left out. precision: what its convolutions multiply. classes,
+    layers: what it answers; empty where it knows only the other.
     """
 
     @property

@@ -23,9 +23,8 @@ from kestrel.pipelines.picture_memory import PictureMemory
 from kestrel.pipelines.runtime import (
     Precision,
     check_finite,
-    has_fast_bfloat16,
+    chosen_precision,
     load_network,
-    multiplies_bytes,
     set_threads,
     untrained_network,
 )
@@ -46,9 +45,9 @@ class FusionDetector:
         score_threshold: boxes below it are dropped, 0..1.
         threads: threads that torch may use in this process, None for its default.
         engine: how the dense parts run; "auto" measures at the first frame, which so takes seconds.
-        bfloat16: whether they compute in bfloat16, None: where the CPU multiplies it in hardware.
         int8: folder of quantized models (`kestrel calibrate`), with the engine of that name alone.
-        precision: of the 3x3 convolutions in the engines that have our own, "folded" and what "auto" finds.
+        precision: of the dense parts; "auto" is bfloat16 or else int8 where the CPU multiplies it in
+            hardware. In int8 are the 3x3 convolutions of the engine "folded", if it is taken, and no others.
 
     Raises:
         ModelError: the weights, or the quantized models with these weights, cannot be used.
@@ -62,7 +61,6 @@ class FusionDetector:
         score_threshold: float = 0.1,
         threads: int | None = None,
         engine: EngineName = "auto",
-        bfloat16: bool | None = None,
         int8: str | Path | None = None,
         precision: Precision = "auto",
     ) -> None:
@@ -72,7 +70,7 @@ class FusionDetector:
         set_threads(threads)
         network, manifest = load_network(KestrelFusion, weights, CLASSES)
         models = None if int8 is None else Int8Models.open(int8, manifest.sha256)
-        self._start(network, manifest, score_threshold, engine, bfloat16, models, precision)
+        self._start(network, manifest, score_threshold, engine, models, precision)
 
     @classmethod
     def untrained(
@@ -95,16 +93,15 @@ class FusionDetector:
         manifest: Manifest | None,
         score_threshold: float,
         engine: EngineName,
-        bfloat16: bool | None = None,
         int8: Int8Models | None = None,
         precision: Precision = "auto",
     ) -> None:
         self.network = network
-        self.precision = "int8" if multiplies_bytes(precision) else "float32"
+        self.precision = chosen_precision(precision, ["bfloat16", "int8"])
         self.engine = FusionEngine(
             network,
             engine,
-            bfloat16=has_fast_bfloat16() if bfloat16 is None else bfloat16,
+            bfloat16=self.precision == "bfloat16",
             dynamic_int8=self.precision == "int8",
             int8=int8,
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
@@ -39,12 +39,18 @@ _KEEPING: Final = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: (1 << 31) - 1
 never shrinks and grows in steps of 64 MiB."""
 
 
-Precision = Literal["auto", "float32", "int8"]
-"""What convolutions multiply; auto: int8 where the processor has instructions for it."""
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+"""What the convolutions of a pipeline multiply; int8 is quantized on its way (ADR 6)."""
+
+Known = Literal["float32", "bfloat16", "int8"]
 
 
-def multiplies_bytes(precision: Precision) -> bool:
-    """Return whether convolutions shall multiply bytes that are quantized on their way (ADR 6).
+def chosen_precision(precision: Precision, auto: Sequence[Known]) -> Known:
+    """Return what convolutions shall multiply.
+
+    Args:
+        precision: what is asked for.
+        auto: what a pipeline takes by itself, the best first; without instructions for any it is float32.
 
     Raises:
         ConfigError: int8 on a machine that does not multiply bytes.
@@ -52,7 +58,10 @@ def multiplies_bytes(precision: Precision) -> bool:
     if precision == "int8" and not int8_is_fast():
         expected = "a processor with AVX-512 VNNI, and compiled kernels that use it"
         raise ConfigError(describe("precision int8", expected=expected, found=dispatch_level()))
-    return precision != "float32" and int8_is_fast()
+    if precision != "auto":
+        return precision
+    fast = {"float32": True, "bfloat16": has_fast_bfloat16(), "int8": int8_is_fast()}
+    return next((known for known in auto if fast[known]), "float32")
 
 
 def build(network: type[NetworkT], config: dict[str, Any], source: str | Path) -> NetworkT:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,13 +19,16 @@ from kestrel.nn.sparse import use_int8
 from kestrel.pipelines.runtime import (
     Precision,
     check_finite,
+    chosen_precision,
     load_network,
-    multiplies_bytes,
     set_threads,
     untrained_network,
 )
 from kestrel.types import PointCloud, PointLabels
 from kestrel.weights import Manifest
+
+PRECISIONS: Final[tuple[Precision, ...]] = ("auto", "float32", "int8")
+"""What PointSegmenter computes in; auto: int8 where the processor has instructions for it."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,11 @@ class PointSegmenter:
         weights: name of shipped weights or path of a .safetensors file.
         threads: threads that torch may use in this process, None for its default.
         views: of each sweep; by default the sweep alone.
-        precision: of the convolutions.
+        precision: of the convolutions, one of PRECISIONS.
 
     Raises:
         ModelError: the weights cannot be used.
-        ConfigError: int8 on a machine that does not multiply bytes.
+        ConfigError: int8 on a machine that does not multiply bytes, or another precision.
     """
 
     def __init__(
@@ -87,7 +91,9 @@ class PointSegmenter:
     def _start(
         self, network: KestrelSeg, manifest: Manifest | None, views: SweepViews | None, precision: Precision
     ) -> None:
-        self.precision = "int8" if multiplies_bytes(precision) else "float32"
+        if precision not in PRECISIONS:
+            raise ConfigError(describe("precision", expected=f"one of {PRECISIONS}", found=precision))
+        self.precision = chosen_precision(precision, ["int8"])
         use_int8(network, self.precision == "int8")
         self.network = network
         self.manifest = manifest

@@ -61,7 +61,7 @@ def calibrate(weights: str | Path, source: Path, out: Path, frames: int) -> Int8
     """
     with appearing(out, "--out") as unfinished:
         check_installed("openvino", "nncf")
-        detector = FusionDetector(weights, engine="eager", bfloat16=False)
+        detector = FusionDetector(weights, engine="eager", precision="float32")
         assert detector.manifest is not None
         hop_s = detector.network.config.hop_s
         used, others = split(recorded_frames(source, detector.sweeps, hop_s), frames, source)

@@ -104,8 +104,8 @@ def score_precision(weights: str | Path, folder: Path, split: str, drives: int) 
     Raises:
         ModelError: the weights are not those of a Kestrel-Fusion.
     """
-    exact = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, engine="eager", bfloat16=False)
-    rough = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, bfloat16=True, precision="float32")
+    exact = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, engine="eager", precision="float32")
+    rough = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, precision="bfloat16")
     found = score_rounded(_answers(exact), _answers(rough), "bfloat16", folder, drives)
     return _remembered(weights, split, found)
 
@@ -124,14 +124,9 @@ def score_int8(weights: str | Path, models: Path, folder: Path, split: str) -> d
     Raises:
         ModelError: the weights are not those of a Kestrel-Fusion, or the models not of these weights.
     """
-    exact = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, engine="eager", bfloat16=False)
+    exact = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, engine="eager", precision="float32")
     rough = FusionDetector(
-        weights,
-        score_threshold=SCORE_THRESHOLD,
-        engine="int8",
-        bfloat16=False,
-        int8=models,
-        precision="float32",
+        weights, score_threshold=SCORE_THRESHOLD, engine="int8", int8=models, precision="float32"
     )
     found = score_rounded(_answers(exact), _answers(rough), "int8", folder, None)
     return _rounded(split, found)

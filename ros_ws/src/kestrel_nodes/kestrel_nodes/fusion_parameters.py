@@ -34,8 +34,8 @@ class FusionParameters(NodeParameters):
     )
     precision: str = parameter(
         "auto",
-        "What sparse and 3x3 convolutions multiply; auto: int8 where the processor has instructions for it, "
-        "float32 in a BEVFusion.",
+        "What convolutions multiply; auto: bfloat16, or else int8 (not in a BEVFusion), where the processor "
+        "has instructions for it.",
         choices=get_args(Precision),
     )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)

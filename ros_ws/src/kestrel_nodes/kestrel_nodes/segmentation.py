@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast, get_args
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from vision_msgs.msg import LabelInfo, VisionClass
 from kestrel.classes import IGNORE, POINT_COLOURS
 from kestrel.errors import ConfigError, describe
 from kestrel.pipelines.runtime import Precision
-from kestrel.pipelines.segmentation import PointSegmenter, SweepViews
+from kestrel.pipelines.segmentation import PRECISIONS, PointSegmenter, SweepViews
 from kestrel.types import Float32Array, Float64Array, PointCloud, PointLabels, UInt8Array
 from kestrel_nodes.base import KestrelNode
 from kestrel_nodes.deskew import Deskewer
@@ -45,7 +45,7 @@ class SegmentationParameters(NodeParameters):
     precision: str = parameter(
         "auto",
         "What the convolutions multiply; auto: int8 where the processor has instructions for it.",
-        choices=get_args(Precision),
+        choices=PRECISIONS,
     )
     base_frame: str = parameter(
         "base_link", "Frame on the ground in which the network works; empty: the cloud is in it already."
