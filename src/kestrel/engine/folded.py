@@ -60,8 +60,8 @@ class Int8Conv2d(nn.Module):
     """A 3x3 convolution with border 1, and the ReLU behind it, in bytes; see kestrel.ops.int8_conv.
 
     Args:
-        conv: see ``fits``.
-        weight: its weights in bytes.
+        conv: one that has ``packed`` weights.
+        weight: these.
         floats: does the same in float32, for inputs that bytes cannot stand for.
         relu: whether a ReLU is behind it.
     """

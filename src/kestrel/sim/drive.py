@@ -74,7 +74,7 @@ def simulate(
         raise ConfigError(describe("every_sweep", expected="1 or more", found=every_sweep))
     if not 1 <= burst <= every_sweep:
         raise ConfigError(describe("burst", expected=f"1 to every_sweep, {every_sweep}", found=burst))
-    if not burst_step >= 1 or (burst - 1) * burst_step >= every_sweep:
+    if burst_step < 1 or (burst - 1) * burst_step >= every_sweep:
         expected = f"1 or more, so that a burst fits into every_sweep, {every_sweep}"
         raise ConfigError(describe("burst_step", expected=expected, found=burst_step))
     made = frozenset(range(0, burst * burst_step, burst_step))

@@ -24,8 +24,11 @@ from kestrel.train.object_paste import paste_objects
 from kestrel.train.sweep_augmentation import uniform
 from kestrel.types import Calibration, Float64Array
 
-WITH_PICTURES: Final = 0.75
-"""Share of the frames drawn from those with pictures, where cameras are trained at all."""
+WITH_PICTURES: Final = 0.35
+"""Share of the frames drawn from those with pictures, where cameras are trained at all.
+
+The boxes come from the LiDAR, of which there are many more drives without pictures.
+"""
 
 PASTS: Final = (0.2, 0.4, 0.4)
 """How often the pictures of a sample look back on none, one and two earlier ones."""
