@@ -58,6 +58,20 @@ def test_what_bytes_cannot_stand_for_is_left_to_floats() -> None:
     assert torch.equal(zeros, bias.view(1, -1, 1, 1).expand_as(zeros))
 
 
+@needs_int8
+@pytest.mark.parametrize(
+    ("shape", "biases", "stride"),
+    [((1, 20, 6, 6), 24, 1), ((16, 6, 6), 24, 1), ((1, 16, 6, 6), 16, 1), ((1, 16, 6, 6), 24, 0)],
+)
+def test_what_does_not_fit_is_refused_before_memory_is_read(
+    shape: tuple[int, ...], biases: int, stride: int
+) -> None:
+    packed = pack_int8_conv(torch.randn(24, 16, 3, 3))
+    assert packed is not None
+    with pytest.raises(InputError, match=r"expected x \(B, 16, H, W\), bias \(24,\) and a stride"):
+        int8_conv(torch.rand(shape), packed, torch.zeros(biases), stride=stride)
+
+
 def test_few_channels_or_another_level_have_no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pack_int8_conv(torch.randn(16, 12, 3, 3)) is None
     assert pack_int8_conv(torch.randn(16, 18, 3, 3)) is None

@@ -50,10 +50,14 @@ def int8_conv(
     Returns:
         (B, cout, H', W') float32 in channels_last, or None where bytes cannot stand for ``x``, because a
         value is negative, infinite or undefined, or the compiled kernels cannot be used.
+
+    Raises:
+        InputError: channels, bias or stride that do not fit.
     """
     native = native_for(x, bias)
     if native is None or x.dtype != torch.float32:
         return None
+    _check(x, weight, bias, stride)
     batch, channels, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
     gather = grid_map(batch, height, width, stride)
@@ -61,6 +65,16 @@ def int8_conv(
     if result is None:
         return None
     return result.view(batch, -(-height // stride), -(-width // stride), -1).permute(0, 3, 1, 2)
+
+
+def _check(x: Tensor, weight: Int8Weight, bias: Tensor, stride: int) -> None:
+    cout = len(weight.step)
+    # The packed bytes do not keep their shape: columns are padded to whole vectors of 16.
+    cin = len(weight.packed) // (9 * -(-cout // 16) * 16)
+    if x.ndim != 4 or x.shape[1] != cin or tuple(bias.shape) != (cout,) or stride < 1:
+        expected = f"x (B, {cin}, H, W), bias ({cout},) and a stride of 1 or more"
+        found = f"{tuple(x.shape)}, {tuple(bias.shape)} and {stride}"
+        raise InputError(describe("3x3 convolution in bytes", expected=expected, found=found))
 
 
 @lru_cache(maxsize=32)
