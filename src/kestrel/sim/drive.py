@@ -64,7 +64,7 @@ def simulate(
         cameras: Only these cameras (an empty tuple: none), or None for all.
         every_sweep: Make only every so many-th turn of the LiDAR, which turns as fast as ever.
         burst: Make so many turns, of which that one is the last.
-        burst_step: How many turns lie between two of a burst, 1: they follow each other.
+        burst_step: How many turns it is from one of a burst to the next, 1: they follow each other.
         seed: Of all sensor noise.
 
     Raises:

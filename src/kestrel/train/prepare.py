@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kestrel.classes import EVENTS
 from kestrel.errors import InputError, SetupError, describe
+from kestrel.models.kestrel_fusion import FusionConfig
 from kestrel.sim.drive import simulate
 from kestrel.sim.rig import Rig, load_rig
 from kestrel.sim.samples import CameraSample, LidarSample, Sample
@@ -32,11 +33,11 @@ from kestrel.types import Float32Array, Float64Array
 
 SWEEP_HZ: Final = 10.0
 
-SWEEPS: Final = 3
-"""Sweeps that a key frame holds, its own among them."""
+SWEEPS: Final = 1 + FusionConfig.sweeps
+"""Sweeps that a key frame holds, its own among them: what Kestrel-Fusion looks at."""
 
-SWEEP_STEP: Final = 2
-"""Turns from one of them to the next: FusionConfig.sweep_s at SWEEP_HZ."""
+SWEEP_STEP: Final = round(FusionConfig.sweep_s * SWEEP_HZ)
+"""Turns from one of them to the next."""
 
 PICTURE_SIZE: Final = (352, 128)
 """(width, height) of the cached pictures, what the networks see."""
