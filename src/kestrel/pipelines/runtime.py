@@ -42,10 +42,10 @@ never shrinks and grows in steps of 64 MiB."""
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 """What the convolutions of a pipeline multiply; int8 is quantized on its way (ADR 6)."""
 
-Known = Literal["float32", "bfloat16", "int8"]
+ChosenPrecision = Literal["float32", "bfloat16", "int8"]
 
 
-def chosen_precision(precision: Precision, auto: Sequence[Known]) -> Known:
+def chosen_precision(precision: Precision, auto: Sequence[ChosenPrecision]) -> ChosenPrecision:
     """Return what convolutions shall multiply.
 
     Args:
@@ -61,7 +61,7 @@ def chosen_precision(precision: Precision, auto: Sequence[Known]) -> Known:
     if precision != "auto":
         return precision
     fast = {"float32": True, "bfloat16": has_fast_bfloat16(), "int8": int8_is_fast()}
-    return next((known for known in auto if fast[known]), "float32")
+    return next((each for each in auto if fast[each]), "float32")
 
 
 def build(network: type[NetworkT], config: dict[str, Any], source: str | Path) -> NetworkT:
