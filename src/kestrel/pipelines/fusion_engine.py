@@ -25,8 +25,8 @@ BIRD: Final = "bird"
 INT8_PARTS: Final = tuple(f"network.{part}" for part in ("decoder", "shared", "heatmap", "map_head"))
 """Parts of the bird's-eye view that answer in bytes what they answer in floats (ADR 6).
 
-What the encoders and the fuser see is too uneven for that: its largest value is 20 to 73 times the root of
-the mean square, and together they would cost three points of the map's IoU.
+In bytes the answers of these layers are off by 0.4 to 2.3 %, those of the encoders and the fuser by up to
+10 %, which would cost three points of the map's IoU.
 """
 
 
