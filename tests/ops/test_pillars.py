@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
 from torch.library import opcheck
 
 from kestrel.errors import InputError
-from kestrel.models.kestrel_fusion import FusionConfig, PillarEncoder
+from kestrel.nn.pillar_encoder import FEATURE_SCALE, PillarEncoder
 from kestrel.ops import PillarGrid, pillar_canvas
 from kestrel.ops.backend import NATIVE
 from kestrel.ops.pillars import pillar_canvas_reference, pillar_features, pillar_maximum
@@ -54,7 +56,7 @@ def test_what_a_point_is_described_by() -> None:
 
 def test_the_folded_encoder_answers_like_the_encoder() -> None:
     torch.manual_seed(1)
-    encoder = PillarEncoder(FusionConfig(extent=4.8))
+    encoder = PillarEncoder(GRID, 32)
     for _ in range(3):
         encoder(*cloud(2000), 2)  # moves the running statistics
     encoder.eval()
@@ -65,7 +67,7 @@ def test_the_folded_encoder_answers_like_the_encoder() -> None:
 
 
 def test_the_encoder_passes_gradients_to_its_weights() -> None:
-    encoder = PillarEncoder(FusionConfig(extent=4.8))
+    encoder = PillarEncoder(GRID, 32)
     encoder(*cloud(500), 2).square().sum().backward()
     assert encoder.linear.weight.grad is not None
     assert (encoder.linear.weight.grad != 0).any(1).all()
@@ -129,16 +131,41 @@ def test_the_operator_is_registered_as_torch_wants_it() -> None:
     opcheck(torch.ops.kestrel.pillar_canvas.default, (*cloud(50), *layer(4), [4.8, 0.4, -3.0, 6.0], 2))
 
 
-def test_the_maximum_and_its_gradient_are_those_of_torch() -> None:
+def test_the_maximum_and_its_gradients_are_those_of_torch() -> None:
     random = torch.Generator().manual_seed(3)
-    features = torch.rand(300, 5, generator=random, dtype=torch.float64).requires_grad_()
+    features = torch.randn(300, 9, generator=random, dtype=torch.float64)
     pillar = torch.randint(0, 50, (300,), generator=random)
-    opcheck(torch.ops.kestrel.pillar_maximum.default, (features, pillar, 2 * 7 * 7))
-    found = pillar_maximum(features, pillar, 2, 7)
-    empty = features.new_zeros(98, 5)
-    expected = empty.scatter_reduce(0, pillar[:, None].expand_as(features), features, "amax")
+    weight, bias = (each.double().requires_grad_() for each in layer(5))
+    opcheck(torch.ops.kestrel.pillar_maximum.default, (features, pillar, weight, bias, 2 * 7 * 7))
+    found = pillar_maximum(features, pillar, weight, bias, 2, 7)
+    answers = torch.relu(features @ weight + bias)
+    expected = answers.new_zeros(98, 5).scatter_reduce(0, pillar[:, None].expand_as(answers), answers, "amax")
     expected = expected.view(2, 7, 7, 5).permute(0, 3, 1, 2)
     torch.testing.assert_close(found, expected)
-    weight = torch.rand(found.shape, generator=random, dtype=torch.float64)
-    gradients = [torch.autograd.grad((each * weight).sum(), features) for each in (found, expected)]
-    torch.testing.assert_close(*gradients)
+    share = torch.rand(found.shape, generator=random, dtype=torch.float64)
+    wanted = torch.autograd.grad((expected * share).sum(), (weight, bias))
+    torch.testing.assert_close(torch.autograd.grad((found * share).sum(), (weight, bias)), wanted)
+
+
+def test_the_encoder_trains_as_its_layers_would() -> None:
+    """Linear layer, batch normalisation and ReLU of every point: same canvas, statistics and gradients."""
+    torch.manual_seed(2)
+    encoder = PillarEncoder(GRID, 32)
+    torch.nn.init.uniform_(encoder.norm.weight)
+    layers = copy.deepcopy(encoder)
+    points, batch = cloud(3000)
+    canvas = encoder(points, batch, 2)
+    features, pillar = pillar_features(points, batch, GRID, 2)
+    scale = features.new_tensor(FEATURE_SCALE)
+    answers = torch.relu(layers.norm(layers.linear(features * scale)))
+    empty = answers.new_zeros(2 * 24 * 24, 32)
+    expected = empty.scatter_reduce(0, pillar[:, None].expand_as(answers), answers, "amax")
+    expected = expected.view(2, 24, 24, 32).permute(0, 3, 1, 2)
+    torch.testing.assert_close(canvas, expected, rtol=1e-4, atol=1e-4)
+    for name, value in layers.norm.named_buffers():
+        torch.testing.assert_close(encoder.norm.get_buffer(name), value, rtol=1e-4, atol=1e-5)
+    share = torch.rand(canvas.shape)
+    (canvas * share).sum().backward()
+    (expected * share).sum().backward()
+    for mine, other in zip(encoder.parameters(), layers.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-2)

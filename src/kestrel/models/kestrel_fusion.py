@@ -21,13 +21,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from kestrel.models.mobilenetv2 import MobileNetV2, OnlineTSMMobileNetV2, Stage, State
 from kestrel.nn.axis_sampler import AxisSampler
 from kestrel.nn.conv import conv_bn_relu
+from kestrel.nn.pillar_encoder import PillarEncoder
 from kestrel.ops.bev_pool import LiftSplatIndex, lift_splat
-from kestrel.ops.pillars import LEAST_POINTS, PillarGrid, pillar_canvas, pillar_features, pillar_maximum
+from kestrel.ops.pillars import PillarGrid
 
 TRUNK = (
     Stage(1, 16, 1, 1),
@@ -39,9 +39,6 @@ TRUNK = (
 )
 LEVELS = (2, 4, 5)
 """Stages of TRUNK that go on: 1/8, 1/16 and 1/32 of the picture."""
-
-_FEATURE_SCALE = (0.02, 0.02, 0.5, 1.0, 2.0, 2.5, 2.5, 2.5, 2.5)
-"""Brings the columns of pillar_features to about one."""
 
 
 def block(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
@@ -113,6 +110,7 @@ class FusionInput:
     rays: (M, h, w) float32, base_link displacement per metre of optical depth at each feature cell;
     origins: (M, 3) float32 camera positions. has_lidar: (B,) bool, one per frame.
     past: FusionOutput.state of the pictures one hop earlier, zeros where there was none; (): nowhere.
+    vehicle: (B, 2) where the vehicle is from the middle of the grid, metres; None: there.
     """
 
     points: Tensor
@@ -123,6 +121,7 @@ class FusionInput:
     origins: Tensor
     has_lidar: Tensor
     past: State = ()
+    vehicle: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -139,40 +138,6 @@ class FusionOutput:
     map_logits: Tensor
     depth: Tensor | None
     state: State
-
-
-class PillarEncoder(nn.Module):
-    """Dynamic pillars; see kestrel.ops.pillars."""
-
-    def __init__(self, config: FusionConfig) -> None:
-        super().__init__()
-        self.grid = PillarGrid(config.extent, config.pillar_size, config.height_range)
-        self.linear = nn.Linear(len(_FEATURE_SCALE), config.pillar_channels, bias=False)
-        self.norm = nn.BatchNorm1d(config.pillar_channels)
-
-    def forward(self, points: Tensor, batch: Tensor, batch_size: int) -> Tensor:
-        """Return the canvas (B, C, X, Y) float32; empty pillars are zero."""
-        features, pillar = pillar_features(points, batch, self.grid, batch_size)
-        if len(features) < LEAST_POINTS:
-            return points.new_zeros(batch_size, self.linear.out_features, self.grid.side, self.grid.side)
-        features = features * features.new_tensor(_FEATURE_SCALE)
-        features = torch.relu(self.norm(self.linear(features))).to(points.dtype)
-        return pillar_maximum(features, pillar, batch_size, self.grid.side)
-
-    def folded(self) -> Callable[[Tensor, Tensor, int], Tensor]:
-        """Return what does the same without gradients, with scale and normalisation in the weights.
-
-        The module has to be in evaluation mode; later changes of its weights are not seen.
-        """
-        layer = fuse_linear_bn_eval(self.linear, self.norm)
-        weight = layer.weight.detach().t() * layer.weight.new_tensor(_FEATURE_SCALE)[:, None]
-        return partial(_encode_pillars, weight.contiguous(), layer.bias.detach(), self.grid)
-
-
-def _encode_pillars(
-    weight: Tensor, bias: Tensor, grid: PillarGrid, points: Tensor, batch: Tensor, batch_size: int
-) -> Tensor:
-    return pillar_canvas(points, batch, weight, bias, grid, batch_size)
 
 
 class CameraEncoder(nn.Module):
@@ -279,13 +244,14 @@ class KestrelFusion(nn.Module):
         super().__init__()
         self.config = config = config or FusionConfig()
         pillar, bev = config.pillar_channels, config.bev_channels
-        self.pillars = PillarEncoder(config)
+        grid = PillarGrid(config.extent, config.pillar_size, config.height_range)
+        self.pillars = PillarEncoder(grid, pillar)
         self.lidar_stem = block(pillar, pillar)
         self.lidar_down = nn.Sequential(block(pillar, bev, stride=2), block(bev, bev))
         self.camera = CameraEncoder(config)
         self.view = ViewTransform(config)
         self.bearing: Tensor
-        self.register_buffer("bearing", _bearing(config), persistent=False)
+        self.register_buffer("bearing", _bearing(config, torch.zeros(1, 2)), persistent=False)
         self.fuser = block(bev + config.camera_channels + 4, bev)
         self.decoder = nn.ModuleList(
             [
@@ -308,7 +274,9 @@ class KestrelFusion(nn.Module):
     def forward(self, inputs: FusionInput) -> FusionOutput:
         """Run the network on a batch of frames; every frame may have other sensors."""
         index = self.view.index(inputs) if len(inputs.images) else None
-        return self.run(inputs, index, self.pillars, self.camera, self.view, self.bird)
+        bearing = None if inputs.vehicle is None else _bearing(self.config, inputs.vehicle)
+        pillars = partial(self.pillars, vehicle=inputs.vehicle)
+        return self.run(inputs, index, pillars, self.camera, self.view, partial(self.bird, bearing=bearing))
 
     def run(
         self,
@@ -346,7 +314,7 @@ class KestrelFusion(nn.Module):
         return FusionOutput(heatmap.float(), features, map_logits.float(), depth, state)
 
     def bird(
-        self, canvas: Tensor, pooled: Tensor, seen: Tensor, there: Tensor
+        self, canvas: Tensor, pooled: Tensor, seen: Tensor, there: Tensor, bearing: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Do all that happens in bird's-eye view.
 
@@ -355,6 +323,7 @@ class KestrelFusion(nn.Module):
             pooled: features that the view transform returns.
             seen: cells that it says a camera sees.
             there: (B, 1, 1, 1) whether a frame has LiDAR, 0 or 1.
+            bearing: (B, 2, X, Y) unit vectors from the vehicle to each cell; None: it is in the middle.
 
         Returns:
             heatmap, features and map_logits of FusionOutput.
@@ -367,8 +336,8 @@ class KestrelFusion(nn.Module):
         # A frame without pictures looks like cells that no camera sees, whatever else is in its batch.
         camera = self.view.reduce(pooled)
         # Of single channels torch cannot tell the layout; it would then join all of them element by element.
-        bearing = self.bearing.to(fine).expand(len(seen), -1, -1, -1)
-        known = torch.cat((seen, there.expand_as(seen), bearing), 1)
+        directions = (self.bearing if bearing is None else bearing).to(fine).expand(len(seen), -1, -1, -1)
+        known = torch.cat((seen, there.expand_as(seen), directions), 1)
         known = known.contiguous(memory_format=torch.channels_last)
         bev = self.fuser(torch.cat((lidar, camera.to(lidar), known), 1))
         near = self.decoder[0](bev)
@@ -377,11 +346,12 @@ class KestrelFusion(nn.Module):
         return self.heatmap(features), features, self.map_head(features, fine)
 
 
-def _bearing(config: FusionConfig) -> Tensor:
-    """Return the unit vector from the vehicle to each cell, (1, 2, X, Y)."""
+def _bearing(config: FusionConfig, vehicle: Tensor) -> Tensor:
+    """Return the unit vectors from vehicles at (B, 2) to each cell, (B, 2, X, Y)."""
     side = config.pillars // 2
     middle = (torch.arange(side) + 0.5) * config.cell_size - config.extent
-    return F.normalize(torch.stack(torch.meshgrid(middle, middle, indexing="ij")), dim=0)[None]
+    cells = torch.stack(torch.meshgrid(middle, middle, indexing="ij"))
+    return F.normalize(cells - vehicle[:, :, None, None], dim=1)
 
 
 class BirdView(nn.Module):

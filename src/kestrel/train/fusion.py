@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from kestrel.pipelines.runtime import fast_arithmetic
 from kestrel.train import cache, fusion_cameras
 from kestrel.train.detection_score import DetectionScore
 from kestrel.train.fusion_cameras import CameraTask, PictureSource
+from kestrel.train.fusion_cut import cut_config
 from kestrel.train.fusion_data import FrameSource
 from kestrel.train.fusion_loss import fusion_loss
 from kestrel.train.fusion_sample import FusionBatch, collate
@@ -42,7 +42,7 @@ class Plans:
 
 PLANS = Plans(
     cameras=Plan(steps=1700, batch_size=2, lr=2e-3, validate_every=850, threads=2),
-    lidar=Plan(steps=2100, batch_size=2, lr=2e-3, validate_every=700, threads=2),
+    lidar=Plan(steps=4000, batch_size=6, lr=2e-3, validate_every=1000, threads=2),
     all_sensors=Plan(steps=1000, batch_size=2, lr=1e-3, validate_every=500, threads=2),
 )
 
@@ -51,13 +51,20 @@ MAP_THRESHOLDS = torch.arange(0.35, 0.66, 0.05)
 
 
 class FusionTask(Task[KestrelFusion]):
-    """All heads at once; judged by the mean of box AP and map IoU."""
+    """All heads at once; judged, on whole frames, by the mean of box AP and map IoU.
+
+    cuts: whether the batches hold quarters of frames.
+    """
 
     name = "kestrel-fusion"
     classes = CLASSES
 
-    def __init__(self, plan: Plan, config: FusionConfig | None = None) -> None:
-        super().__init__(KestrelFusion(config), plan)
+    def __init__(self, plan: Plan, config: FusionConfig, *, cuts: bool = False) -> None:
+        super().__init__(KestrelFusion(cut_config(config) if cuts else config), plan)
+        if cuts:
+            whole = KestrelFusion(config).requires_grad_(False).eval()
+            whole.load_state_dict(self.network.state_dict())
+            self.averaged = whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._restart()
 
     def _restart(self) -> None:
@@ -104,9 +111,9 @@ def train(
 ) -> Path:
     """Train Kestrel-Fusion on all training splits that have LiDAR; return the exported weights.
 
-    The camera branch learns from the pictures alone what is how far away, the rest from the LiDAR alone; then
-    all sensors are trained together. Each stage has its own folder below ``out``; resuming skips those that
-    are over.
+    The camera branch learns from the pictures alone what is how far away, the rest from quarters of frames of
+    the LiDAR alone; then all sensors are trained together, on whole frames. Each stage has its own folder
+    below ``out``; resuming skips those that are over.
 
     Args:
         data: folder of the splits; for training and for validation one each suffices.
@@ -128,13 +135,16 @@ def train(
     def pictures(purpose: str) -> PictureSource:
         return PictureSource(files[purpose], config)
 
-    def frames(purpose: str, with_cameras: bool) -> FrameSource:
-        return FrameSource(files[purpose], config, with_cameras=with_cameras)
+    def lidar(purpose: str) -> FrameSource:
+        return FrameSource(files[purpose], config, with_cameras=False, cuts=True)
+
+    def all_sensors(purpose: str) -> FrameSource:
+        return FrameSource(files[purpose], config, with_cameras=True)
 
     stages: list[tuple[Task[KestrelFusion], str, Callable[[str], Any], Any]] = [
         (CameraTask(plans.cameras, config), "fusion-cameras", pictures, fusion_cameras.collate),
-        (FusionTask(plans.lidar, config), "fusion-lidar", partial(frames, with_cameras=False), collate),
-        (FusionTask(plans.all_sensors, config), "fusion", partial(frames, with_cameras=True), collate),
+        (FusionTask(plans.lidar, config, cuts=True), "fusion-lidar", lidar, collate),
+        (FusionTask(plans.all_sensors, config), "fusion", all_sensors, collate),
     ]
     if not resume:  # or, interrupted, this run would go on with the later stages of an earlier one
         for _, folder, _, _ in stages:

@@ -19,6 +19,7 @@ from kestrel.pipelines.fusion import camera_rays
 from kestrel.train import cache
 from kestrel.train.drawing import drawing_weights
 from kestrel.train.fusion_augmentation import augment_sensors, augment_view
+from kestrel.train.fusion_cut import cut_out
 from kestrel.train.fusion_sample import FusionSample
 from kestrel.train.object_paste import paste_objects
 from kestrel.train.sweep_augmentation import uniform
@@ -40,13 +41,16 @@ PASTED_INTO: Final = 0.5
 class FrameSource:
     """Cached frames as samples; :meth:`draw` prefers those with objects of classes that few frames have.
 
-    with_cameras: whether pictures are read at all (the first stage trains on LiDAR alone).
+    with_cameras: whether pictures are read at all. cuts: whether a quarter of each frame is drawn.
     """
 
-    def __init__(self, files: list[Path], config: FusionConfig, *, with_cameras: bool) -> None:
+    def __init__(
+        self, files: list[Path], config: FusionConfig, *, with_cameras: bool, cuts: bool = False
+    ) -> None:
         self.files = files
         self.config = config
         self.with_cameras = with_cameras
+        self.cuts = cuts
         described = [described_frame(path) for path in files]
         self._chance = torch.from_numpy(drawing_weights(np.array([classes for classes, _ in described])))
         self._has_pictures = torch.tensor([pictures for _, pictures in described])
@@ -70,7 +74,8 @@ class FrameSource:
         if not len(sample.pictures) and uniform(0, 1, generator) < PASTED_INTO:
             other = self._load(self._index(generator), range(0), sweeps, 0)
             sample = paste_objects(sample, other, self.config, generator)
-        return augment_view(augment_sensors(sample, generator), self.config, generator)
+        sample = augment_view(augment_sensors(sample, generator), self.config, generator)
+        return cut_out(sample, self.config, generator) if self.cuts else sample
 
     def _index(self, generator: torch.Generator) -> int:
         chance = self._chance

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ class FusionSample:
     points: (P, 5). pictures: (M, 3, H, W) uint8. earlier: (K, M, 3, H, W) uint8, what the same cameras saw
     before, a hop apart, the oldest first. rays: (M, h, w, 3). origins: (M, 3). has_lidar: whether
     points took part. boxes: (N, 9), box_label, box_points: (N,). map_truth: (layers, X, Y) float, 0 or 1, NaN
-    where it is not known. depth: (M, h, w) int64 depth bin that LiDAR sees, -1 where none.
+    where it is not known. depth: (M, h, w) int64 depth bin that LiDAR sees, -1 where none. vehicle: (2,)
+    where the vehicle is from the middle of boxes, points and map, metres.
     """
 
     points: Tensor
@@ -33,6 +35,7 @@ class FusionSample:
     box_points: Tensor
     map_truth: Tensor
     depth: Tensor
+    vehicle: Tensor = field(default_factory=partial(torch.zeros, 2))
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def collate(samples: list[FusionSample]) -> FusionBatch:
             rays=torch.cat([sample.rays for sample in samples]),
             origins=torch.cat([sample.origins for sample in samples]),
             has_lidar=torch.tensor([sample.has_lidar for sample in samples]),
+            vehicle=torch.stack([sample.vehicle for sample in samples]),
         ),
         collate_earlier([sample.earlier for sample in samples]),
         tuple(samples),

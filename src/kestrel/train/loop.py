@@ -149,7 +149,7 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
     def config(self) -> dict[str, Any]:
         """Return the sizes of the network, for the manifest."""
         # To mypy the attribute of any module is a tensor or a module; here it is a dataclass.
-        sizes: dict[str, Any] = asdict(self.network.config)  # type: ignore[call-overload]
+        sizes: dict[str, Any] = asdict(self.averaged.config)  # type: ignore[call-overload]
         return sizes
 
     def export(self) -> None:
