@@ -8,7 +8,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -33,6 +33,8 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         monkeypatch.setattr(module, name, path)
     for name in ("pip", "colcon"):
         monkeypatch.setattr(module, name, lambda *_: None)
+    # Whatever this machine has left.
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=100e9))
     return module
 
 
@@ -48,6 +50,18 @@ def test_an_environment_of_another_interpreter_is_refused(tool: ModuleType) -> N
     (tool.VENV / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.9.2\n")
     with pytest.raises(tool.SetUpError, match=r"expected Python 3\.\d+, found 3\.9\.2"):
         tool.make_environment("torch")
+
+
+def test_a_disk_without_room_is_said_before_anything_is_installed(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool.shutil, "disk_usage", lambda _: SimpleNamespace(free=600e6))
+    with pytest.raises(tool.SetUpError, match=r"expected 4\.5 GB free for \.venv, found 0\.6 GB"):
+        tool.make_environment("torch")
+    assert not tool.VENV.exists()
+    tool.VENV.mkdir()
+    tool.STAMPS.write_text("{}")
+    tool.check_disk()  # what is there already needs no more room
 
 
 def test_steps_are_repeated_where_their_record_was_cut_off(tool: ModuleType) -> None:

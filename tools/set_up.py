@@ -33,6 +33,9 @@ WORKSPACE = ROOT / "ros_ws"
 
 DEFAULT_TORCH = "torch>=2.13"
 SUPPORTED = ((3, 11), (3, 12))
+LEAST_FREE_GB = 4.5
+"""What `.venv` takes with torch's CPU build, and the downloads beside it."""
+
 OPEN3D_LIBRARIES = {"usb-1.0": "libusb-1.0-0", "GL": "libgl1", "gomp": "libgomp1"}
 ROS_FROM_WHEELS = "interfaces/vision_msgs", "interfaces/tf2_msgs"
 OWN_INTERFACES = ("kestrel_msgs",)
@@ -101,6 +104,7 @@ def missing_packages() -> list[str]:
 def make_environment(torch: str) -> None:
     """Create `.venv` and bring every part of it up to date."""
     check_interpreter()
+    check_disk()
     if not (PYTHON.exists() and (VENV / "bin" / "pip").exists()):  # pip comes last, if nothing interrupts
         say("environment in .venv")
         if subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False).returncode != 0:
@@ -167,6 +171,13 @@ def check_interpreter() -> None:
         raise SetUpError(
             f"{VENV}: expected Python {wanted}, found {found}; remove the folder to change the interpreter"
         )
+
+
+def check_disk() -> None:
+    """Raise SetUpError if nothing is installed yet and there is no room for it."""
+    free_gb = shutil.disk_usage(ROOT).free / 1e9
+    if not STAMPS.exists() and free_gb < LEAST_FREE_GB:
+        raise SetUpError(f"disk of {ROOT}: expected {LEAST_FREE_GB} GB free for .venv, found {free_gb:.1f} GB")
 
 
 def install_kernels() -> None:
