@@ -177,7 +177,9 @@ def check_disk() -> None:
     """Raise SetUpError if nothing is installed yet and there is no room for it."""
     free_gb = shutil.disk_usage(ROOT).free / 1e9
     if not STAMPS.exists() and free_gb < LEAST_FREE_GB:
-        raise SetUpError(f"disk of {ROOT}: expected {LEAST_FREE_GB} GB free for .venv, found {free_gb:.1f} GB")
+        raise SetUpError(
+            f"disk of {ROOT}: expected {LEAST_FREE_GB} GB free for .venv, found {free_gb:.1f} GB"
+        )
 
 
 def install_kernels() -> None:
