@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import Marker, MarkerArray
 
+from kestrel.types import SensorFrame
 from kestrel_nodes.fusion import FusionNode
 from kestrel_nodes.stamps import stamp_message
 from tests.pipelines.test_bevfusion import write_weights
 from tests.ros.fusion_rig import CAMERAS, ERROR, Fusion, Rig, UntrainedFusion
 from tests.ros.graph import Graph
 from tests.ros.messages import MILLISECOND, START_NS, header
+
+INPUTS = ("fusion: input/points", *(f"fusion: input/{name}/image/compressed" for name in CAMERAS))
 
 
 def test_thresholds_by_class_and_range_and_other_names_are_applied(graph: Graph) -> None:
@@ -68,14 +72,40 @@ def test_overlay_and_map_are_drawn_only_for_those_who_look(graph: Graph) -> None
 
 
 def test_nothing_is_computed_that_nobody_wants(graph: Graph) -> None:
-    rig = Rig(graph, cameras=[""]).ready()
+    rig = Rig(graph).ready()
     for subscription in list(graph.node.subscriptions):
         if subscription.topic_name == "/fusion/output/objects":
             graph.node.destroy_subscription(subscription)
     graph.until(lambda: not rig.node.objects.wanted, "nobody to listen")
     rig.sense(100)
-    graph.await_status("fusion: input/points", lambda s: s.count("unwanted") == 1, "an unwanted sweep")
+    for topic in INPUTS:
+        graph.await_status(topic, lambda s: s.count("unwanted") == 1, "an unwanted message")
     assert not rig.frames
+
+
+def test_every_message_of_a_frame_that_gave_way_is_counted(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(graph).ready()
+    busy, go_on = threading.Event(), threading.Event()
+    detect = rig.node.detector.detect
+
+    def slow(frame: SensorFrame) -> Any:
+        busy.set()
+        assert go_on.wait(20)
+        return detect(frame)
+
+    monkeypatch.setattr(rig.node.detector, "detect", slow)
+    rig.sense(100)
+    graph.until(busy.is_set, "the first frame in the network")
+    for at_ms in (200, 300):
+        rig.sense(at_ms)
+    graph.await_status(INPUTS[0], lambda s: s.count("superseded") == 1, "the second sweep to give way")
+    go_on.set()
+    rig.answer(300)
+    for topic in INPUTS:
+        view = graph.await_status(topic, lambda s: s.count("answered") == 2, "two answers")
+        assert (view.count("received"), view.count("superseded")) == (3, 1)
 
 
 @pytest.mark.parametrize("next_ms", [200, -60_000], ids=["later", "time set back meanwhile"])
@@ -102,17 +132,18 @@ def test_what_took_part_in_no_frame_stays_counted_over_a_deactivation(graph: Gra
     assert view.count("front: reset") == 1
 
 
-def test_a_bug_in_the_network_leaves_no_sweep_uncounted(
+def test_a_bug_in_the_network_leaves_no_message_uncounted(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(frame: Any) -> Any:
         raise RuntimeError("a bug in the network")
 
-    rig = Rig(graph, cameras=[""]).ready()
+    rig = Rig(graph).ready()
     monkeypatch.setattr(rig.node.detector, "detect", fail)
     rig.sense(100)
-    view = graph.await_status("fusion: input/points", lambda s: s.count("rejected") == 1, "a rejected sweep")
-    assert view.count("received") == 1
+    for topic in INPUTS:
+        view = graph.await_status(topic, lambda s: s.count("rejected") == 1, "a rejected message")
+        assert view.count("received") == 1
 
 
 @pytest.mark.parametrize(

@@ -182,15 +182,14 @@ class FusionNode(KestrelNode[FusionParameters]):
 
     def _dispatch(self, frames: list[Collected]) -> None:
         for collected in frames:
-            leading = self.sources[collected.reference]
             if not self.wanted:
-                leading.unwanted()
+                self.fusion_health.count_unwanted(collected)
                 continue
             self.submit(
-                leading.topic,
+                self.sources[collected.reference].topic,
                 partial(self._process, collected, tuple(self.recent_clouds)),
                 stamp_ns=collected.stamp_ns,
-                superseded=leading.superseded,
+                superseded=partial(self.fusion_health.count_superseded, collected),
             )
         self._poll_while_frames_wait()
 
@@ -216,16 +215,16 @@ class FusionNode(KestrelNode[FusionParameters]):
         self.tracker.reset()
 
     def _process(self, collected: Collected, earlier: tuple[PointCloud2, ...]) -> None:
-        frame = self._build(collected, earlier)
         try:
+            frame = self._build(collected, earlier)
             output_from_base = self._output_from_base(frame.stamp_ns)
             boxes, bev_map = self.detector.detect(frame)
+            boxes = self._tracked(self.selection(boxes))
+            self._publish(frame, boxes, bev_map, output_from_base)
+            self._publish_pictures(frame, boxes, bev_map)
         except Exception as error:
-            self.sources[collected.reference].reject(error)
+            self.fusion_health.count_failure(collected, error)
             raise
-        boxes = self._tracked(self.selection(boxes))
-        self._publish(frame, boxes, bev_map, output_from_base)
-        self._publish_pictures(frame, boxes, bev_map)
         self.fusion_health.count_answers(collected, frame)
 
     def _tracked(self, boxes: Boxes3D) -> Boxes3D:

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import threading
+from collections import Counter, deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Final
 
 from kestrel.errors import CalibrationError
 from kestrel.types import SensorFrame
@@ -14,6 +15,10 @@ from kestrel_nodes.collector import LIDAR, Collected, Collector
 from kestrel_nodes.fusion_frame import BuiltFrame
 from kestrel_nodes.health import Health, Level
 from kestrel_nodes.ports import Input
+from kestrel_nodes.stamps import stamp_ns
+
+REMEMBERED: Final = 32
+"""Messages of a sensor of which it is known that they were counted: more than frames that share one."""
 
 
 class FusionHealth:
@@ -31,7 +36,8 @@ class FusionHealth:
         self._max_missing = max_missing_cameras
         self._frames: Counter[tuple[str, str]] = Counter()
         self._missing_in_a_row = dict.fromkeys(sources, 0)
-        self._counted: dict[str, Any] = {}
+        self._counted: dict[str, deque[tuple[int, int]]] = {}
+        self._counting = threading.Lock()
 
     def report(self, collected: Collected, frame: SensorFrame | None, built: BuiltFrame) -> None:
         """Say what took part in ``frame`` (None: nothing was left) and why the rest did not."""
@@ -54,11 +60,37 @@ class FusionHealth:
             if self._is_new(sensor, collected):
                 self._sources[sensor].answered()
 
+    def count_superseded(self, collected: Collected) -> None:
+        """Count the messages of a frame that gave way to a newer one."""
+        for port in self._new(collected):
+            port.superseded()
+
+    def count_unwanted(self, collected: Collected) -> None:
+        """Count the messages of a frame in which nobody is interested."""
+        for port in self._new(collected):
+            port.unwanted()
+
+    def count_failure(self, collected: Collected, error: Exception) -> None:
+        """Count the messages of a frame without an answer; the one that leads it is told as the reason."""
+        for port in self._new(collected):
+            port.reject(error, blamed=port is self._sources[collected.reference])
+
+    def _new(self, collected: Collected) -> list[Input]:
+        return [port for sensor, port in self._sources.items() if self._is_new(sensor, collected)]
+
     def _is_new(self, sensor: str, collected: Collected) -> bool:
-        """Whether the message of ``sensor`` is counted for the first time: an image may serve many sweeps."""
-        message = collected.cloud if sensor == LIDAR else collected.images[sensor]
-        before, self._counted[sensor] = self._counted.get(sensor), message
-        return message is not before
+        """Whether there is a message of ``sensor`` that was not counted: an image may serve many sweeps."""
+        message = collected.cloud if sensor == LIDAR else collected.images.get(sensor)
+        if message is None:
+            return False
+        # After a jump back in time the same stamps may come again.
+        key = collected.generation, stamp_ns(message.header.stamp)
+        with self._counting:  # in the worker, and where frames are superseded
+            counted = self._counted.setdefault(sensor, deque(maxlen=REMEMBERED))
+            if key in counted:
+                return False
+            counted.append(key)
+        return True
 
     def _say_calibration(self, sensor: str, there: bool, collected: Collected, built: BuiltFrame) -> None:
         error = built.excluded.get(sensor)

@@ -88,11 +88,16 @@ class Input:
         """Note that a message was not looked at because nobody subscribes to its results."""
         self.concern.count("unwanted")
 
-    def reject(self, error: Exception) -> None:
-        """Note that a message could not be used; ERROR until a good one if the message is to blame."""
+    def reject(self, error: Exception, *, blamed: bool = True) -> None:
+        """Note that a message could not be used; ERROR until a good one if the message is to blame.
+
+        Args:
+            error: why.
+            blamed: False if the error is of another message, which it came with.
+        """
         self.concern.count("rejected")
         self.concern.count(reason_of(error))
-        if isinstance(error, InputError):
+        if blamed and isinstance(error, InputError):
             self.concern.error("message", str(error))
 
     def drop(self, reason: str, text: str) -> None:
