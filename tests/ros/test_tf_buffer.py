@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation, Slerp
 
 from kestrel.errors import CalibrationError
-from kestrel_nodes.tf_buffer import TransformBuffer, invert
+from kestrel_nodes.tf_buffer import TransformBuffer, invert, moved
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -182,3 +182,17 @@ def test_leading_slashes_of_old_frame_names_mean_the_same_frame() -> None:
     buffer = TransformBuffer()
     buffer.add("/base_link", "/lidar", 0, (0, 0, 2), IDENTITY, static=True)
     assert buffer.lookup("base_link", "/lidar", START)[2, 3] == 2
+
+
+@pytest.mark.parametrize("count", [0, 1, 500])
+def test_points_are_moved_and_their_fourth_column_stays(count: int) -> None:
+    random = np.random.default_rng(count)
+    transform = np.eye(4)
+    transform[:3, :3] = Rotation.from_euler("xyz", (0.1, -0.2, 2.0)).as_matrix()
+    transform[:3, 3] = 1.0, -2.0, 0.5
+    points = random.normal(0, 30, (count, 4)).astype(np.float32)
+    found = moved(points, transform)
+    assert (found.dtype, found.shape) == (np.float32, (count, 4))
+    homogeneous = np.c_[points[:, :3].astype(np.float64), np.ones(count)]
+    np.testing.assert_allclose(found[:, :3], (homogeneous @ transform.T)[:, :3], atol=2e-5)
+    assert (found[:, 3] == points[:, 3]).all()

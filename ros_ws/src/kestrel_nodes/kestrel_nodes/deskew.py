@@ -16,7 +16,7 @@ from kestrel.errors import CalibrationError
 from kestrel.types import Float64Array, PointCloud
 from kestrel_nodes.health import Concern
 from kestrel_nodes.stamps import NANOSECONDS
-from kestrel_nodes.tf_buffer import TransformBuffer, invert
+from kestrel_nodes.tf_buffer import TransformBuffer, invert, moved
 
 KNOTS: Final = 9
 """Poses over a sweep; linear motion between them errs by less than 1 mm at 1 rad/s and 50 m."""
@@ -70,19 +70,19 @@ class Deskewer:
     def _corrected(self, cloud: PointCloud, times: Float64Array) -> PointCloud:
         first, last = float(times.min()), float(times.max())
         now = self._pose(cloud, cloud.stamp_ns)
-        motions = np.stack(
-            [
-                invert(now) @ self._pose_within(cloud, cloud.stamp_ns + round(knot * NANOSECONDS), now)
-                for knot in np.linspace(first, last, KNOTS)
-            ]
-        )
+        motions = [
+            invert(now) @ self._pose_within(cloud, cloud.stamp_ns + round(knot * NANOSECONDS), now)
+            for knot in np.linspace(first, last, KNOTS)
+        ]
         place = (times - first) / max(last - first, SHORTEST_S) * (KNOTS - 1)
-        before = np.minimum(place.astype(np.int64), KNOTS - 2)
-        share = (place - before)[:, None, None].astype(np.float32)
-        steps = motions[:, :3].astype(np.float32)
-        motion = steps[before] + share * (steps[before + 1] - steps[before])
-        points = cloud.points.copy()
-        points[:, :3] = np.einsum("nij,nj->ni", motion[:, :, :3], cloud.points[:, :3]) + motion[:, :, 3]
+        before = np.minimum(place.astype(np.int8), KNOTS - 2)
+        share = (place - before).astype(np.float32)[:, None]
+        points = np.empty_like(cloud.points)
+        # A point between two knots is moved by both, and lies between: a motion for each point costs more.
+        order = np.argsort(before, kind="stable")
+        for knot, rows in enumerate(np.split(order, np.searchsorted(before[order], range(1, KNOTS - 1)))):
+            begin, end = (moved(cloud.points[rows], motion) for motion in motions[knot : knot + 2])
+            points[rows] = begin + share[rows] * (end - begin)
         return replace(cloud, points=points)
 
     def _pose(self, cloud: PointCloud, at_ns: int, *, exact: bool = False) -> Float64Array:

@@ -21,11 +21,11 @@ from kestrel.types import Calibration, Float64Array, Image, PointCloud, SensorFr
 from kestrel_nodes.calibration import CameraInfo, Intrinsics, Undistorter, read_camera_info
 from kestrel_nodes.collector import LIDAR, Collected
 from kestrel_nodes.deskew import Deskewer
-from kestrel_nodes.own_vehicle import NO_BOX, OwnVehicle, in_base
+from kestrel_nodes.own_vehicle import NO_BOX, OwnVehicle
 from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ros_arrays import read_cloud, read_image
 from kestrel_nodes.stamps import NANOSECONDS, stamp_ns
-from kestrel_nodes.tf_buffer import TransformBuffer, invert
+from kestrel_nodes.tf_buffer import TransformBuffer, invert, moved
 
 
 @dataclass
@@ -166,7 +166,7 @@ class FrameBuilder:
         if not usable:
             return ()
         base_from_odom = invert(self.transforms.lookup(self.odom_frame, self.base_frame, now_ns))
-        moved = []
+        sweeps = []
         for message in usable:
             try:
                 sweep = self._decoded(message, BuiltFrame())
@@ -174,8 +174,8 @@ class FrameBuilder:
                 continue  # it was rejected, and said so, when it was the newest
             odom_from_base = self.transforms.lookup(self.odom_frame, self.base_frame, sweep.stamp_ns)
             motion = base_from_odom @ odom_from_base @ self._base_from_lidar(sweep)
-            moved.append(self._moved(self._without_close(sweep), motion))
-        return tuple(moved)
+            sweeps.append(self._moved(self._without_close(sweep), motion))
+        return tuple(sweeps)
 
     def _decoded(self, message: Any, built: BuiltFrame) -> PointCloud:
         stamp = stamp_ns(message.header.stamp)
@@ -190,7 +190,7 @@ class FrameBuilder:
                 empty_clouds=int(decoded.total == 0),
                 own_points=int(own.sum()),
             )
-            self._sweeps[stamp] = self.deskewer(decoded.cloud.chosen(~own))
+            self._sweeps[stamp] = self.deskewer(decoded.cloud.chosen(~own) if own.any() else decoded.cloud)
         return self._sweeps[stamp]
 
     def _base_from_lidar(self, sweep: PointCloud) -> Float64Array:
@@ -204,7 +204,7 @@ class FrameBuilder:
         return sweep.chosen((np.abs(sweep.points[:, :2]) >= self.remove_close_m).any(axis=1))
 
     def _moved(self, sweep: PointCloud, base_from_lidar: Float64Array) -> PointCloud:
-        return replace(sweep, points=in_base(sweep.points, base_from_lidar), frame_id=self.base_frame)
+        return replace(sweep, points=moved(sweep.points, base_from_lidar), frame_id=self.base_frame)
 
     def _camera(self, name: str, message: Any, built: BuiltFrame) -> tuple[Image, Calibration]:
         """Return the picture without distortion and its calibration; the cheap checks come first."""

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kestrel.errors import ConfigError, describe
-from kestrel.types import Float32Array, Float64Array, PointCloud
+from kestrel.types import Float64Array, PointCloud
 from kestrel_nodes.parameters import parameter
+from kestrel_nodes.tf_buffer import moved
 
 FIELDS: Final = "x_min, y_min, z_min, x_max, y_max, z_max"
 
@@ -49,17 +50,14 @@ class OwnVehicle:
         """
         if not self._low.size:
             return np.zeros(len(sweep), np.bool_)
-        xyz = in_base(sweep.points, base_from_lidar)[:, :3]
-        return np.asarray(((xyz >= self._low) & (xyz <= self._high)).all(axis=1))
+        inside = np.ones(len(sweep), np.bool_)
+        columns = moved(
+            sweep.points, base_from_lidar
+        ).T  # of three values numpy does not see at once if all are
+        for values, low, high in zip(columns, self._low, self._high, strict=False):
+            inside &= (values >= low) & (values <= high)
+        return inside
 
 
 NO_BOX: Final = OwnVehicle(())
 """All points count."""
-
-
-def in_base(points: Float32Array, base_from_lidar: Float64Array) -> Float32Array:
-    """Return ``points`` (N, 3 or more) of a LiDAR in the frame of the vehicle; further columns stay."""
-    moved = points.copy()
-    moved[:, :3] = points[:, :3] @ base_from_lidar[:3, :3].T.astype(np.float32)
-    moved[:, :3] += base_from_lidar[:3, 3].astype(np.float32)
-    return moved

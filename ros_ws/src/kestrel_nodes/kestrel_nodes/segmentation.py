@@ -20,7 +20,7 @@ from kestrel.pipelines.segmentation import PRECISIONS, PointSegmenter, SweepView
 from kestrel.types import Float32Array, Float64Array, PointCloud, PointLabels, UInt8Array
 from kestrel_nodes.base import KestrelNode
 from kestrel_nodes.deskew import Deskewer
-from kestrel_nodes.own_vehicle import OwnVehicle, in_base, own_vehicle_parameter
+from kestrel_nodes.own_vehicle import OwnVehicle, own_vehicle_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.qos import RELIABILITY, input_qos
 from kestrel_nodes.ros_arrays import (
@@ -30,7 +30,7 @@ from kestrel_nodes.ros_arrays import (
     finite_points,
     read_cloud,
 )
-from kestrel_nodes.tf_buffer import TransformBuffer
+from kestrel_nodes.tf_buffer import TransformBuffer, moved
 from kestrel_nodes.transforms import listen
 
 NO_CLASS_COLOUR = (96, 96, 96)
@@ -169,11 +169,11 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         self._report(decoded)
         base_from_cloud = self._base_from(decoded.cloud)
         own = self.own_vehicle.holds(decoded.cloud, base_from_cloud)
-        cloud = self.deskewer(decoded.cloud.chosen(~own))
+        cloud = self.deskewer(decoded.cloud.chosen(~own) if own.any() else decoded.cloud)
         self.deskewer.report(self.health["calibration"])
         placed = replace(
             cloud,
-            points=in_base(cloud.points, base_from_cloud),
+            points=moved(cloud.points, base_from_cloud),
             frame_id=self.params.base_frame or cloud.frame_id,
         )
         self._publish(message, Answer.of(decoded, own, self.segmenter.segment(placed)))

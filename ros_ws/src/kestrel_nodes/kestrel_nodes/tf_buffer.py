@@ -13,10 +13,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from threading import RLock
 
+import cv2
 import numpy as np
 
 from kestrel.errors import CalibrationError, describe
-from kestrel.types import Float64Array
+from kestrel.types import Float32Array, Float64Array
 
 NANOSECONDS = 1_000_000_000
 QUATERNION_NORM_TOLERANCE = 1e-2
@@ -67,6 +68,16 @@ def invert(transform: Float64Array) -> Float64Array:
     inverse[:3, :3] = transform[:3, :3].T
     inverse[:3, 3] = -transform[:3, :3].T @ transform[:3, 3]
     return inverse
+
+
+def moved(points: Float32Array, transform: Float64Array) -> Float32Array:
+    """Return ``points`` (N, 4) after the rigid (4, 4) ``transform`` of x, y, z; the fourth column stays."""
+    if not len(points):
+        return points.copy()
+    affine = np.zeros((4, 5))
+    affine[:3, :3], affine[:3, 4], affine[3, 3] = transform[:3, :3], transform[:3, 3], 1.0
+    # One pass of a picture of four channels: many times as fast as a product and a sum of three columns.
+    return np.asarray(cv2.transform(points[None], affine)[0])
 
 
 @dataclass
