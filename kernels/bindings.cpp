@@ -176,6 +176,11 @@ void sample_axes(Address grid, Address lower, Address share, Address out, int64_
                                 channels, places, stride, bfloat16, threads});
 }
 
+void most_likely(Address logits, int64_t count, int classes, Address label, Address probability, int threads) {
+  kestrel::level().most_likely({at<float>(logits), count, classes, at<uint8_t>(label), at<float>(probability),
+                                threads});
+}
+
 bool pack_keys(Address indices, int64_t count, Address keys, int threads) {
   return kestrel::pack_keys(at<int64_t>(indices), count, at<int64_t>(keys), threads);
 }
@@ -235,7 +240,7 @@ int64_t circle_nms(Address centers, Address labels, Address squared, int64_t cou
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
-constexpr int interface_version = 8;
+constexpr int interface_version = 9;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;
@@ -253,6 +258,7 @@ NB_MODULE(native, m) {
   m.def("winograd", &winograd, Release());
   m.def("pillar_canvas", &pillar_canvas, Release());
   m.def("sample_axes", &sample_axes, Release());
+  m.def("most_likely", &most_likely, Release());
   m.def("pack_keys", &pack_keys, Release());
   m.def("unique_keys", &unique_keys, Release());
   m.def("submanifold_table", &submanifold_table, Release());

@@ -138,6 +138,16 @@ struct AxisSampling {
   int threads;
 };
 
+// label = the class of the largest logit of a row, probability = softmax of that logit.
+struct MostLikely {
+  const float* logits;      // (count, classes)
+  int64_t count;
+  int32_t classes;          // 1 to 256
+  uint8_t* label;           // (count)
+  float* probability;       // (count)
+  int threads;
+};
+
 struct Level {
   const char* name;
   int64_t (*pack_weight)(const PackWeight&);  // returns the size in bytes, 0: not multiplied at this level
@@ -152,6 +162,7 @@ struct Level {
   void (*winograd)(const Winograd&);
   bool (*pillar_canvas)(const PillarCanvas&);  // false: a point is of a frame that the batch does not have
   void (*sample_axes)(const AxisSampling&);
+  void (*most_likely)(const MostLikely&);
 };
 
 // The level in use: the best one of this machine, or what KESTREL_DISPATCH or set_level named.

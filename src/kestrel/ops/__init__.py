@@ -7,6 +7,7 @@ from __future__ import annotations
 from kestrel.ops.axis_sampling import sample_axes
 from kestrel.ops.backend import dispatch_level
 from kestrel.ops.bev_pool import LiftSplatIndex, bev_cells, bev_pool, lift_splat
+from kestrel.ops.classification import most_likely
 from kestrel.ops.kernel_map import (
     CoordinateSet,
     KernelMap,
@@ -38,6 +39,7 @@ __all__ = [
     "dispatch_level",
     "int8_is_fast",
     "lift_splat",
+    "most_likely",
     "pack_weight",
     "pillar_canvas",
     "point_rows",

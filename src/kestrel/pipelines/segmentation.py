@@ -16,6 +16,7 @@ from kestrel.classes import IGNORE, POINT_CLASSES
 from kestrel.errors import ConfigError, describe
 from kestrel.models.kestrel_seg import KestrelSeg
 from kestrel.nn.sparse import use_int8
+from kestrel.ops import most_likely
 from kestrel.pipelines.runtime import (
     Precision,
     check_finite,
@@ -117,17 +118,24 @@ class PointSegmenter:
         if bool(inside.any()):
             kept = points if bool(inside.all()) else points[inside]
             with torch.inference_mode():
-                best = self._probabilities(kept).max(1)
-            label[inside.numpy()] = best.indices.numpy().astype(np.uint8)
-            probability[inside.numpy()] = best.values.numpy()
+                best, share = self._best(kept)
+            label[inside.numpy()] = best.numpy()
+            probability[inside.numpy()] = share.numpy()
         return PointLabels(label, probability, self.classes)
 
-    def _probabilities(self, points: Tensor) -> Tensor:
-        """Return the (P, classes) probabilities of points (P, 4), the mean over all views."""
-        batch = torch.zeros(len(points), dtype=torch.int64)
-        total: Tensor = check_finite("Kestrel-Seg", self.network(points, batch)).softmax(1)
+    def _best(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the likeliest class (P,) of points (P, 4) and its probability, the mean over all views."""
+        logits = self._logits(points)
+        if len(self._matrices) == 1:
+            return most_likely(logits)
+        total = logits.softmax(1)
         for matrix in self._matrices[1:]:
             # The square of the extent is not round: a turned corner may leave it, which the network bears.
             turned = torch.cat((points[:, :2] @ matrix.T, points[:, 2:]), 1)
-            total += check_finite("Kestrel-Seg", self.network(turned, batch)).softmax(1)
-        return total if len(self._matrices) == 1 else total / len(self._matrices)
+            total += self._logits(turned).softmax(1)
+        best = total.max(1)
+        return best.indices.to(torch.uint8), best.values / len(self._matrices)
+
+    def _logits(self, points: Tensor) -> Tensor:
+        answer: Tensor = self.network(points, torch.zeros(len(points), dtype=torch.int64))
+        return check_finite("Kestrel-Seg", answer)
