@@ -24,8 +24,8 @@ from kestrel.ops import (
     torchsparse_offsets,
 )
 from kestrel.ops.bev_pool import LiftSplatIndex, lift_splat
+from kestrel.ops.packed_weight import MOST_PRODUCTS
 from kestrel.ops.sparse_conv import (
-    MOST_PRODUCTS,
     convolve_int8_reference,
     convolve_reference,
     weight_gradient_reference,

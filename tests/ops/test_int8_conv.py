@@ -2,14 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from kestrel.errors import InputError
-from kestrel.ops import int8_is_fast
+from kestrel.ops import int8_is_fast, packed_weight
 from kestrel.ops.int8_conv import grid_map, int8_conv, pack_int8_conv
 
 needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="the processor multiplies no bytes")
@@ -75,9 +73,7 @@ def test_what_does_not_fit_is_refused_before_memory_is_read(
 def test_few_channels_or_another_level_have_no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pack_int8_conv(torch.randn(16, 12, 3, 3)) is None
     assert pack_int8_conv(torch.randn(16, 18, 3, 3)) is None
-    # By attributes the name is that of the function.
-    module = importlib.import_module("kestrel.ops.sparse_conv")
-    monkeypatch.setattr(module, "native_for", lambda *_: None)
+    monkeypatch.setattr(packed_weight, "native_for", lambda *_: None)
     assert pack_int8_conv(torch.randn(16, 16, 3, 3)) is None
 
 

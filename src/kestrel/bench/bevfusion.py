@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
 from typing import Any, Final, cast
@@ -45,7 +46,10 @@ class TextbookEngine:
     def __call__(self, inputs: BEVFusionInput, stage: Stage = run_stage) -> dict[str, Any]:
         """Return the raw answer of every head."""
         network = self.network
-        with patch.object(import_module("kestrel.ops.sparse_conv"), "native_for", return_value=None):
+        with ExitStack() as without_kernels:
+            for name in ("packed_weight", "sparse_conv"):
+                module = import_module(f"kestrel.ops.{name}")
+                without_kernels.enter_context(patch.object(module, "native_for", return_value=None))
             maps = [stage("camera and view transform", lambda: self._camera_map(inputs))]
             lidar = cast(LidarEncoder, network.encoders["lidar"])
             assert inputs.clouds is not None

@@ -19,7 +19,7 @@ from kestrel.nn.axis_sampler import AxisSampler
 from kestrel.ops.axis_sampling import sample_axes
 from kestrel.ops.backend import NATIVE
 from kestrel.ops.int8_conv import int8_conv, pack_int8_conv
-from kestrel.ops.sparse_conv import Int8Weight
+from kestrel.ops.packed_weight import Int8Weight
 from kestrel.ops.winograd import PANEL, winograd_conv, winograd_weight
 
 _MULTIPLYING = (_ConvNd, nn.Linear, nn.MultiheadAttention)

@@ -16,10 +16,11 @@ from kestrel.ops.kernel_map import (
     torchsparse_offsets,
 )
 from kestrel.ops.nms import circle_nms, rotated_nms
+from kestrel.ops.packed_weight import PackedWeight, int8_is_fast, pack_weight
 from kestrel.ops.pillars import PillarGrid, pillar_canvas
 from kestrel.ops.point_voxel import devoxelize, point_rows, point_to_voxel, trilinear_neighbours
 from kestrel.ops.rotated_iou import rotated_iou
-from kestrel.ops.sparse_conv import PackedWeight, int8_is_fast, pack_weight, pointwise, sparse_conv
+from kestrel.ops.sparse_conv import pointwise, sparse_conv
 from kestrel.ops.temporal_shift import temporal_shift, temporal_shift_step
 from kestrel.ops.voxelize import Voxels, voxelize
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import native_for
-from kestrel.ops.sparse_conv import Epilogue, Int8Weight, convolve_int8, pack_int8
+from kestrel.ops.packed_weight import Int8Weight, pack_int8
+from kestrel.ops.sparse_conv import Epilogue, convolve_int8
 
 
 def pack_int8_conv(weight: Tensor) -> Int8Weight | None:

@@ -4,129 +4,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import NATIVE, call, dispatch_level, native_for, triton_for
+from kestrel.ops.backend import call, native_for, triton_for
 from kestrel.ops.kernel_map import KernelMap
+from kestrel.ops.packed_weight import (
+    NUMBERS,
+    Int8Weight,
+    PackedWeight,
+    matrices_for,
+    pack_for,
+    quantize_weight,
+)
 from kestrel.ops.point_voxel import check_reading, check_rows, devoxelize
 
 Reading: TypeAlias = tuple[Tensor, Tensor, Tensor]
 """Voxel features, rows and weights, as ``devoxelize`` takes them."""
-
-
-NUMBERS: Final = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-"""The types of packed weights as the compiled kernels name them."""
-
-FEWEST_INT8_CHANNELS: Final = 16
-"""With fewer input channels bytes are not faster than floats."""
-
-MOST_PRODUCTS: Final = (2**31 - 1) // (255 * 127)
-"""So many products of bytes, K * C_in, certainly fit into the sums of 32 bits."""
-
-
-@dataclass(frozen=True, eq=False)
-class Int8Weight:
-    """Kernel slices as packed signed bytes, and the ``step`` (C_out,) float32 that one stands for."""
-
-    packed: Tensor
-    step: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class PackedWeight:
-    """Kernel slices in the order in which one dispatch level reads them, for many calls without gradients.
-
-    shape, dtype: of the matrices, (K, C_in, C_out) or (C_in, C_out).
-    level: dispatch level that they are packed for.
-    packed: bytes of the compiled kernels; None where these do not run, which is where the matrices are kept.
-    plain: the matrices, or None.
-    int8: the same in bytes, for features that are nowhere negative; None where only floats are multiplied.
-    """
-
-    shape: torch.Size
-    dtype: torch.dtype
-    level: str
-    packed: Tensor | None
-    plain: Tensor | None
-    int8: Int8Weight | None = None
-
-    def native_for(self, features: Tensor, *others: Tensor | None) -> ModuleType | None:
-        """Return the compiled module if these tensors can be convolved with the packed bytes now."""
-        native = native_for(features, *others)
-        usable = self.packed is not None and features.dtype == self.dtype and not torch.is_grad_enabled()
-        return native if native is not None and usable and native.dispatch_level() == self.level else None
-
-
-def pack_weight(weight: Tensor, *, int8: bool = False) -> PackedWeight:
-    """Pack (K, C_in, C_out) kernel slices, or one (C_in, C_out) matrix, once for many convolutions.
-
-    The result does not follow later changes of ``weight``.
-
-    Args:
-        weight: float32 or bfloat16.
-        int8: multiply bytes wherever that is possible: float32 weights with a C_in that is a multiple of 4
-            and at least 16, a processor for which `int8_is_fast` holds, and features that are nowhere
-            negative. These are quantized when they come, by their largest value, weights by that of a column.
-    """
-    weight = weight.detach()
-    shape, dtype, level, native = weight.shape, weight.dtype, dispatch_level(), native_for(weight)
-    if native is None:
-        return PackedWeight(shape, dtype, level, None, weight.clone(memory_format=torch.contiguous_format))
-    bytes_too = pack_int8(weight) if int8 and dtype == torch.float32 else None
-    return PackedWeight(shape, dtype, level, _pack(native, weight), None, bytes_too)
-
-
-def _matrices(weight: Tensor | PackedWeight, features: Tensor) -> Tensor:
-    """Return what torch multiplies.
-
-    Raises:
-        InputError: a packed weight that the compiled kernels cannot use for ``features`` here.
-    """
-    if isinstance(weight, Tensor):
-        return weight
-    if weight.plain is not None:
-        return weight.plain
-    expected = f"{weight.dtype} on the CPU, no gradients, dispatch level {weight.level}"
-    gradients = "gradients" if torch.is_grad_enabled() else "no gradients"
-    found = f"{features.dtype} on {features.device}, {gradients}, {dispatch_level()}"
-    raise InputError(describe("use of a packed weight", expected=expected, found=found))
-
-
-def int8_is_fast() -> bool:
-    """Return whether the level in use multiplies bytes (AVX-512 VNNI)."""
-    return NATIVE is not None and call(NATIVE.pack_weight, None, None, 1, 4, 1, NUMBERS[torch.int8], 1) > 0
-
-
-def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (..., C_in, C_out) weights as int8 and the step (C_out,) of each column, float32."""
-    step = weight.abs().amax(dim=tuple(range(weight.ndim - 1))) / 127
-    step = torch.where(step > 0, step, 1.0)
-    return torch.round(weight / step).to(torch.int8), step
-
-
-def pack_int8(weight: Tensor) -> Int8Weight | None:
-    """Pack (K, C_in, C_out) float32 kernel slices in bytes, None where bytes are not faster."""
-    native = native_for(weight)
-    few = weight.shape[-2] < FEWEST_INT8_CHANNELS or weight[..., 0].numel() > MOST_PRODUCTS
-    if native is None or few:
-        return None
-    quantized, step = quantize_weight(weight)
-    packed = _pack(native, quantized)
-    return Int8Weight(packed, step) if len(packed) else None
-
-
-def _pack(native: ModuleType, weight: Tensor) -> Tensor:
-    slices, channels, width = weight.shape if weight.ndim == 3 else (1, *weight.shape)
-    sizes = (slices, channels, width, NUMBERS[weight.dtype], torch.get_num_threads())
-    packed = torch.empty(call(native.pack_weight, None, None, *sizes), dtype=torch.uint8)
-    call(native.pack_weight, weight, packed, *sizes)
-    return packed
 
 
 def sparse_conv(
@@ -163,7 +61,7 @@ def sparse_conv(
         if native is not None:
             return _run_packed(native, features, weight, kernel_map.gather, Epilogue(bias, residual, relu))
     result: Tensor = _sparse_conv(
-        features, _matrices(weight, features), bias, residual, kernel_map.gather, kernel_map.inverse, relu
+        features, matrices_for(weight, features), bias, residual, kernel_map.gather, kernel_map.inverse, relu
     )
     return result
 
@@ -231,14 +129,14 @@ def pointwise(
     else:
         native = None if torch.is_grad_enabled() else native_for(features, weight, bias, residual, voxels)
     if native is None:
-        plain = _matrices(weight, features)
+        plain = matrices_for(weight, features)
         result = features @ plain if bias is None else torch.addmm(bias, features, plain)
         result = result if residual is None else result + residual
         result = torch.relu(result) if relu else result
         return result if read is None else result + devoxelize(*read)
     if read is not None:
         check_rows(read[1], len(read[0]))
-    packed = weight.packed if isinstance(weight, PackedWeight) else _pack(native, weight)
+    packed = weight.packed if isinstance(weight, PackedWeight) else pack_for(native, weight)
     return _run_native(native, features, cast(Tensor, packed), weight.shape[1], None, epilogue)
 
 
@@ -369,7 +267,7 @@ def _sparse_conv(
     if native is None:
         return convolve_reference(features, weight, bias, residual, gather, relu)
     epilogue = Epilogue(bias, residual, relu)
-    return _run_native(native, features, _pack(native, weight), weight.shape[2], gather, epilogue)
+    return _run_native(native, features, pack_for(native, weight), weight.shape[2], gather, epilogue)
 
 
 @_sparse_conv.register_kernel("cuda")
