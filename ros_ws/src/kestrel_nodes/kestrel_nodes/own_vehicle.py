@@ -51,9 +51,8 @@ class OwnVehicle:
         if not self._low.size:
             return np.zeros(len(sweep), np.bool_)
         inside = np.ones(len(sweep), np.bool_)
-        columns = moved(
-            sweep.points, base_from_lidar
-        ).T  # of three values numpy does not see at once if all are
+        # Axis by axis: whether all of three values are so, numpy asks point by point.
+        columns = moved(sweep.points, base_from_lidar).T
         for values, low, high in zip(columns, self._low, self._high, strict=False):
             inside &= (values >= low) & (values <= high)
         return inside
