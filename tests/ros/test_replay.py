@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from kestrel.data.mcap_file import McapFile
 from kestrel.data.messages import Source, source_of
 from kestrel.errors import SetupError
 from kestrel.types import PointCloud
+from kestrel_nodes.replay import player
 from kestrel_nodes.replay.recorder import Recorder
 
 EPOCH = 1_700_000_000 * 10**9
@@ -337,3 +339,25 @@ def test_stamp_and_frame_are_read_from_the_bytes():
     assert source_of("sensor_msgs/msg/Imu", serialize(message)) == Source(EPOCH + 7, "imu")
     text = serialize(messages.new("std_msgs/msg/String", data="hello"))
     assert source_of("std_msgs/msg/String", text) is None
+
+
+class Acknowledged:
+    """A publisher whose subscribers have everything when it is asked for the third time, or never."""
+
+    def __init__(self, *, ever: bool) -> None:
+        self.ever, self.timeouts_ns = ever, []
+
+    def wait_for_all_acked(self, timeout: Any) -> bool:
+        self.timeouts_ns.append(timeout.nanoseconds)
+        return self.ever and len(self.timeouts_ns) == 3
+
+
+@pytest.mark.parametrize("ever", [True, False])
+def test_the_end_is_awaited_with_the_interpreter_free_to_record_answers(monkeypatch, ever):
+    monkeypatch.setattr(player, "ACKNOWLEDGE_S", 30.0 if ever else 0.1)
+    publishers = [Acknowledged(ever=True), Acknowledged(ever=ever)]
+    played = player.Player.__new__(player.Player)
+    played._publishers = dict(enumerate(publishers))
+    assert played.finish() is ever
+    assert {each for publisher in publishers for each in publisher.timeouts_ns} == {0}
+    assert len(publishers[0].timeouts_ns) == 3, "one that has everything is not asked again"

@@ -28,6 +28,7 @@ CLOCK_PERIOD_OF_BAG_S: Final = 0.02
 DEPTH: Final = 50
 LATCHED_DEPTH: Final = 100
 ACKNOWLEDGE_S: Final = 5.0
+ACKNOWLEDGE_PERIOD_S: Final = 0.02
 LABELS: Final = "/augment/input/labels"
 LABELS_HZ: Final = 2.0
 
@@ -175,8 +176,16 @@ class Player:
         """Wait until reliable subscribers have everything; return whether they have."""
         from rclpy.duration import Duration
 
-        timeout = Duration(seconds=ACKNOWLEDGE_S)
-        return all(publisher.wait_for_all_acked(timeout) for publisher in self._publishers.values())
+        # Asked again and again: rclpy waits with the interpreter locked, and subscribers may take seconds to
+        # acknowledge, in which no answer would be heard and recorded.
+        at_once = Duration(seconds=0)
+        waiting = list(self._publishers.values())
+        deadline = time.monotonic() + ACKNOWLEDGE_S
+        while True:
+            waiting = [publisher for publisher in waiting if not publisher.wait_for_all_acked(at_once)]
+            if not waiting or time.monotonic() > deadline:
+                return not waiting
+            time.sleep(ACKNOWLEDGE_PERIOD_S)
 
     def _messages(self) -> Iterator[BagMessage]:
         """Yield what is latched from before the start, then everything from start to stop."""
