@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from kestrel.pipelines.tracker import Tracker
 from kestrel.types import Boxes3D, Float64Array
@@ -112,3 +113,21 @@ def test_motion_of_the_vehicle_is_not_motion_of_the_objects() -> None:
         fixed_from_base = np.eye(4)
         fixed_from_base[0, 3] = 3.0 * step
         assert ids(tracker, boxes(step * 0.1, (50 - 3.0 * step, 2)), fixed_from_base) == [0]
+
+
+@pytest.mark.parametrize("turn", [0.0, 1.1])
+def test_a_vehicle_is_not_continued_by_a_box_aside_of_it(turn: float) -> None:
+    """Seen once it may have any speed, but along its heading; a pedestrian goes anywhere."""
+    fixed_from_boxes = np.eye(4)
+    fixed_from_boxes[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+
+    def continued(place: tuple[float, float], name: str) -> bool:
+        tracker = Tracker()
+        first = ids(tracker, boxes(0.0, (0, 0), names=name), fixed_from_boxes)
+        return ids(tracker, boxes(0.3, place, names=name), fixed_from_boxes) == first
+
+    assert continued((6, 0), "c")
+    assert continued((6, 1.5), "c"), "the middle of a box is known to half a metre"
+    assert not continued((0, 4), "c")
+    assert not continued((6, -4), "c")
+    assert continued((0, 2), "p")

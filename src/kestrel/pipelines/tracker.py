@@ -3,8 +3,8 @@
 """Objects over time: ids that last, velocity and heading from how they moved.
 
 After Weng et al., A Baseline for 3D Multi-Object Tracking (IROS 2020): a Kalman filter of constant velocity
-for each track, one-to-one assignment. Distances are of centres, as in CenterPoint (Yin et al., CVPR 2021), in
-units of their uncertainty.
+for each track, along its heading and across, and one-to-one assignment. Distances are of centres, as in
+CenterPoint (Yin et al., CVPR 2021), in units of their uncertainty.
 """
 
 from __future__ import annotations
@@ -29,33 +29,40 @@ TURNED: Final = np.pi / 6
 class Motion:
     """How objects of a class move.
 
-    speed: standard deviation of the velocity of one that was seen once, m/s.
+    speed, sideways: standard deviation of the velocity of one that was seen once, along its heading and
+        across, m/s.
     acceleration: standard deviation of what no constant velocity explains, m/s².
     """
 
     speed: float
+    sideways: float
     acceleration: float
 
 
 MOTIONS: Final = {
-    "pedestrian": Motion(2.0, 1.0),
-    "bicycle": Motion(6.0, 2.0),
-    "traffic_cone": Motion(0.5, 0.1),
-    "barrier": Motion(0.5, 0.1),
+    "pedestrian": Motion(2.0, 2.0, 1.0),
+    "bicycle": Motion(6.0, 6.0, 2.0),
+    "traffic_cone": Motion(0.5, 0.5, 0.1),
+    "barrier": Motion(0.5, 0.5, 0.1),
 }
-VEHICLE: Final = Motion(12.0, 3.0)
+VEHICLE: Final = Motion(12.0, 2.0, 3.0)
 """Of every other class."""
 
 
 @dataclass
 class _Track:
-    """covariance: (2, 2) of place and velocity, the same along x and y."""
+    """One object.
+
+    axes: (2, 2) unit vectors along the heading with which it began and across. covariance: (2, 2, 2), along
+        each of them that of place and velocity.
+    """
 
     number: int
     class_name: str
     motion: Motion
     place: Float64Array
     velocity: Float64Array
+    axes: Float64Array
     covariance: Float64Array
     seen_ns: int
 
@@ -69,15 +76,17 @@ class _Track:
     def update(self, place: Float64Array, stamp_ns: int, variance: float) -> None:
         """Take a box of this track."""
         expected, covariance = self.predicted(stamp_ns)
-        gain = covariance[:, 0] / (covariance[0, 0] + variance)
-        self.place = expected + gain[0] * (place - expected)
-        self.velocity = self.velocity + gain[1] * (place - expected)
-        self.covariance = covariance - np.outer(gain, covariance[0])
+        gain = covariance[:, :, 0] / (covariance[:, :1, 0] + variance)
+        off = self.axes @ (place - expected)
+        self.place = expected + (gain[:, 0] * off) @ self.axes
+        self.velocity = self.velocity + (gain[:, 1] * off) @ self.axes
+        self.covariance = covariance - gain[:, :, None] * covariance[:, :1]
         self.seen_ns = stamp_ns
 
     @property
     def has_course(self) -> bool:
-        return float(np.hypot(*self.velocity)) > MOVING * float(np.sqrt(self.covariance[1, 1]))
+        speed = float(np.hypot(*self.velocity))
+        return speed**2 > MOVING * float(np.sqrt((self.axes @ self.velocity) ** 2 @ self.covariance[:, 1, 1]))
 
 
 class Tracker:
@@ -124,15 +133,20 @@ class Tracker:
         velocity, yaw = _motion(boxes, tracks, fixed_from_boxes)
         for box in (box for box, track in enumerate(tracks) if track is None):
             seen = boxes.velocity[box] @ fixed_from_boxes[:2, :2].T
-            tracks[box] = self._begin(names[box], places[box], seen, stamp)
+            ahead = np.array([np.cos(boxes.yaw[box]), np.sin(boxes.yaw[box])]) @ fixed_from_boxes[:2, :2].T
+            tracks[box] = self._begin(names[box], places[box], seen, ahead, stamp)
         ids = np.array([track.number for track in tracks if track is not None], np.int64)
         return replace(boxes, track_id=ids, velocity=velocity, yaw=yaw)
 
-    def _begin(self, name: str, place: Float64Array, velocity: Float64Array, stamp: int) -> _Track:
+    def _begin(
+        self, name: str, place: Float64Array, velocity: Float64Array, ahead: Float64Array, stamp: int
+    ) -> _Track:
         motion = MOTIONS.get(name, VEHICLE)
-        covariance = np.diag([self._variance, motion.speed**2])
+        # A vehicle goes where it heads: or else a box beside it would be itself, gone there at its speed.
+        covariance = np.stack([np.diag([self._variance, std**2]) for std in (motion.speed, motion.sideways)])
+        axes = np.array([ahead, (-ahead[1], ahead[0])])
         known = np.nan_to_num(velocity, nan=0.0, posinf=0.0, neginf=0.0)
-        self._tracks.append(_Track(self._next, name, motion, place, known, covariance, stamp))
+        self._tracks.append(_Track(self._next, name, motion, place, known, axes, covariance, stamp))
         self._next += 1
         return self._tracks[-1]
 
@@ -141,12 +155,14 @@ class Tracker:
         if not self._tracks or not names:
             return []
         predicted = [track.predicted(stamp) for track in self._tracks]
-        variance = np.array([covariance[0, 0] for _, covariance in predicted]) + self._variance
+        variance = np.array([covariance[:, 0, 0] for _, covariance in predicted]) + self._variance
         expected = np.stack([place for place, _ in predicted])
-        squared = ((places[:, None] - expected[None]) ** 2).sum(-1) / variance
+        axes = np.stack([track.axes for track in self._tracks])
+        off = np.einsum("tak,btk->bta", axes, places[:, None] - expected)
+        squared = (off**2 / variance).sum(-1)
         same = np.array(names)[:, None] == np.array([track.class_name for track in self._tracks])[None]
         allowed = same & (squared <= GATE**2)
-        cost = squared + 2 * np.log(variance / self._variance)
+        cost = squared + np.log(variance / self._variance).sum(-1)
         # Outside the gate all pairs cost the same, more than any sum of allowed ones.
         dearest = float(cost.max(initial=0.0, where=allowed)) + 1
         cost = np.where(allowed, cost, dearest * (len(names) + 1))
