@@ -17,6 +17,7 @@ from kestrel.train.fusion_cut import BORDER_M, cut_at, cut_config, cut_out
 from kestrel.train.fusion_data import FrameSource
 from kestrel.train.fusion_loss import fusion_loss
 from kestrel.train.fusion_sample import FusionSample, collate
+from kestrel.train.loop import mean_loss
 from kestrel.weights import assign, load
 
 CONFIG = FusionConfig()
@@ -101,7 +102,10 @@ def test_the_task_learns_from_cuts_and_answers_whole_frames(data: Path) -> None:
     output = task.network(batch.inputs_of(task.network))
     assert output.heatmap.shape[2:] == (64, 64)
     assert output.map_logits.shape[2:] == (100, 100)
-    sum(fusion_loss(output, batch, task.network).values()).backward()  # type: ignore[union-attr]
+    mean_loss(fusion_loss(output, batch, task.network)).backward()
+    gradient = task.network.pillars.linear.weight.grad
+    assert gradient is not None
+    assert bool(gradient.any())
     whole = task.averaged(collate([source[0]]).inputs)
     assert whole.heatmap.shape[2:] == (128, 128)
     assert task.config()["extent"] == CONFIG.extent

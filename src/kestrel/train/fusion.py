@@ -64,6 +64,7 @@ class FusionTask(Task[KestrelFusion]):
         if cuts:
             whole = KestrelFusion(config).requires_grad_(False).eval()
             whole.load_state_dict(self.network.state_dict())
+            # To mypy there is no change of the memory format alone.
             self.averaged = whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._restart()
 

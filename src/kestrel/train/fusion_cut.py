@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of a frame, so that a training sees four times as many streets in its time.
+"""Parts of a frame, so that a training sees more streets in its time.
 
 What a step costs grows with the area, most of which has no object. The network is a convolution but for the
 places of points and the bearings of cells, both seen from the vehicle; it is told where that is, so that a

@@ -52,8 +52,8 @@ class OwnVehicle:
             return np.zeros(len(sweep), np.bool_)
         inside = np.ones(len(sweep), np.bool_)
         # Axis by axis: whether all of three values are so, numpy asks point by point.
-        columns = moved(sweep.points, base_from_lidar).T
-        for values, low, high in zip(columns, self._low, self._high, strict=False):
+        columns = moved(sweep.points, base_from_lidar).T[:3]
+        for values, low, high in zip(columns, self._low, self._high, strict=True):
             inside &= (values >= low) & (values <= high)
         return inside
 
