@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from kestrel.models.kestrel_fusion import FusionConfig, KestrelFusion
-from kestrel.pipelines.box_decoder import DecodedBoxes
+from kestrel.pipelines.box_decoder import DecodedBoxes, boxes_from_regression
 from kestrel.train import cache
 from kestrel.train.detection_score import DetectionScore
 from kestrel.train.fusion_augmentation import augment_sensors, augment_view
 from kestrel.train.fusion_data import FrameSource, depth_bins, draw_past
-from kestrel.train.fusion_loss import covered_cells, draw_heatmap, focal_loss, fusion_loss, velocity_loss
+from kestrel.train.fusion_loss import (
+    box_loss,
+    center_targets,
+    covered_cells,
+    focal_loss,
+    fusion_loss,
+    regression_target,
+    velocity_loss,
+)
 from kestrel.train.fusion_sample import FusionSample, collate, collate_earlier
 from kestrel.train.lovasz import lovasz_softmax
 from kestrel.types import Calibration
@@ -118,13 +127,79 @@ def test_sensors_are_left_out_but_never_all(data: Path) -> None:
 
 
 def test_unseen_boxes_are_neither_object_nor_background(sample: FusionSample) -> None:
-    heatmap, weight, rows, cell = draw_heatmap(sample, CONFIG)
-    assert rows.tolist() == [0]
-    assert heatmap[0, cell[0, 0], cell[0, 1]] == 1
-    assert heatmap[8].sum() == 0
+    target = center_targets(sample, CONFIG)
+    assert target.row.unique().tolist() == [0]
+    (cell,) = target.cell[target.near == 1]
+    assert target.heatmap[0, cell[0], cell[1]] == 1
+    assert target.heatmap[8].sum() == 0
     unseen = ((sample.boxes[1, :2] + 51.2) / 0.8).floor().long()
-    assert weight[unseen[0], unseen[1]] == 0
-    assert weight[cell[0, 0], cell[0, 1]] == 1
+    assert target.weight[unseen[0], unseen[1]] == 0
+    assert target.weight[cell[0], cell[1]] == 1
+    nothing = center_targets(replace(sample, box_points=torch.zeros(len(sample.boxes))), CONFIG)
+    assert nothing.heatmap.sum() == 0
+    assert nothing.cell.shape == (0, 2)
+
+
+def at(sample: FusionSample, *places: tuple[float, float], label: int = 8) -> FusionSample:
+    """Return the sample with one seen object of a class at each of these places."""
+    boxes = torch.tensor([[*place, 0.9, 0.6, 0.5, 1.8, 0.3, 1.0, 0.5] for place in places])
+    count = len(places)
+    return replace(
+        sample, boxes=boxes, box_label=torch.full((count,), label), box_points=torch.full((count,), 9)
+    )
+
+
+def test_a_box_is_answered_alike_at_all_cells_around_its_middle(sample: FusionSample) -> None:
+    shown = at(sample, (10.39, 3.6), (51.1, -51.1))
+    target = center_targets(shown, CONFIG)
+    assert [int((target.row == row).sum()) for row in range(2)] == [9, 4]
+    raw = regression_target(shown.boxes[target.row], target.cell, CONFIG)
+    raw = torch.cat((raw, shown.boxes[target.row, 7:9]), 1)
+    boxes = boxes_from_regression(raw, target.cell, CONFIG.cell_size, CONFIG.extent)
+    torch.testing.assert_close(boxes, shown.boxes[target.row], atol=1e-4, rtol=1e-4)
+    # The middle lies by the border to the next cell, which is nearly as good a place to be found at.
+    x, y = target.cell[(target.near == 1) & (target.row == 0)][0].tolist()
+    beside = (target.cell == torch.tensor([x + 1, y])).all(1)
+    assert target.near[beside] > 0.6
+    assert target.heatmap[8, x + 1, y] > 0.6
+    assert target.heatmap[8, x - 1, y] < 0.1
+
+
+def test_a_cell_between_two_objects_of_a_class_answers_for_the_nearer_one(sample: FusionSample) -> None:
+    shown = at(sample, (10.0, 2.8), (11.9, 2.8))
+    target = center_targets(shown, CONFIG)
+    middles = (target.cell + 0.5) * CONFIG.cell_size - CONFIG.extent
+    away = torch.cdist(middles, shown.boxes[:, :2])
+    assert torch.equal(away.argmin(1), target.row)
+    assert len(target.cell.unique(dim=0)) == len(target.cell)
+
+
+def test_the_loss_of_boxes_is_none_where_they_are_right_and_less_far_from_the_middle(
+    sample: FusionSample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = KestrelFusion(CONFIG)
+    batch = collate([at(sample, (10.0, 2.8), (-30.0, 5.0))])
+    output = network(batch.inputs)
+    target = center_targets(batch.samples[0], CONFIG)
+    wrong = torch.zeros(len(target.row))
+
+    def answer(features: torch.Tensor, frame: torch.Tensor, cell: torch.Tensor, label: torch.Tensor) -> Any:
+        right = regression_target(batch.samples[0].boxes[target.row], cell, CONFIG)
+        return torch.cat((right + wrong[:, None], torch.zeros(len(right), 2)), 1)
+
+    def loss() -> float:
+        found = box_loss(output, batch, [target], network)
+        assert found is not None
+        return float(found)
+
+    monkeypatch.setattr(network.regression, "forward", answer)
+    assert loss() == pytest.approx(0, abs=1e-4)
+    middle = target.near == 1
+    wrong = middle.float()
+    at_middles = loss()
+    wrong = (~middle).float()
+    assert loss() == pytest.approx(at_middles * float(target.near[~middle].sum()) / 2, rel=1e-3)
+    assert box_loss(output, batch, [center_targets(at(sample, (60.0, 0.0)), CONFIG)], network) is None
 
 
 def test_a_box_with_points_covers_the_cells_in_it_and_at_least_its_middle(sample: FusionSample) -> None:
@@ -169,9 +244,10 @@ def test_the_loss_of_velocities_is_none_where_they_are_right_and_counts_all_cell
 
 
 def test_a_right_heatmap_costs_less_than_a_wrong_one(sample: FusionSample) -> None:
-    heatmap, weight, _, _ = draw_heatmap(sample, CONFIG)
-    right = torch.logit(heatmap.clamp(0.01, 0.99))
-    assert focal_loss(right, heatmap, weight) < 0.2 * focal_loss(-right, heatmap, weight)
+    target = center_targets(sample, CONFIG)
+    right = torch.logit(target.heatmap.clamp(0.01, 0.99))
+    cost = focal_loss(right, target.heatmap, target.weight)
+    assert cost < 0.2 * focal_loss(-right, target.heatmap, target.weight)
 
 
 def test_a_frame_is_answered_alone_as_in_a_batch_with_other_sensors(sample: FusionSample) -> None:

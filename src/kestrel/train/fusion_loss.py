@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,14 +27,28 @@ LAYER_WEIGHT = torch.tensor([1.0, 3.0, 1.5, 4.0, 2.0, 4.0])
 """How much more a cell of each map layer counts than a cell without it."""
 
 
-def draw_heatmap(sample: FusionSample, config: FusionConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what the heatmap of one frame should be (CenterPoint, section 4).
+@dataclass(frozen=True)
+class CenterTargets:
+    """What heatmap and boxes of one frame should be.
+
+    heatmap: (classes, X, Y), 1 at the cell of each object. weight: (X, Y), 0 around unseen boxes. Boxes are
+    answered at several cells: cell (K, 2), row (K,) the box of each, near (K,) 0..1, 1 where its middle is.
+    """
+
+    heatmap: Tensor
+    weight: Tensor
+    cell: Tensor
+    row: Tensor
+    near: Tensor
+
+
+def center_targets(sample: FusionSample, config: FusionConfig) -> CenterTargets:
+    """Return the targets of one frame (CenterPoint, section 4).
 
     Boxes without a LiDAR point are neither object nor background: a sensor can hardly know them.
 
-    Returns:
-        heatmap (classes, X, Y) with a Gaussian per object, weight (X, Y) that is 0 around unseen boxes, rows
-        of the boxes that are objects (K,), and their cells (K, 2).
+    A middle by the border of two cells is as likely found in either, so that a box is answered at all nine
+    cells around its middle, but for those that are nearer to another object of its class.
     """
     side = config.pillars // 2
     heatmap = torch.zeros(config.num_classes, side, side)
@@ -41,25 +57,35 @@ def draw_heatmap(sample: FusionSample, config: FusionConfig) -> tuple[Tensor, Te
     cell = place.floor().long()
     inside = ((cell >= 0) & (cell < side)).all(1)
     extent = sample.boxes[:, 3:5].norm(dim=1) / config.cell_size
-    chosen = []
+    cells, rows, bumps = [], [], []
     for row in inside.nonzero()[:, 0].tolist():
         sigma = float((0.15 * extent[row]).clamp(0.6, 2.0))
         reach = int(3 * sigma) + 1
         low = (cell[row] - reach).clamp(min=0)
         high = (cell[row] + reach + 1).clamp(max=side)
-        x = torch.arange(int(low[0]), int(high[0])) - cell[row, 0]
-        y = torch.arange(int(low[1]), int(high[1])) - cell[row, 1]
-        bump = torch.exp(-(x[:, None] ** 2 + y[None] ** 2) / (2 * sigma**2))
+        x, y = (torch.arange(int(low[axis]), int(high[axis])) for axis in range(2))
+        away = (x[:, None] + 0.5 - place[row, 0]) ** 2 + (y + 0.5 - place[row, 1]) ** 2
+        bump = torch.exp(-away / (2 * sigma**2))
         window = (slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1])))
         if sample.box_points[row] > 0:
             patch = heatmap[int(sample.box_label[row])][window]
             torch.maximum(patch, bump, out=patch)
-            chosen.append(row)
+            around = ((x - cell[row, 0]).abs() <= 1)[:, None] & ((y - cell[row, 1]).abs() <= 1)
+            cells.append(around.nonzero() + low)
+            rows.append(torch.full((len(cells[-1]),), row))
+            bumps.append(bump[around])
         else:
             weight[window] = torch.minimum(weight[window], (bump < 0.1).float())
-    rows = torch.tensor(chosen, dtype=torch.int64)
-    weight[cell[rows, 0], cell[rows, 1]] = 1.0
-    return heatmap, weight, rows, cell[rows]
+    if not rows:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return CenterTargets(heatmap, weight, nothing.view(0, 2), nothing, torch.zeros(0))
+    answered, row, near = torch.cat(cells), torch.cat(rows), torch.cat(bumps)
+    middle = (answered == cell[row]).all(1)
+    mine = middle | (near >= heatmap[sample.box_label[row], answered[:, 0], answered[:, 1]])
+    heatmap[sample.box_label[row[middle]], answered[middle, 0], answered[middle, 1]] = 1.0
+    weight[answered[middle, 0], answered[middle, 1]] = 1.0
+    near = torch.where(middle, 1.0, near)
+    return CenterTargets(heatmap, weight, answered[mine], row[mine], near[mine])
 
 
 def focal_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -120,6 +146,25 @@ def regression_target(boxes: Tensor, cell: Tensor, config: FusionConfig) -> Tens
     return torch.cat((offset, boxes[:, 2:3], boxes[:, 3:6].log(), direction, axis), 1)
 
 
+def box_loss(
+    output: FusionOutput, batch: FusionBatch, targets: list[CenterTargets], network: KestrelFusion
+) -> Tensor | None:
+    """Return the error of the boxes but for the velocity, None without objects."""
+    cell = torch.cat([target.cell for target in targets])
+    if not len(cell):
+        return None
+    pairs = list(zip(batch.samples, targets, strict=True))
+    boxes = torch.cat([sample.boxes[target.row] for sample, target in pairs])
+    label = torch.cat([sample.box_label[target.row] for sample, target in pairs])
+    near = torch.cat([target.near for target in targets])
+    counts = torch.tensor([len(target.row) for target in targets])
+    frame = torch.repeat_interleave(torch.arange(len(targets)), counts)
+    answer = network.regression(output.features, frame, cell, label)[:, : len(REGRESSION_WEIGHT)]
+    target = regression_target(boxes, cell, network.config)
+    error = F.smooth_l1_loss(answer, target, beta=0.1, reduction="none")
+    return ((error * REGRESSION_WEIGHT).sum(1) * near).sum() / near.sum()
+
+
 def map_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """Return weighted cross-entropy plus Dice per layer, over the cells with truth (not NaN)."""
     known = ~truth.isnan()
@@ -136,25 +181,13 @@ def map_loss(logits: Tensor, truth: Tensor) -> Tensor:
 def fusion_loss(output: FusionOutput, batch: FusionBatch, network: KestrelFusion) -> dict[str, Tensor]:
     """Return the weighted terms of the loss."""
     config = network.config
-    drawn = [draw_heatmap(sample, config) for sample in batch.samples]
-    heat = torch.stack([heatmap for heatmap, _, _, _ in drawn])
-    weight = torch.stack([weight for _, weight, _, _ in drawn])[:, None]
-    parts = {"heatmap": focal_loss(output.heatmap, heat, weight)}
-    frame = torch.repeat_interleave(
-        torch.arange(len(drawn)), torch.tensor([len(rows) for _, _, rows, _ in drawn])
-    )
-    if len(frame):
-        cell = torch.cat([cell for _, _, _, cell in drawn])
-        boxes = torch.cat(
-            [sample.boxes[rows] for sample, (_, _, rows, _) in zip(batch.samples, drawn, strict=True)]
-        )
-        label = torch.cat(
-            [sample.box_label[rows] for sample, (_, _, rows, _) in zip(batch.samples, drawn, strict=True)]
-        )
-        answer = network.regression(output.features, frame, cell, label)[:, : len(REGRESSION_WEIGHT)]
-        target = regression_target(boxes, cell, config)
-        error = F.smooth_l1_loss(answer, target, beta=0.1, reduction="none")
-        parts["boxes"] = (error * REGRESSION_WEIGHT).sum(1).mean()
+    targets = [center_targets(sample, config) for sample in batch.samples]
+    heatmap = torch.stack([target.heatmap for target in targets])
+    weight = torch.stack([target.weight for target in targets])[:, None]
+    parts = {"heatmap": focal_loss(output.heatmap, heatmap, weight)}
+    boxes = box_loss(output, batch, targets, network)
+    if boxes is not None:
+        parts["boxes"] = boxes
     velocity = velocity_loss(output, batch, network)
     if velocity is not None:
         parts["velocity"] = VELOCITY_WEIGHT * velocity
