@@ -19,6 +19,7 @@ from kestrel.train.loop import Endless, Plan
 from kestrel.weights import load
 
 PLAN = Plan(steps=2, batch_size=2, lr=1e-3, validate_every=2, validation_batches=1, workers=0)
+MUON = replace(PLAN, optimizer="muon")
 
 
 def last_step(out: Path) -> int:
@@ -52,21 +53,21 @@ def test_fusion_trains_in_three_stages_and_resumes_in_the_last(data: Path, tmp_p
         manifest = load(tmp_path / folder / "kestrel-fusion.safetensors")[1]
         return str(manifest.training["started_from"]["sha256"])
 
-    plans = fusion.Plans(PLAN, PLAN, PLAN)
+    plans = fusion.Plans(MUON, MUON, MUON)
     weights = fusion.train(data, tmp_path, plans, FusionConfig(), resume=False, start="kestrel-fusion")
     FusionDetector(weights)
     assert sha256_of_start("fusion-cameras") == load("kestrel-fusion")[1].sha256
     for stage, before in (("fusion-lidar", "fusion-cameras"), ("fusion", "fusion-lidar")):
         assert sha256_of_start(stage) == load(tmp_path / before / "kestrel-fusion.safetensors")[1].sha256
     done = [last_checkpoint(folder) for folder in ("fusion-cameras", "fusion-lidar")]
-    longer = replace(PLAN, steps=3)
+    longer = replace(MUON, steps=3)
     fusion.train(data, tmp_path, fusion.Plans(longer, longer, longer), FusionConfig(), resume=True)
     assert [last_checkpoint(folder) for folder in ("fusion-cameras", "fusion-lidar")] == done
     assert last_step(tmp_path / "fusion") == 3
 
 
 def test_the_camera_stage_changes_the_camera_branch_alone(data: Path, tmp_path: Path) -> None:
-    plans = fusion.Plans(PLAN, PLAN, PLAN)
+    plans = fusion.Plans(MUON, MUON, MUON)
     fusion.train(data, tmp_path, plans, FusionConfig(), resume=False, start="kestrel-fusion")
     stage = load(tmp_path / "fusion-cameras" / "kestrel-fusion.safetensors")[0]
     before = load("kestrel-fusion")[0]
@@ -77,7 +78,7 @@ def test_the_camera_stage_changes_the_camera_branch_alone(data: Path, tmp_path: 
 
 
 def test_fusion_trains_without_the_shift_and_says_so(data: Path, tmp_path: Path) -> None:
-    plans = fusion.Plans(PLAN, PLAN, PLAN)
+    plans = fusion.Plans(MUON, MUON, MUON)
     weights = fusion.train(data, tmp_path, plans, FusionConfig(hop_s=0), resume=False)
     assert load(weights)[1].config["hop_s"] == 0
     assert FusionDetector(weights).network.camera.no_past(1) == ()

@@ -41,9 +41,9 @@ class Plans:
 
 
 PLANS = Plans(
-    cameras=Plan(steps=1700, batch_size=2, lr=2e-3, validate_every=850, threads=2),
-    lidar=Plan(steps=4000, batch_size=6, lr=2e-3, validate_every=1000, threads=2),
-    all_sensors=Plan(steps=1000, batch_size=2, lr=1e-3, validate_every=500, threads=2),
+    cameras=Plan(steps=1700, batch_size=2, lr=2e-3, validate_every=850, threads=2, optimizer="muon"),
+    lidar=Plan(steps=4000, batch_size=6, lr=2e-3, validate_every=1000, threads=2, optimizer="muon"),
+    all_sensors=Plan(steps=1000, batch_size=2, lr=1e-3, validate_every=500, threads=2, optimizer="muon"),
 )
 
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from kestrel.errors import InputError, describe
 from kestrel.pipelines.runtime import keep_freed_memory
 from kestrel.train.curves import draw_curves, keep_metrics
+from kestrel.train.optimizers import OptimizerName, build_optimizer
 from kestrel.weights import Manifest, assign, load, save
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -39,7 +40,8 @@ class Plan:
 
     steps: optimiser steps. batch_size: samples a step. lr: peak of the one-cycle schedule.
     validate_every: steps between validations, about: the last one is at the end.
-    validation_batches: samples of a validation, spread over its drives.
+    validation_batches: samples of a validation, spread over its drives. optimizer: of
+    :mod:`kestrel.train.optimizers`.
     """
 
     steps: int
@@ -51,6 +53,7 @@ class Plan:
     seed: int = 0
     workers: int = 1
     threads: int = 1
+    optimizer: OptimizerName = "adamw"
 
 
 def one_cycle(progress: float) -> float:
@@ -104,10 +107,9 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
         raise NotImplementedError
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a one-cycle schedule over the plan's steps."""
+        """The plan's optimizer with a one-cycle schedule over its steps."""
         plan = self.plan
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=plan.lr, weight_decay=plan.weight_decay)
+        optimizer = build_optimizer(plan.optimizer, self, plan.lr, plan.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / plan.steps))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
