@@ -17,15 +17,18 @@ HOP_NS = 200_000_000
 
 
 @pytest.fixture
-def video() -> VideoUnderstanding:
+def video(monkeypatch: pytest.MonkeyPatch) -> VideoUnderstanding:
     """A random network whose norms fit its activations, else nothing but the last bias would show."""
-    untrained = VideoUnderstanding.untrained(seed=1)
-    untrained.network.train()
-    with torch.inference_mode():
-        for _ in range(20):
-            untrained.network(torch.rand(2, 3, *untrained.network.config.image_size))
-    untrained.network.eval()
-    return untrained
+    torch.manual_seed(1)
+    network = KestrelVideo().requires_grad_(False)
+    for _ in range(20):
+        network(torch.rand(2, 3, *network.config.image_size))
+    return untrained(network.eval(), monkeypatch)
+
+
+def untrained(network: KestrelVideo, monkeypatch: pytest.MonkeyPatch) -> VideoUnderstanding:
+    monkeypatch.setattr("kestrel.pipelines.video.untrained_network", lambda *_: network)
+    return VideoUnderstanding.untrained()
 
 
 def play(video: VideoUnderstanding, stamps: list[int], camera: str = "front") -> np.ndarray:
@@ -118,9 +121,19 @@ def test_cropping_keeps_the_road() -> None:
     assert crop_to_road(wide, (128, 352))[:, 172:180].min() == 255
 
 
-def test_non_finite_output_is_a_model_error(video: VideoUnderstanding) -> None:
-    bias = video.network.head.evidence.bias
-    assert bias is not None
-    bias.fill_(torch.inf)
+def test_non_finite_output_is_a_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = KestrelVideo().eval().requires_grad_(False)
+    network.head.evidence.bias.fill_(torch.inf)  # type: ignore[union-attr]
+    broken = untrained(network, monkeypatch)
     with pytest.raises(ModelError, match="not finite"):
-        video.step(make_image())
+        broken.step(make_image())
+
+
+def test_the_pipeline_answers_what_the_network_does(video: VideoUnderstanding) -> None:
+    images = [make_image(seed=number, stamp_ns=number * HOP_NS) for number in range(3)]
+    state = None
+    for image in images:
+        with torch.inference_mode():
+            logits, state = video.network(video._picture(image.data), state)
+        answered = torch.from_numpy(video.step(image).probability)
+        torch.testing.assert_close(answered, logits[0].softmax(0), atol=1e-5, rtol=1e-4)

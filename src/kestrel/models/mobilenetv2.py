@@ -195,20 +195,24 @@ class OnlineTSMMobileNetV2(MobileNetV2):
 
     def initial_state(self, batch: int, height: int, width: int) -> State:
         """Return the state before the first picture of that size: zeros."""
-        parameter = next(self.parameters())
+        return self._nothing(next(self.parameters()).new_zeros(batch, 0, height, width))
+
+    def _nothing(self, pictures: Tensor) -> State:
+        """Return the state before ``pictures`` (B, C, H, W), of their type and where they are."""
+        batch, _, height, width = pictures.shape
         state = []
         height, width = (height + 1) // 2, (width + 1) // 2
         for block in self.features:
             if not isinstance(block, InvertedResidual):
                 continue
             if block.shifts:
-                state.append(parameter.new_zeros(batch, block.in_channels // self.fold_div, height, width))
+                state.append(pictures.new_zeros(batch, block.in_channels // self.fold_div, height, width))
             height, width = -(-height // block.stride), -(-width // block.stride)
         return tuple(state)
 
     def _walk(self, x: Tensor, state: State | None) -> tuple[Tensor, list[Tensor], State]:
         if state is None:
-            state = self.initial_state(len(x), x.shape[2], x.shape[3])
+            state = self._nothing(x)
         if len(state) != self.num_shifts:
             raise InputError(
                 describe(

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from kestrel.classes import EVENTS
+from kestrel.engine.folded import fold
 from kestrel.models.kestrel_video import KestrelVideo
 from kestrel.models.mobilenetv2 import State
+from kestrel.ops.backend import NATIVE
 from kestrel.pipelines.runtime import (
     check_finite,
     fast_arithmetic,
@@ -64,6 +66,7 @@ class VideoUnderstanding:
 
     def _start(self, network: KestrelVideo, manifest: Manifest | None) -> None:
         self.network = network
+        self._run = fold(network, winograd=NATIVE is not None, packed=True)
         self.manifest = manifest
         self.classes = EVENTS
         self._streams: dict[str, _Stream] = {}
@@ -88,7 +91,7 @@ class VideoUnderstanding:
         if stream is not None and not 0 < image.stamp_ns - stream.last_ns <= LONGEST_GAP_S * 1e9:
             stream = None
         with torch.inference_mode(), fast_arithmetic():
-            logits, state = self.network(self._picture(image.data), stream.state if stream else None)
+            logits, state = self._run(self._picture(image.data), stream.state if stream else None)
         probability = check_finite("Kestrel-Video", logits[0]).softmax(0).numpy()
         hops = self._advance(image, stream, state)
         return ActionScores(
