@@ -26,6 +26,7 @@ from kestrel.data.messages import Source, source_of
 from kestrel.errors import SetupError
 from kestrel.types import PointCloud
 from kestrel_nodes.replay import player
+from kestrel_nodes.replay.pacing import Answers
 from kestrel_nodes.replay.recorder import Recorder
 
 EPOCH = 1_700_000_000 * 10**9
@@ -361,3 +362,44 @@ def test_the_end_is_awaited_with_the_interpreter_free_to_record_answers(monkeypa
     assert played.finish() is ever
     assert {each for publisher in publishers for each in publisher.timeouts_ns} == {0}
     assert len(publishers[0].timeouts_ns) == 3, "one that has everything is not asked again"
+
+
+class Publishing:
+    """Stands for the node of a replay; keeps what is published, and of /clock the time."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, Any]] = []
+
+    def create_publisher(self, kind: type, topic: str, profile: object) -> Publisher:
+        return Publisher(topic, self.published)
+
+
+class Publisher:
+    def __init__(self, topic: str, published: list[tuple[str, Any]]) -> None:
+        self.topic, self.published = topic, published
+
+    def publish(self, message: Any) -> None:
+        stamp = message.clock.sec * 10**9 + message.clock.nanosec if self.topic == "/clock" else message
+        self.published.append((self.topic, stamp))
+
+
+def test_the_clock_is_told_for_what_nodes_answer_and_else_fifty_times_a_second(tmp_path):
+    answers = Answers()
+    answers.connect("echo", [("/lidar/points", False)])
+    node, played = Publishing(), player.Played()
+    reader = BagReader(drive(tmp_path / "drive", sweeps=10, points=10))
+    times: dict[str, list[int]] = {topic: [] for topic in ("/lidar/points", "/imu")}
+    for message in reader.messages(set(times)):
+        times[message.topic].append(message.log_time_ns)
+    playing = player.Player(node, reader, player.Selection(), answers, lambda *_: None, threading.Event())
+    playing.play(1.0, lockstep=False, played=played, progress=lambda *_: None)
+    clock, ticks = 0, 0
+    for topic, value in node.published:
+        if topic == "/clock":
+            assert value >= clock
+            clock, ticks = value, ticks + 1
+        elif topic in times:
+            late = times[topic].pop(0) - clock
+            assert 0 <= late < (1 if topic == "/lidar/points" else 20_000_000)
+    assert not any(times.values())
+    assert ticks <= 1.3 * 50 * played.bag_s

@@ -118,6 +118,11 @@ class Answers:
                     if link.by_frame:
                         del self._links[key]
 
+    def expected(self, topic: str) -> bool:
+        """Whether any node answers ``topic``."""
+        with self._changed:
+            return any(name == topic for _, name in self._links)
+
     def sent(self, topic: str, key: Source) -> None:
         """Note that an input message is about to be published."""
         with self._changed:
