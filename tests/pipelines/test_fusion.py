@@ -10,7 +10,8 @@ import torch
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.errors import InputError, ModelError
-from kestrel.models.kestrel_fusion import EarlierPictures, FusionConfig, KestrelFusion
+from kestrel.models.kestrel_fusion import KestrelFusion
+from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionConfig
 from kestrel.pipelines import FusionDetector
 from kestrel.pipelines.box_decoder import boxes_from_regression, highest_around, without_neighbours
 from kestrel.pipelines.fusion import camera_rays, stack_sweeps

@@ -16,7 +16,7 @@ from kestrel.data.bag import BagWriter
 from kestrel.engine import has_openvino
 from kestrel.engine.int8 import TOLERANCE, Int8Models
 from kestrel.errors import InputError, ModelError, SetupError
-from kestrel.models.kestrel_fusion import FusionOutput
+from kestrel.models.kestrel_fusion_types import FusionOutput
 from kestrel.pipelines import FusionDetector
 from kestrel.train import cache, calibration
 from kestrel.train.calibration import calibrate, check_tolerance, relative_errors, split

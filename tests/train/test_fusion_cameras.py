@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kestrel.errors import InputError
-from kestrel.models.kestrel_fusion import FusionConfig
+from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.sim.semantics import Semantic
 from kestrel.train import cache
 from kestrel.train.fusion_cameras import (

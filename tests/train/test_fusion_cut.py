@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kestrel.models.kestrel_fusion import FusionConfig, KestrelFusion
+from kestrel.models.kestrel_fusion import KestrelFusion
+from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.train import cache
 from kestrel.train.fusion import PLANS, FusionTask
 from kestrel.train.fusion_cut import BORDER_M, cut_at, cut_config, cut_out

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from kestrel.models.kestrel_fusion import FusionConfig, KestrelFusion
+from kestrel.models.kestrel_fusion import KestrelFusion
+from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines.box_decoder import DecodedBoxes, boxes_from_regression
 from kestrel.train import cache
 from kestrel.train.detection_score import DetectionScore

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kestrel.models.kestrel_fusion import FusionConfig
+from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.train import fusion
 from kestrel.train.loop import Plan, Task, fit
 from kestrel.weights import load

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kestrel.errors import InputError
-from kestrel.models.kestrel_fusion import FusionConfig
+from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines import Augmenter, FusionDetector, PointSegmenter, VideoUnderstanding
 from kestrel.train import augment, fusion, seg, video
 from kestrel.train.loop import Endless, Plan

@@ -19,7 +19,8 @@ from kestrel.data.bag import serialize
 from kestrel.data.perception_messages import map_messages, objects_message
 from kestrel.engine import EngineName
 from kestrel.engine.folded import FoldedEngine
-from kestrel.models.kestrel_fusion import FusionInput, FusionOutput, KestrelFusion
+from kestrel.models.kestrel_fusion import KestrelFusion
+from kestrel.models.kestrel_fusion_types import FusionInput, FusionOutput
 from kestrel.ops.bev_pool import LiftSplatIndex
 from kestrel.pipelines.bevfusion import BEVFusionDetector
 from kestrel.pipelines.fusion import FusionDetector

@@ -12,7 +12,7 @@ import torch
 
 from kestrel.bench.fusion_drive import FrameReader, recorded_drive
 from kestrel.bench.timing import THREADS
-from kestrel.models.kestrel_fusion import FusionConfig
+from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines.fusion import FusionDetector
 from kestrel.pipelines.fusion_engine import run_stage
 from kestrel.report import Figure

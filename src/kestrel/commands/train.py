@@ -116,7 +116,7 @@ def train(
         figures = point_networks.compare(data, out, scaled(point_networks.PLAN, steps, seed), resume=resume)
         Report("train point-networks", figures).print(as_json=json)
         return
-    from kestrel.models.kestrel_fusion import FusionConfig
+    from kestrel.models.kestrel_fusion_types import FusionConfig
     from kestrel.train import augment, fusion, seg, video
     from kestrel.train.loop import scaled
 

@@ -41,3 +41,8 @@ def conv_bn_relu(
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     ]
+
+
+def conv_block(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
+    """Return these layers, the convolution without bias, as one."""
+    return nn.Sequential(*conv_bn_relu(in_channels, out_channels, kernel_size, stride=stride))

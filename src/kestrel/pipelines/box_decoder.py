@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kestrel.classes import DETECTION_CLASSES
-from kestrel.models.kestrel_fusion import FusionOutput, KestrelFusion
+from kestrel.models.kestrel_fusion import KestrelFusion
+from kestrel.models.kestrel_fusion_types import FusionOutput
 from kestrel.ops import circle_nms
 
 CANDIDATES = 300

@@ -16,7 +16,8 @@ from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.engine import EngineName
 from kestrel.engine.int8 import Int8Models
 from kestrel.errors import ConfigError, InputError, describe
-from kestrel.models.kestrel_fusion import FusionConfig, FusionInput, FusionOutput, KestrelFusion
+from kestrel.models.kestrel_fusion import KestrelFusion
+from kestrel.models.kestrel_fusion_types import FusionConfig, FusionInput, FusionOutput
 from kestrel.pipelines.box_decoder import decode_boxes
 from kestrel.pipelines.fusion_engine import FusionEngine, Stage, run_stage
 from kestrel.pipelines.picture_memory import PictureMemory

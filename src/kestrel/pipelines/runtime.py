@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from kestrel.errors import ConfigError, ModelError, describe
 from kestrel.models.kestrel_augment import AugmentConfig, KestrelAugment
-from kestrel.models.kestrel_fusion import FusionConfig, KestrelFusion
+from kestrel.models.kestrel_fusion import KestrelFusion
+from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
 from kestrel.models.kestrel_video import KestrelVideo, VideoConfig
 from kestrel.ops import dispatch_level, int8_is_fast

@@ -23,7 +23,7 @@ from kestrel.engine.int8 import TOLERANCE, Int8Models, check_installed, file_has
 from kestrel.errors import InputError, ModelError, describe
 from kestrel.eval.scene import Scene
 from kestrel.files import appearing
-from kestrel.models.kestrel_fusion import FusionInput, FusionOutput
+from kestrel.models.kestrel_fusion_types import FusionInput, FusionOutput
 from kestrel.pipelines import FusionDetector
 from kestrel.pipelines.fusion_engine import CAMERA, FusionEngine
 from kestrel.train import cache

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kestrel.models.kestrel_fusion import FusionConfig
+from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.train.fusion_sample import FusionSample
 from kestrel.train.sweep_augmentation import PIERCED, TILT_RAD, disturbed_intensity, in_holes, uniform
 

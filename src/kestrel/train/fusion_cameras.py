@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kestrel.errors import InputError, describe
-from kestrel.models.kestrel_fusion import CameraEncoder, EarlierPictures, FusionConfig, KestrelFusion
+from kestrel.models.kestrel_fusion import KestrelFusion
+from kestrel.models.kestrel_fusion_camera import CameraEncoder
+from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionConfig
 from kestrel.pipelines.fusion import CLASSES
 from kestrel.pipelines.runtime import fast_arithmetic
 from kestrel.sim.semantics import Semantic

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from kestrel.models.kestrel_fusion import FusionConfig
+from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.train.fusion_sample import FusionSample
 from kestrel.train.sweep_augmentation import uniform
 

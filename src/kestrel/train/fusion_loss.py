@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kestrel.models.kestrel_fusion import FusionConfig, FusionOutput, KestrelFusion
+from kestrel.models.kestrel_fusion import KestrelFusion
+from kestrel.models.kestrel_fusion_types import FusionConfig, FusionOutput
 from kestrel.train.fusion_sample import FusionBatch, FusionSample
 
 REGRESSION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 1.0, 1.0])

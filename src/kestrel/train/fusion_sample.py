@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kestrel.models.kestrel_fusion import EarlierPictures, FusionInput, KestrelFusion
+from kestrel.models.kestrel_fusion import KestrelFusion
+from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionInput
 
 
 @dataclass(frozen=True)

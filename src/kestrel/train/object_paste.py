@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
-from kestrel.models.kestrel_fusion import FusionConfig
+from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.ops import rotated_iou
 from kestrel.train.fusion_sample import FusionSample
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kestrel.classes import EVENTS
 from kestrel.errors import InputError, SetupError, describe
-from kestrel.models.kestrel_fusion import FusionConfig
+from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.sim.drive import simulate
 from kestrel.sim.rig import Rig, load_rig
 from kestrel.sim.samples import CameraSample, LidarSample, Sample
