@@ -31,6 +31,12 @@ from vision_msgs.msg import (
 )
 
 from kestrel.types import BevMap, Boxes3D, Float64Array
+from kestrel_nodes.filled import filled
+
+UNKNOWN = np.zeros(36)
+"""A covariance of which nothing is known."""
+
+STILL = Vector3()
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class PlacedBox:
     def pose(self) -> Pose:
         """Pose of the middle of the box, x along its length."""
         x, y, z, w = self.quaternion
-        return Pose(position=_point(self.center), orientation=Quaternion(x=x, y=y, z=z, w=w))
+        turn = filled(Quaternion, x=x, y=y, z=z, w=w)
+        return filled(Pose, position=point(self.center), orientation=turn)
 
 
 def place_boxes(boxes: Boxes3D, output_from_base: Float64Array) -> list[PlacedBox]:
@@ -86,15 +93,17 @@ def detections_message(boxes: list[PlacedBox], header: Header) -> Detection3DArr
     detections = []
     for box in boxes:
         pose = box.pose
-        hypothesis = ObjectHypothesisWithPose(
-            hypothesis=ObjectHypothesis(class_id=box.class_name, score=box.score),
-            pose=PoseWithCovariance(pose=pose),
+        hypothesis = filled(
+            ObjectHypothesisWithPose,
+            hypothesis=filled(ObjectHypothesis, class_id=box.class_name, score=box.score),
+            pose=filled(PoseWithCovariance, pose=pose, covariance=UNKNOWN),
         )
         detections.append(
-            Detection3D(
+            filled(
+                Detection3D,
                 header=header,
                 results=[hypothesis],
-                bbox=BoundingBox3D(center=pose, size=_vector(box.size)),
+                bbox=filled(BoundingBox3D, center=pose, size=vector(box.size)),
                 id="" if box.track_id < 0 else str(box.track_id),
             )
         )
@@ -111,13 +120,18 @@ def objects_message(
 ) -> PerceivedObjects:
     """Return kestrel_msgs/PerceivedObjects: the boxes with velocity, and which sensors they come from."""
     objects = [
-        PerceivedObject(
+        filled(
+            PerceivedObject,
             class_id=box.class_name,
             score=box.score,
             track_id=box.track_id,
-            pose=PoseWithCovariance(pose=box.pose),
-            size=_vector(box.size),
-            twist=TwistWithCovariance(twist=Twist(linear=_vector(box.velocity))),
+            pose=filled(PoseWithCovariance, pose=box.pose, covariance=UNKNOWN),
+            size=vector(box.size),
+            twist=filled(
+                TwistWithCovariance,
+                twist=filled(Twist, linear=vector(box.velocity), angular=STILL),
+                covariance=UNKNOWN,
+            ),
             num_points=box.num_points,
         )
         for box in boxes
@@ -141,7 +155,7 @@ def grid_messages(
     """
     corner = output_from_base @ np.array([*bev_map.lower, 0.0, 1.0])
     x, y, z, w = Rotation.from_matrix(output_from_base[:3, :3]).as_quat(canonical=True).tolist()
-    origin = Pose(position=_point(tuple(corner[:3].tolist())), orientation=Quaternion(x=x, y=y, z=z, w=w))
+    origin = Pose(position=point(tuple(corner[:3].tolist())), orientation=Quaternion(x=x, y=y, z=z, w=w))
     for name, layer in zip(bev_map.layer_names, bev_map.probability, strict=True):
         cells_x, cells_y = layer.shape
         info = MapMetaData(
@@ -157,11 +171,13 @@ def grid_messages(
         yield name, OccupancyGrid(header=header, info=info, data=data)
 
 
-def _point(values: tuple[float, ...]) -> Point:
+def point(values: tuple[float, ...]) -> Point:
+    """Return (x, y, z) as a message."""
     x, y, z = values
-    return Point(x=x, y=y, z=z)
+    return filled(Point, x=x, y=y, z=z)
 
 
-def _vector(values: tuple[float, ...]) -> Vector3:
+def vector(values: tuple[float, ...]) -> Vector3:
+    """Return (x, y, z) as a message."""
     x, y, z = values
-    return Vector3(x=x, y=y, z=z)
+    return filled(Vector3, x=x, y=y, z=z)

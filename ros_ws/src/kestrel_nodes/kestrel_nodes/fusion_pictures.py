@@ -4,18 +4,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
-from geometry_msgs.msg import Point, Pose, Vector3
+from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import Point, Pose, Quaternion
 from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import ColorRGBA, Header
-from visualization_msgs.msg import Marker, MarkerArray
+from visualization_msgs.msg import Marker, MarkerArray, MeshFile
 
 from kestrel.classes import DETECTION_COLOURS, MAP_COLOURS
 from kestrel.types import BevMap, Boxes3D, Calibration, Float64Array, PointCloud, SensorFrame, UInt8Array
-from kestrel_nodes.fusion_messages import PlacedBox
+from kestrel_nodes.filled import filled
+from kestrel_nodes.fusion_messages import PlacedBox, point, vector
 
 WHITE = (255, 255, 255)
 BACKGROUND = (24, 24, 28)
@@ -30,6 +33,15 @@ UNIT_CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for
 EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if bin(a ^ b).count("1") == 1]
 """Pairs of UNIT_CORNERS that differ in one axis."""
 
+UPRIGHT, ORIGIN, FOR_EVER, NO_TEXTURE, NO_MESH = (
+    Quaternion(),
+    Pose(),
+    Duration(),
+    CompressedImage(),
+    MeshFile(),
+)
+"""Parts of markers that are the same in all."""
+
 
 def markers_message(boxes: list[PlacedBox], header: Header) -> MarkerArray:
     """Return the boxes as markers: outlines per class, translucent bodies, labels and velocity arrows.
@@ -42,30 +54,29 @@ def markers_message(boxes: list[PlacedBox], header: Header) -> MarkerArray:
         markers.append(_outlines([box for box in boxes if box.class_name == name], name, header))
     for place, box in enumerate(boxes):
         index = place if box.track_id < 0 else box.track_id
-        colour = DETECTION_COLOURS.get(box.class_name, WHITE)
-        body = _marker(header, "bodies", index, Marker.CUBE, box.size, _colour(colour, 0.25))
-        body.pose = box.pose
-        label = _marker(header, "labels", index, Marker.TEXT_VIEW_FACING, (0.0, 0.0, 0.7), _colour(WHITE))
+        colour = _colour(_of(box.class_name), 0.25)
+        markers.append(_marker(header, "bodies", index, Marker.CUBE, box.size, colour, pose=box.pose))
         x, y, z = box.center
-        label.pose = Pose(position=Point(x=x, y=y, z=z + box.size[2] / 2 + 0.6))
+        above = filled(Pose, position=point((x, y, z + box.size[2] / 2 + 0.6)), orientation=UPRIGHT)
         number = f" #{box.track_id}" if box.track_id >= 0 else ""
-        label.text = f"{box.class_name}{number} {box.score:.2f}"
-        markers += [body, label]
+        text = f"{box.class_name}{number} {box.score:.2f}"
+        size, kind = (0.0, 0.0, 0.7), Marker.TEXT_VIEW_FACING
+        markers.append(_marker(header, "labels", index, kind, size, _colour(WHITE), pose=above, text=text))
         if np.hypot(box.velocity[0], box.velocity[1]) > 0.5:
-            arrow = _marker(header, "velocities", index, Marker.ARROW, (0.15, 0.35, 0.4), _colour(WHITE, 0.9))
-            tip = (c + v * ARROW_S for c, v in zip(box.center, box.velocity, strict=True))
-            arrow.points = [Point(x=x, y=y, z=z), Point(**dict(zip("xyz", tip, strict=True)))]
-            markers.append(arrow)
+            tip = tuple(c + v * ARROW_S for c, v in zip(box.center, box.velocity, strict=True))
+            size, kind, ends = (0.15, 0.35, 0.4), Marker.ARROW, [point(box.center), point(tip)]
+            markers.append(_marker(header, "velocities", index, kind, size, _colour(WHITE, 0.9), points=ends))
     return MarkerArray(markers=markers)
 
 
 def _outlines(boxes: list[PlacedBox], name: str, header: Header) -> Marker:
-    marker = _marker(header, f"outlines/{name}", 0, Marker.LINE_LIST, (0.08, 0.0, 0.0), _colour(_of(name)))
+    ends = []
     for box in boxes:
         corners = UNIT_CORNERS * box.size @ Rotation.from_quat(box.quaternion).as_matrix().T + box.center
-        points = [Point(x=x, y=y, z=z) for x, y, z in corners.tolist()]
-        marker.points += [points[end] for edge in EDGES for end in edge]
-    return marker
+        points = [point((x, y, z)) for x, y, z in corners.tolist()]
+        ends += [points[end] for edge in EDGES for end in edge]
+    size, colour = (0.08, 0.0, 0.0), _colour(_of(name))
+    return _marker(header, f"outlines/{name}", 0, Marker.LINE_LIST, size, colour, points=ends)
 
 
 def _marker(
@@ -75,16 +86,32 @@ def _marker(
     kind: int,
     scale: tuple[float, float, float],
     colour: ColorRGBA,
+    *,
+    pose: Pose = ORIGIN,
+    points: Sequence[Point] = (),
+    text: str = "",
 ) -> Marker:
-    x, y, z = scale
-    return Marker(
+    return filled(
+        Marker,
         header=header,
         ns=namespace,
         id=number,
         type=kind,
         action=Marker.ADD,
-        scale=Vector3(x=x, y=y, z=z),
+        pose=pose,
+        scale=vector(scale),
         color=colour,
+        lifetime=FOR_EVER,
+        frame_locked=False,
+        points=list(points),
+        colors=[],
+        texture_resource="",
+        texture=NO_TEXTURE,
+        uv_coordinates=[],
+        text=text,
+        mesh_resource="",
+        mesh_file=NO_MESH,
+        mesh_use_embedded_materials=False,
     )
 
 
@@ -94,7 +121,7 @@ def _of(class_name: str) -> tuple[int, int, int]:
 
 def _colour(rgb: tuple[int, int, int], alpha: float = 1.0) -> ColorRGBA:
     red, green, blue = (channel / 255 for channel in rgb)
-    return ColorRGBA(r=red, g=green, b=blue, a=alpha)
+    return filled(ColorRGBA, r=red, g=green, b=blue, a=alpha)
 
 
 def draw_from_above(
