@@ -123,7 +123,9 @@ def test_cropping_keeps_the_road() -> None:
 
 def test_non_finite_output_is_a_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
     network = KestrelVideo().eval().requires_grad_(False)
-    network.head.evidence.bias.fill_(torch.inf)  # type: ignore[union-attr]
+    bias = network.head.evidence.bias
+    assert bias is not None
+    bias.fill_(torch.inf)
     broken = untrained(network, monkeypatch)
     with pytest.raises(ModelError, match="not finite"):
         broken.step(make_image())

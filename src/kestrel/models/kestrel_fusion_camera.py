@@ -9,18 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionConfig, FusionInput
-from kestrel.models.mobilenetv2 import MobileNetV2, OnlineTSMMobileNetV2, Stage, State
+from kestrel.models.mobilenetv2 import STAGES, MobileNetV2, OnlineTSMMobileNetV2, State
 from kestrel.nn.conv import conv_block
 from kestrel.ops.bev_pool import LiftSplatIndex, lift_splat
 
-TRUNK = (
-    Stage(1, 16, 1, 1),
-    Stage(6, 24, 2, 2),
-    Stage(6, 32, 3, 2),
-    Stage(6, 64, 4, 2),
-    Stage(6, 96, 3, 1),
-    Stage(6, 160, 3, 2),
-)
+TRUNK = STAGES[:-1]
+"""All but the last, whose channels are of use to a classifier alone."""
 LEVELS = (2, 4, 5)
 """Stages of TRUNK that go on: 1/8, 1/16 and 1/32 of the picture."""
 

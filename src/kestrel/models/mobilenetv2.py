@@ -195,9 +195,9 @@ class OnlineTSMMobileNetV2(MobileNetV2):
 
     def initial_state(self, batch: int, height: int, width: int) -> State:
         """Return the state before the first picture of that size: zeros."""
-        return self._nothing(next(self.parameters()).new_zeros(batch, 0, height, width))
+        return self._state_before(next(self.parameters()).new_zeros(batch, 0, height, width))
 
-    def _nothing(self, pictures: Tensor) -> State:
+    def _state_before(self, pictures: Tensor) -> State:
         """Return the state before ``pictures`` (B, C, H, W), of their type and where they are."""
         batch, _, height, width = pictures.shape
         state = []
@@ -212,7 +212,7 @@ class OnlineTSMMobileNetV2(MobileNetV2):
 
     def _walk(self, x: Tensor, state: State | None) -> tuple[Tensor, list[Tensor], State]:
         if state is None:
-            state = self._nothing(x)
+            state = self._state_before(x)
         if len(state) != self.num_shifts:
             raise InputError(
                 describe(

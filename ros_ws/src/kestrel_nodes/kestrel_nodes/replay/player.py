@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 TRUTH: Final = "/truth/"
-CLOCK_PERIOD_NS: Final = 20_000_000
+CLOCK_PERIOD_OF_BAG_NS: Final = 20_000_000
 """Time of the bag from one /clock to the next: every node wakes up for each, so that one with each of some
 hundred messages a second would cost more than some nodes do."""
-CLOCK_PERIOD_S: Final = 0.1
-"""Time of this machine after which there is another one, however slow the replay."""
+CLOCK_SILENCE_S: Final = 0.1
+"""The longest time of this machine without one, however slow the replay."""
 DEPTH: Final = 50
 LATCHED_DEPTH: Final = 100
 ACKNOWLEDGE_S: Final = 5.0
@@ -106,7 +106,7 @@ class Player:
         self._stop = stop
         self._clock_type = Clock
         self._clock = node.create_publisher(Clock, "/clock", 10)
-        self._told_ns, self._told_at = -CLOCK_PERIOD_NS, 0.0
+        self._told_ns, self._told_at = -CLOCK_PERIOD_OF_BAG_NS, 0.0
         self._publishers: dict[str, Any] = {}
         self._labels_source = f"{TRUTH}camera/{selection.labels_of}/semantics"
         self._labels_ns = 0
@@ -231,7 +231,7 @@ class Player:
 
     def _wait_until(self, bag_ns: int, pace: Pace) -> bool:
         """Keep /clock going until ``bag_ns`` is due; return False if the replay was stopped."""
-        period = min(CLOCK_PERIOD_S, CLOCK_PERIOD_NS / 1e9 / pace.rate)
+        period = min(CLOCK_SILENCE_S, CLOCK_PERIOD_OF_BAG_NS / 1e9 / pace.rate)
         while not self._stop.is_set():
             left = pace.left_s(bag_ns)
             if left <= 0:
@@ -242,7 +242,7 @@ class Player:
 
     def _tick(self, bag_ns: int, *, only_when_due: bool) -> None:
         now = time.monotonic()
-        told = 0 <= bag_ns - self._told_ns < CLOCK_PERIOD_NS and now - self._told_at < CLOCK_PERIOD_S
+        told = 0 <= bag_ns - self._told_ns < CLOCK_PERIOD_OF_BAG_NS and now - self._told_at < CLOCK_SILENCE_S
         if told and only_when_due:
             return
         self._told_ns, self._told_at = bag_ns, now
