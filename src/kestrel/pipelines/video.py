@@ -10,13 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kestrel.classes import EVENTS
-from kestrel.engine.folded import fold
+from kestrel.engine.folded import FoldedEngine
 from kestrel.models.kestrel_video import KestrelVideo
 from kestrel.models.mobilenetv2 import State
-from kestrel.ops.backend import NATIVE
 from kestrel.pipelines.runtime import (
     check_finite,
     fast_arithmetic,
@@ -29,6 +28,19 @@ from kestrel.weights import Manifest
 
 LONGEST_GAP_S = 1.0
 """A stream that is silent for longer starts anew."""
+
+
+class _Step(nn.Module):
+    """KestrelVideo with the tensors of its state one by one, as an engine takes and returns them."""
+
+    def __init__(self, network: KestrelVideo) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits and the new state; no state at the start of a stream."""
+        logits, kept = self.network(images, state or None)
+        return logits, *kept
 
 
 @dataclass
@@ -66,7 +78,7 @@ class VideoUnderstanding:
 
     def _start(self, network: KestrelVideo, manifest: Manifest | None) -> None:
         self.network = network
-        self._run = fold(network, winograd=NATIVE is not None, packed=True)
+        self._run = FoldedEngine(_Step(network).eval())
         self.manifest = manifest
         self.classes = EVENTS
         self._streams: dict[str, _Stream] = {}
@@ -91,9 +103,9 @@ class VideoUnderstanding:
         if stream is not None and not 0 < image.stamp_ns - stream.last_ns <= LONGEST_GAP_S * 1e9:
             stream = None
         with torch.inference_mode(), fast_arithmetic():
-            logits, state = self._run(self._picture(image.data), stream.state if stream else None)
+            logits, *state = self._run(self._picture(image.data), *(stream.state if stream else ()))
         probability = check_finite("Kestrel-Video", logits[0]).softmax(0).numpy()
-        hops = self._advance(image, stream, state)
+        hops = self._advance(image, stream, tuple(state))
         return ActionScores(
             probability=np.ascontiguousarray(probability, np.float32),
             class_names=self.classes,
