@@ -14,6 +14,13 @@ import torch
 THREADS: Final = 2
 """Threads of the figures that a goal is set for."""
 
+WARM_UP_MS: Final = 30.0
+"""How long a candidate runs in its turn before it is timed.
+
+Threads of the one before spin for some milliseconds on cores that are not theirs, and a virtual machine wakes
+threads on a core that is busy; the system moves them after some ten milliseconds.
+"""
+
 Candidate: TypeAlias = Callable[[], float]
 """Does its work once and returns how many milliseconds that took."""
 
@@ -33,14 +40,15 @@ def timed(work: Callable[[], object], threads: int = THREADS) -> Candidate:
 def medians(candidates: Mapping[str, Candidate], *, repeats: int = 9) -> dict[str, float]:
     """Return the median time [ms] of each candidate.
 
-    They take turns, so that all meet the same machine; the first round, which warms up, does not count.
+    They take turns, so that all meet the same machine; in its turn each warms up before it is timed.
     """
     before = torch.get_num_threads()
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(repeats + 1):
+    for _ in range(repeats):
         for name, run in candidates.items():
-            elapsed = run()
-            if turn:
-                times[name].append(elapsed)
+            warm = 0.0
+            while warm < WARM_UP_MS:
+                warm += run()
+            times[name].append(run())
     torch.set_num_threads(before)
     return {name: median(values) for name, values in times.items()}
