@@ -136,6 +136,19 @@ def test_packed_convolutions_answer_like_plain_ones(
             assert float((found.float() - wanted).norm() / wanted.norm()) < tolerance
 
 
+@pytest.mark.skipif(not has_packed_layers(torch.bfloat16), reason="no bfloat16 in oneDNN")
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.GELU("tanh"), nn.ReLU()])
+def test_packed_products_answer_like_plain_ones(activation: nn.Module) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(24, 48), activation, nn.Linear(48, 8)).eval()
+    folded = fold(module, winograd=False, packed=True, dtype=torch.bfloat16)
+    assert [type(part) for part in folded] == [PackedLayer, nn.Identity, PackedLayer]
+    x = 3 * torch.randn(5, 7, 24)
+    with torch.no_grad():
+        found, wanted = folded(x).float(), module(x)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.02
+
+
 class Attention(nn.Module):
     """Products of all kinds that autocast narrows."""
 

@@ -169,6 +169,8 @@ def test_shapes_that_do_not_fit_are_named():
         sparse_conv(features[1:], torch.zeros(27, 4, 4), found)
     with pytest.raises(InputError, match="residual"):
         sparse_conv(features, torch.zeros(27, 4, 4), found, residual=torch.zeros(1, 4))
+    with pytest.raises(InputError, match=r"weight.*expected torch.bfloat16, found torch.float32"):
+        sparse_conv(features.bfloat16(), torch.zeros(27, 4, 4), found)
 
 
 def test_the_operator_is_registered_as_torch_wants_it():

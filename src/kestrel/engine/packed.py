@@ -16,6 +16,7 @@ from torch import Tensor, nn
 ACTIVATIONS: Final[dict[type[nn.Module], tuple[str, list[float]]]] = {
     nn.ReLU: ("relu", []),
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.GELU: ("gelu", []),
 }
 """Activations that run in the same pass: oneDNN's name and arguments."""
 
@@ -54,7 +55,9 @@ class PackedLayer(nn.Module):
         self.dtype = dtype
         self.pack, self.run = _OPERATORS[type(layer)]
         name, values = ("none", []) if activation is None else ACTIVATIONS[type(activation)]
-        self.activation: tuple[str, list[float]] = (name, values)
+        # Of GELU there are two forms, which are told by this.
+        algorithm = activation.approximate if isinstance(activation, nn.GELU) else ""
+        self.activation: tuple[str, list[float], str] = (name, values, algorithm)
         self.geometry = _geometry(layer)
         self.weight: Tensor | None = layer.weight.detach().to(dtype)
         self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
@@ -78,7 +81,7 @@ class PackedLayer(nn.Module):
             self.packed = getattr(torch.ops.mkldnn, self.pack)(self.weight, *self.geometry, size)
             self.weight = None
         run = getattr(torch.ops.mkldnn, self.run)
-        out: Tensor = run(x.to(self.dtype), self.packed, self.bias, *self.geometry, *self.activation, "")
+        out: Tensor = run(x.to(self.dtype), self.packed, self.bias, *self.geometry, *self.activation)
         return out
 
 

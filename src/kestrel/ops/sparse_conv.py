@@ -52,10 +52,12 @@ def sparse_conv(
         (M, C_out) in the dtype of the features; bfloat16 accumulates in float32.
 
     Raises:
-        InputError: shapes that do not fit each other.
+        InputError: shapes or types that do not fit each other.
     """
     _check_map(features, weight.shape, kernel_map)
     _check_rows(features, weight.shape, kernel_map.gather.shape[1], bias, residual)
+    if isinstance(weight, Tensor) and weight.dtype != features.dtype:
+        raise InputError(describe("weight of a convolution", expected=features.dtype, found=weight.dtype))
     if isinstance(weight, PackedWeight):
         native = weight.native_for(features, bias, residual)
         if native is not None:
