@@ -181,6 +181,13 @@ void most_likely(Address logits, int64_t count, int classes, Address label, Addr
                                 threads});
 }
 
+void window_attention(Address qkv, Address padding, Address bias, Address out, int64_t images, int height, int width,
+                      int heads, int depth, int window, int shift, float scale, float hidden, bool bfloat16,
+                      int threads) {
+  kestrel::level().window_attention({at<void>(qkv), at<void>(padding), at<float>(bias), at<void>(out), images, height,
+                                     width, heads, depth, window, shift, scale, hidden, bfloat16, threads});
+}
+
 bool pack_keys(Address indices, int64_t count, Address keys, int threads) {
   return kestrel::pack_keys(at<int64_t>(indices), count, at<int64_t>(keys), threads);
 }
@@ -240,7 +247,7 @@ int64_t circle_nms(Address centers, Address labels, Address squared, int64_t cou
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
-constexpr int interface_version = 9;
+constexpr int interface_version = 10;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;
@@ -259,6 +266,7 @@ NB_MODULE(native, m) {
   m.def("pillar_canvas", &pillar_canvas, Release());
   m.def("sample_axes", &sample_axes, Release());
   m.def("most_likely", &most_likely, Release());
+  m.def("window_attention", &window_attention, Release());
   m.def("pack_keys", &pack_keys, Release());
   m.def("unique_keys", &unique_keys, Release());
   m.def("submanifold_table", &submanifold_table, Release());

@@ -148,6 +148,21 @@ struct MostLikely {
   int threads;
 };
 
+// Each cell of a window attends to all cells of it: out = softmax(scale * q k^T + bias + mask) v for every head. The
+// map is padded to whole windows and shifted cyclically first; the mask is `hidden` between cells that only the shift
+// brought together (Liu et al. 2021, section 3.2).
+struct WindowAttention {
+  const void* qkv;          // (images, height, width, 3, heads, depth) float or bfloat16
+  const void* padding;      // (3, heads, depth) what a cell beyond the border has
+  const float* bias;        // (heads, positions, positions), positions = window^2
+  void* out;                // (images, height, width, heads, depth)
+  int64_t images;
+  int32_t height, width, heads, depth, window, shift;
+  float scale, hidden;
+  bool bfloat16;
+  int threads;
+};
+
 struct Level {
   const char* name;
   int64_t (*pack_weight)(const PackWeight&);  // returns the size in bytes, 0: not multiplied at this level
@@ -163,6 +178,7 @@ struct Level {
   bool (*pillar_canvas)(const PillarCanvas&);  // false: a point is of a frame that the batch does not have
   void (*sample_axes)(const AxisSampling&);
   void (*most_likely)(const MostLikely&);
+  void (*window_attention)(const WindowAttention&);
 };
 
 // The level in use: the best one of this machine, or what KESTREL_DISPATCH or set_level named.

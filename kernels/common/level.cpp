@@ -26,6 +26,7 @@
 #include "pillars/canvas.h"
 #include "axis_sampling/forward.h"
 #include "classification/most_likely.h"
+#include "window_attention/forward.h"
 
 #define KESTREL_STRING_(x) #x
 #define KESTREL_STRING(x) KESTREL_STRING_(x)
@@ -38,7 +39,7 @@ extern const Level KESTREL_JOIN(level_, KESTREL_LEVEL);
 const Level KESTREL_JOIN(level_, KESTREL_LEVEL) = {
     KESTREL_STRING(KESTREL_LEVEL), pack_weight, quantize, sparse_conv, weight_gradient, weighted_gather,
     weighted_scatter, scatter_mean, lift_splat, lift_splat_backward, winograd, pillar_canvas, sample_axes,
-    most_likely,
+    most_likely, window_attention,
 };
 
 }  // namespace kestrel

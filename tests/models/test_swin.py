@@ -7,7 +7,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kestrel.models.swin import PatchMerging, ShiftedWindows, SwinTransformer
+from kestrel.engine.folded import fold
+from kestrel.models.swin import PatchMerging, SwinTransformer
+from kestrel.nn.shifted_windows import ShiftedWindows
 
 
 def swin() -> SwinTransformer:
@@ -51,6 +53,15 @@ def test_merged_channels_are_ordered_channel_row_column() -> None:
     merging.reduction = torch.nn.Identity()  # type: ignore[assignment]
     x = torch.arange(8.0).view(1, 2, 2, 2)
     assert merging(x).flatten().tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def test_an_engine_answers_as_the_network() -> None:
+    network = swin()
+    folded = fold(network, winograd=False)
+    x = torch.randn(2, 3, 33, 50)
+    with torch.no_grad():
+        for found, wanted in zip(folded(x), network(x), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_reach_every_parameter() -> None:

@@ -16,10 +16,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights, fuse_
 
 from kestrel.engine.packed import ACTIVATIONS, PackedLayer, has_packed_layers
 from kestrel.nn.axis_sampler import AxisSampler
+from kestrel.nn.shifted_windows import ShiftedWindows
 from kestrel.ops.axis_sampling import sample_axes
 from kestrel.ops.backend import NATIVE
 from kestrel.ops.int8_conv import int8_conv, pack_int8_conv
 from kestrel.ops.packed_weight import Int8Weight
+from kestrel.ops.window_attention import window_attention
 from kestrel.ops.winograd import PANEL, winograd_conv, winograd_weight
 
 _MULTIPLYING = (_ConvNd, nn.Linear, nn.MultiheadAttention)
@@ -192,6 +194,8 @@ def fold(
                 setattr(part, name, InstanceNorm(cast(nn.InstanceNorm2d, norm)))
         if isinstance(part, AxisSampler):
             part.sample = sample_axes
+        if isinstance(part, ShiftedWindows):
+            part.attend = window_attention
         rounded = any(f"{path}.".startswith(f"{name}." if name else "") for name in int8)
         _replace_layers(part, winograd=winograd, packed=dtype if packed else None, int8=rounded)
     for part in copied.modules():

@@ -9,102 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HIDDEN = -100.0
-"""Added to the attention of window positions that are no neighbours in the picture."""
-
-
-class WindowAttention(nn.Module):
-    """Multi-head attention within one window, with a learned bias per relative position (equation 4)."""
-
-    relative_position_index: Tensor
-
-    def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.scale = (channels // num_heads) ** -0.5
-        span = 2 * window_size - 1
-        self.relative_position_bias_table = nn.Parameter(torch.zeros(span * span, num_heads))
-        position = torch.arange(window_size)
-        row, column = (axis.flatten() for axis in torch.meshgrid(position, position, indexing="ij"))
-        index = (row[:, None] - row + window_size - 1) * span + column[:, None] - column + window_size - 1
-        self.register_buffer("relative_position_index", index)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend.
-
-        Args:
-            x: (B * windows, positions, C).
-            mask: (windows, positions, positions) added to the attention, or None.
-        """
-        positions = x.shape[1]
-        query, key, value = self.qkv(x).view(*x.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
-        attention = query * self.scale @ key.transpose(-2, -1)
-        attention = attention + bias.view(positions, positions, -1).permute(2, 0, 1)
-        if mask is not None:
-            windows = attention.view(-1, len(mask), *attention.shape[1:]) + mask[:, None]
-            attention = windows.flatten(0, 1)
-        mixed = attention.softmax(dim=-1) @ value
-        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
-        return out
-
-
-class ShiftedWindows(nn.Module):
-    """Cut the map into windows, possibly shifted, and attend in each (section 3.2)."""
-
-    def __init__(self, channels: int, num_heads: int, window_size: int, shift: int) -> None:
-        super().__init__()
-        self.w_msa = WindowAttention(channels, num_heads, window_size)
-        self.window_size = window_size
-        self.shift = shift
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to the same shape; the border is padded with zeros to whole windows."""
-        _, height, width, _ = x.shape
-        size, shift = self.window_size, self.shift
-        x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
-        mask = None
-        if shift:
-            mask = self._mask(x.shape[1], x.shape[2]).to(x)
-            x = x.roll((-shift, -shift), (1, 2))
-        windows = _windows(x, size)
-        windows = self.w_msa(windows, mask)
-        x = _merge(windows, x.shape, size)
-        if shift:
-            x = x.roll((shift, shift), (1, 2))
-        return x[:, :height, :width]
-
-    def _mask(self, height: int, width: int) -> Tensor:
-        """Separate the regions that the cyclic shift brought together (figure 4)."""
-        size, shift = self.window_size, self.shift
-
-        def regions(length: int) -> Tensor:
-            position = torch.arange(length)
-            return (position >= length - size).int() + (position >= length - shift).int()
-
-        region = regions(height)[:, None] * 3 + regions(width)
-        region = _windows(region[None, :, :, None], size)[..., 0]
-        return (region[:, :, None] != region[:, None]) * HIDDEN
-
-
-def _windows(x: Tensor, size: int) -> Tensor:
-    """(B, H, W, C) to (B * windows, size * size, C)."""
-    batch, height, width, channels = x.shape
-    x = x.view(batch, height // size, size, width // size, size, channels)
-    return x.transpose(2, 3).reshape(-1, size * size, channels)
-
-
-def _merge(windows: Tensor, shape: Sequence[int], size: int) -> Tensor:
-    """Undo _windows."""
-    batch, height, width, channels = shape
-    x = windows.view(batch, height // size, width // size, size, size, channels)
-    return x.transpose(2, 3).reshape(batch, height, width, channels)
+from kestrel.nn.shifted_windows import ShiftedWindows
 
 
 class FeedForward(nn.Module):

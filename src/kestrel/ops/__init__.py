@@ -23,6 +23,7 @@ from kestrel.ops.rotated_iou import rotated_iou
 from kestrel.ops.sparse_conv import pointwise, sparse_conv
 from kestrel.ops.temporal_shift import temporal_shift, temporal_shift_step
 from kestrel.ops.voxelize import Voxels, voxelize
+from kestrel.ops.window_attention import window_attention
 
 __all__ = [
     "CoordinateSet",
@@ -55,4 +56,5 @@ __all__ = [
     "torchsparse_offsets",
     "trilinear_neighbours",
     "voxelize",
+    "window_attention",
 ]
