@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,9 +13,9 @@ import torch
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.errors import InputError, ModelError
 from kestrel.models.kestrel_fusion import KestrelFusion
-from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionConfig
+from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionConfig, FusionOutput
 from kestrel.pipelines import FusionDetector
-from kestrel.pipelines.box_decoder import boxes_from_regression, highest_around, without_neighbours
+from kestrel.pipelines.box_decoder import boxes_from_regression, decode_boxes, without_neighbours
 from kestrel.pipelines.fusion import camera_rays, stack_sweeps
 from kestrel.types import SensorFrame
 from tests.pipelines.conftest import make_calibration, make_frame, make_image
@@ -204,9 +206,31 @@ def test_of_boxes_of_a_class_that_are_too_close_the_best_stays() -> None:
     assert without_neighbours(places[:0], label[:0], score[:0]).tolist() == []
 
 
-def test_only_the_highest_cell_of_its_surroundings_is_a_peak() -> None:
-    heat = torch.rand(3, 9, 7, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(highest_around(heat), torch.nn.functional.max_pool2d(heat, 3, 1, 1))
+def test_objects_side_by_side_in_neighbouring_cells_are_both_found() -> None:
+    """Two bicycles that lean 0.75 m apart: the middle of one is in a cell beside a higher one."""
+    from kestrel.train.fusion_loss import regression_target
+
+    bicycle = DETECTION_CLASSES.index("bicycle")
+    boxes = torch.tensor(
+        [[10.1, 3.3, 0.5, 1.7, 0.6, 1.1, 1.5, 0, 0], [10.1, 4.05, 0.5, 1.7, 0.6, 1.1, 1.5, 0, 0]]
+    )
+    config = FusionConfig()
+
+    def regression(
+        features: torch.Tensor, frame: torch.Tensor, cell: torch.Tensor, label: torch.Tensor
+    ) -> torch.Tensor:
+        middle = (cell + 0.5) * config.cell_size - config.extent
+        nearest = boxes[torch.cdist(middle, boxes[:, :2]).argmin(1)]
+        return torch.cat((regression_target(nearest, cell, config), nearest[:, 7:9]), 1)
+
+    heatmap = torch.full((1, config.num_classes, 128, 128), -10.0)
+    heatmap[0, bicycle, 75:78, 67:70] = torch.tensor([[0.1, 0.4, 0.0], [0.5, 2.0, 1.5], [0.2, 0.3, 0.1]])
+    output = FusionOutput(heatmap, torch.zeros(1, 1, 128, 128), heatmap, None, ())
+    stand_in = cast(KestrelFusion, SimpleNamespace(config=config, regression=regression))
+    found = decode_boxes(output, stand_in, 0.1)
+    assert found.label.tolist() == [bicycle, bicycle]
+    torch.testing.assert_close(found.values[found.values[:, 1].argsort()], boxes, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.score, torch.tensor([2.0, 1.5]).sigmoid())
 
 
 def test_sweeps_are_stacked_with_their_ages() -> None:
