@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a centre heatmap to boxes (CenterPoint, Yin et al., CVPR 2021, section 4).
 
-There the cells that are higher than their neighbours answer. Here all do, and of boxes that are too close to
-each other the best stays: the network tells boxes at each cell around a middle, and two bicycles that lean side
-by side have their middles in neighbouring cells, of which one is no peak.
+There the cells that are higher than their neighbours answer. Here all do, and of boxes that are too close
+to each other the best stays: the network tells boxes at each cell around a middle, and two bicycles that lean
+side by side have their middles in neighbouring cells, of which one is no peak.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ MIN_DISTANCE_M = {
     "pedestrian": 0.6,
     "traffic_cone": 1.0,
 }
-"""Of two boxes of a class that are closer than this, the better one stays (circle NMS). Those of the small classes
-were chosen on validation drives."""
+"""Of two boxes of a class that are closer than this, the better one stays (circle NMS). Those of small
+classes were chosen on validation drives."""
 
 _SQUARED_DISTANCE = torch.tensor([MIN_DISTANCE_M[name] ** 2 for name in DETECTION_CLASSES])
 
