@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from kestrel.errors import InputError, SetupError
+from kestrel.sim.scene import EgoState
 from kestrel.sim.splits import DriveSpec
 from kestrel.train import cache
-from kestrel.train.prepare import is_current, prepare, prepare_drive
+from kestrel.train.prepare import at_stamp, is_current, prepare, prepare_drive
 
 
 @pytest.mark.parametrize(("sensors", "pictures", "frames"), [("cameras", 6, 3), ("lidar", 0, 1)])
@@ -42,7 +44,14 @@ def test_a_drive_without_video_becomes_key_frames_of_three_sweeps(
 def test_a_drive_is_made_again_where_it_is_not_complete_or_would_be_another(tmp_path: Path) -> None:
     drive = DriveSpec("d", "nuscenes", "suburban", "alder", 1, 2.0, None, "cameras")
     assert not is_current(drive, tmp_path)
-    told = {**asdict(drive), "weather": "rain", "frames": 3, "frame_hz": 2.0, "sweep_s": 0.2}
+    told = {
+        **asdict(drive),
+        "weather": "rain",
+        "frames": 3,
+        "frame_hz": 2.0,
+        "sweep_s": 0.2,
+        "deskewed": True,
+    }
     cache.finish(tmp_path, told)
     assert is_current(drive, tmp_path)
     assert not is_current(replace(drive, seed=2), tmp_path)
@@ -51,9 +60,25 @@ def test_a_drive_is_made_again_where_it_is_not_complete_or_would_be_another(tmp_
     assert not is_current(drive, tmp_path)
     cache.finish(tmp_path, {**told, "sweep_s": 0.1})
     assert not is_current(drive, tmp_path)
+    cache.finish(tmp_path, {**told, "deskewed": False})
+    assert not is_current(drive, tmp_path)
     del told["frame_hz"]
     cache.finish(tmp_path, told)
     assert not is_current(drive, tmp_path)
+
+
+def test_motion_within_a_sweep_is_undone() -> None:
+    """A pole ahead, seen through a tenth of a second by a vehicle that drives and turns."""
+    ego = EgoState(np.eye(4), np.array([12.0, 0, 0]), np.array([0, 0, 0.4]), np.zeros(3))
+    pole = np.array([20.0, 5.0, 1.0])
+    delay = np.linspace(0, 0.1, 11, dtype=np.float32)
+    turn = Rotation.from_rotvec(delay[:, None] * ego.angular_velocity)
+    # Driving along an arc: the integral of the velocity, which turns with the vehicle.
+    angle = 0.4 * delay
+    way = 12 / 0.4 * np.stack((np.sin(angle), 1 - np.cos(angle), 0 * angle), 1)
+    seen = turn.inv().apply(pole - way)
+    assert np.abs(seen[-1] - pole).max() > 1
+    np.testing.assert_allclose(at_stamp(seen, delay, ego), np.tile(pole, (11, 1)), atol=0.03)
 
 
 def test_where_no_folder_can_be_made_is_said(tmp_path: Path) -> None:

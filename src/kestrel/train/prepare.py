@@ -25,6 +25,7 @@ from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.sim.drive import simulate
 from kestrel.sim.rig import Rig, load_rig
 from kestrel.sim.samples import CameraSample, LidarSample, Sample
+from kestrel.sim.scene import EgoState
 from kestrel.sim.semantics import POINT_CLASS_TABLE
 from kestrel.sim.splits import DriveSpec
 from kestrel.sim.world import build_world
@@ -61,9 +62,12 @@ class Selection:
     video: bool
 
     @property
-    def said(self) -> dict[str, float]:
-        """What ``drive.json`` says of it: frame_hz, and seconds from sweep to sweep of its key frames."""
-        sweep = {"sweep_s": SWEEP_STEP / SWEEP_HZ} if self.frame_every else {}
+    def said(self) -> dict[str, float | bool]:
+        """What ``drive.json`` says of it.
+
+        frame_hz; of its key frames the seconds from sweep to sweep, and that motion within a sweep is undone.
+        """
+        sweep = {"sweep_s": SWEEP_STEP / SWEEP_HZ, "deskewed": True} if self.frame_every else {}
         return {"frame_hz": self.frame_hz, **sweep}
 
     @property
@@ -255,7 +259,29 @@ def _stack(matrices: list[Float64Array], shape: tuple[int, int]) -> Float64Array
 
 def _in_base(sample: LidarSample, now: LidarSample) -> Float32Array:
     """Return the sweep (N, 4) in base_link at the stamp of ``now``, as the ego motion tells."""
-    now_from_lidar = np.linalg.inv(now.odom_from_base) @ sample.odom_from_base @ sample.base_from_lidar
-    points = sample.cloud.points
-    moved = points[:, :3] @ now_from_lidar[:3, :3].T.astype(np.float32) + now_from_lidar[:3, 3]
-    return np.concatenate((moved, points[:, 3:]), 1).astype(np.float32)
+    cloud = sample.cloud
+    seen = cloud.points[:, :3] @ sample.base_from_lidar[:3, :3].T + sample.base_from_lidar[:3, 3]
+    still = seen if cloud.time_s is None else at_stamp(seen, cloud.time_s, sample.ego)
+    now_from_then = np.linalg.inv(now.odom_from_base) @ sample.odom_from_base
+    moved = still @ now_from_then[:3, :3].T + now_from_then[:3, 3]
+    return np.concatenate((moved, cloud.points[:, 3:]), 1).astype(np.float32)
+
+
+def at_stamp(points: Float64Array, delay: Float32Array, ego: EgoState) -> Float64Array:
+    """Return points (N, 3) in base_link at the stamp, which were measured ``delay`` (N,) seconds after it.
+
+    The nodes undo the motion within a sweep as well. Left in, it moves what stands by up to a tenth of a
+    second's way, of which nothing in a turned and mirrored sweep tells.
+    """
+    angle = ego.angular_velocity[2] * delay
+    cosine, sine = np.cos(angle), np.sin(angle)
+    way = ego.velocity * delay[:, None].astype(np.float64)
+    turned = np.stack(
+        (
+            cosine * points[:, 0] - sine * points[:, 1],
+            sine * points[:, 0] + cosine * points[:, 1],
+            points[:, 2],
+        ),
+        1,
+    )
+    return turned + way
