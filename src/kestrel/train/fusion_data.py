@@ -25,7 +25,7 @@ from kestrel.train.object_paste import paste_objects
 from kestrel.train.sweep_augmentation import uniform
 from kestrel.types import Calibration, Float64Array
 
-WITH_PICTURES: Final = 0.35
+WITH_PICTURES: Final = 0.5
 """Share of the frames drawn from those with pictures, where cameras are trained at all.
 
 The boxes come from the LiDAR, of which there are many more drives without pictures.
