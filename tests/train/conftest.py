@@ -82,6 +82,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "seconds": 4.5,
                 "frames": 2,
                 "frame_hz": 2.0,
+                "deskewed": True,
             },
         )
     unfinished = root / "train" / "d1"

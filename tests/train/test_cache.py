@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,16 @@ def test_earlier_frames_lie_a_hop_apart_in_the_same_drive(tmp_path: Path) -> Non
     cache.finish(tmp_path, {})
     with pytest.raises(InputError, match=r"drive\.json: expected frame_hz.*found none"):
         numbers(0.5, 2)
+
+
+def test_sweeps_that_hold_the_motion_are_refused(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "validation", tmp_path / "validation")
+    assert len(cache.frame_files(tmp_path / "validation")) == 2
+    told = json.loads((tmp_path / "validation" / "d0" / cache.DONE).read_text())
+    del told["deskewed"]
+    cache.finish(tmp_path / "validation" / "d0", told)
+    with pytest.raises(InputError, match=r"d0: expected deskewed.*prepare.*found a drive of an earlier"):
+        cache.frame_files(tmp_path / "validation")
 
 
 def test_earlier_pictures_are_of_the_same_cameras(tmp_path: Path) -> None:

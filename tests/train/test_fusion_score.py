@@ -46,7 +46,7 @@ def write_drive(folder: Path, frames: list[cache.CachedFrame], rig: str, weather
     folder.mkdir(parents=True)
     for number, frame in enumerate(frames):
         cache.write(folder / f"frame_{number:04d}.npz", frame)
-    cache.finish(folder, {"rig": rig, "weather": weather, "frame_hz": 2.0})
+    cache.finish(folder, {"rig": rig, "weather": weather, "frame_hz": 2.0, "deskewed": True})
     return folder.parent
 
 

@@ -188,7 +188,7 @@ def drive(folder: Path) -> None:
             **none,
         )
         cache.write(folder / f"frame_{index:04}.npz", frame)
-    cache.finish(folder, {})
+    cache.finish(folder, {"deskewed": True})
 
 
 def test_the_command_writes_a_net_config_and_weights_that_belong_together(tmp_path):

@@ -223,10 +223,27 @@ def pictures(path: Path, base_from_camera: Float64Array) -> list[UInt8Array]:
     return [decode_picture(_part(data, ends, index)) for index in range(len(ends))]
 
 
+def key_frames(drive: Path) -> list[Path]:
+    """Return the key frames of a complete drive.
+
+    Raises:
+        InputError: their sweeps hold the vehicle's motion, as those of earlier versions do.
+    """
+    files = sorted(drive.glob("frame_*.npz"))
+    if files and not json.loads((drive / DONE).read_text()).get("deskewed"):
+        expected = "deskewed sweeps; `kestrel train prepare` makes the drive again"
+        raise InputError(describe(str(drive), expected=expected, found="a drive of an earlier version"))
+    return files
+
+
 def frame_files(*folders: Path) -> list[Path]:
-    """Return the key frames of all complete drives below ``folders``."""
+    """Return the key frames of all complete drives below ``folders``.
+
+    Raises:
+        InputError: there is no complete drive, or one of an earlier version.
+    """
     drives = [drive for folder in folders for drive in finished_drives(folder)]
-    return [path for drive in drives for path in sorted(drive.glob("frame_*.npz"))]
+    return [path for drive in drives for path in key_frames(drive)]
 
 
 def split_folders(data: Path, purpose: str, sensors: str) -> list[Path]:

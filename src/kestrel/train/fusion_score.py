@@ -48,7 +48,7 @@ class Drive:
         """Return the finished drives below ``folder`` that have key frames.
 
         Raises:
-            InputError: there is none, as in a split of videos.
+            InputError: there is none, as in a split of videos, or one is of an earlier version.
         """
         told = {path: json.loads((path / cache.DONE).read_text()) for path in cache.finished_drives(folder)}
         drives = [cls(path, values["rig"], values["weather"]) for path, values in told.items()]
@@ -61,7 +61,7 @@ class Drive:
     @property
     def files(self) -> list[Path]:
         """The key frames."""
-        return sorted(self.folder.glob("frame_*.npz"))
+        return cache.key_frames(self.folder)
 
     def has_ring(self) -> bool:
         """Whether its rig has the six cameras of RING."""
