@@ -15,6 +15,7 @@ from kestrel.nn.axis_sampler import AxisSampler
 from kestrel.ops import sample_axes
 from kestrel.ops.axis_sampling import sample_axes_reference
 from kestrel.ops.backend import NATIVE
+from tests.ops.levels import needs_kernels, on_every_level
 
 EXTENT, SIZES = 6.0, (12, 31)
 PLACES = torch.linspace(-5.9, 5.9, 20)  # the outermost lie outside of the middles of all cells
@@ -70,26 +71,14 @@ def test_gradients_go_through_the_torch_form() -> None:
     assert torch.autograd.gradcheck(plain, given)
 
 
-@pytest.mark.skipif(NATIVE is None, reason="compiled kernels are not installed")
+@needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_all_levels_and_thread_counts_agree(dtype: torch.dtype) -> None:
-    assert NATIVE is not None
     given = [grid.to(dtype) for grid in grids()]
     wanted = sampler(native=False)(*(grid.float() for grid in given)).to(dtype)
-    before, threads = NATIVE.dispatch_level(), torch.get_num_threads()
-    try:
-        for level in NATIVE.available_levels():
-            NATIVE.set_dispatch_level(level)
-            results = []
-            for count in (1, 3):
-                torch.set_num_threads(count)
-                results.append(sampler(native=True)(*given))
-            tolerance = 1e-5 if dtype == torch.float32 else 2**-7
-            torch.testing.assert_close(results[0], wanted, rtol=tolerance, atol=1e-5)
-            assert torch.equal(*results)
-    finally:
-        NATIVE.set_dispatch_level(before)
-        torch.set_num_threads(threads)
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-7
+    for found in on_every_level(lambda: sampler(native=True)(*given)).values():
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=1e-5)
 
 
 def test_the_places_leave_no_key_in_the_state() -> None:

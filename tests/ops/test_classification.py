@@ -11,8 +11,8 @@ from torch.library import opcheck
 
 from kestrel.errors import InputError
 from kestrel.ops import most_likely
-from kestrel.ops.backend import NATIVE
 from kestrel.ops.classification import most_likely_reference
+from tests.ops.levels import needs_kernels, on_every_level
 
 
 def logits(rows: int, classes: int, scale: float = 4.0) -> Tensor:
@@ -39,23 +39,13 @@ def test_the_first_of_equal_ones_and_what_is_not_a_number() -> None:
     assert probability[1:].tolist()[0::2] == pytest.approx([1 / 3, 1.0])
 
 
-@pytest.mark.skipif(NATIVE is None, reason="compiled kernels are not installed")
+@needs_kernels
 def test_all_levels_and_thread_counts_agree() -> None:
-    assert NATIVE is not None
     given = logits(5000, 16)
     wanted = most_likely_reference(given)
-    before, threads = NATIVE.dispatch_level(), torch.get_num_threads()
-    try:
-        for level in NATIVE.available_levels():
-            NATIVE.set_dispatch_level(level)
-            for count in (1, 2, 5):
-                torch.set_num_threads(count)
-                label, probability = most_likely(given)
-                assert torch.equal(label, wanted[0])
-                torch.testing.assert_close(probability, wanted[1], rtol=2e-6, atol=0)
-    finally:
-        NATIVE.set_dispatch_level(before)
-        torch.set_num_threads(threads)
+    for label, probability in on_every_level(lambda: most_likely(given)).values():
+        assert torch.equal(label, wanted[0])
+        torch.testing.assert_close(probability, wanted[1], rtol=2e-6, atol=0)
 
 
 def test_rows_that_lie_apart_are_read_where_they_are() -> None:

@@ -14,8 +14,8 @@ from torch.library import opcheck
 from kestrel.errors import InputError
 from kestrel.nn.pillar_encoder import FEATURE_SCALE, PillarEncoder
 from kestrel.ops import PillarGrid, pillar_canvas
-from kestrel.ops.backend import NATIVE
 from kestrel.ops.pillars import pillar_canvas_reference, pillar_features, pillar_maximum
+from tests.ops.levels import needs_kernels, on_every_level
 
 GRID = PillarGrid(4.8, 0.4, (-3.0, 6.0))
 
@@ -73,24 +73,12 @@ def test_the_encoder_passes_gradients_to_its_weights() -> None:
     assert (encoder.linear.weight.grad != 0).any(1).all()
 
 
-@pytest.mark.skipif(NATIVE is None, reason="compiled kernels are not installed")
+@needs_kernels
 def test_all_levels_and_thread_counts_agree() -> None:
-    assert NATIVE is not None
     points, batch = cloud(3000)
     wanted = pillar_canvas_reference(points, batch, *layer(40), GRID, 2)
-    before, threads = NATIVE.dispatch_level(), torch.get_num_threads()
-    try:
-        for level in NATIVE.available_levels():
-            NATIVE.set_dispatch_level(level)
-            results = []
-            for count in (1, 2, 5):
-                torch.set_num_threads(count)
-                results.append(pillar_canvas(points, batch, *layer(40), GRID, 2))
-            torch.testing.assert_close(results[0], wanted, rtol=1e-5, atol=1e-5)
-            assert all(torch.equal(results[0], other) for other in results)
-    finally:
-        NATIVE.set_dispatch_level(before)
-        torch.set_num_threads(threads)
+    for found in on_every_level(lambda: pillar_canvas(points, batch, *layer(40), GRID, 2)).values():
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("compute", [pillar_canvas, pillar_canvas_reference])

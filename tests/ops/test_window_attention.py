@@ -11,8 +11,8 @@ from torch.library import opcheck
 
 from kestrel.errors import InputError
 from kestrel.ops import window_attention
-from kestrel.ops.backend import NATIVE
 from kestrel.ops.window_attention import window_attention_reference
+from tests.ops.levels import needs_kernels, on_every_level
 
 
 def request(
@@ -26,7 +26,7 @@ def request(
     return qkv, padding, torch.randn(heads, window**2, window**2, generator=generator)
 
 
-@pytest.mark.skipif(NATIVE is None, reason="compiled kernels are not installed")
+@needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("height", "width", "heads", "depth", "window", "shift"),
@@ -41,28 +41,16 @@ def request(
 def test_all_levels_and_thread_counts_agree_with_torch(
     dtype: torch.dtype, height: int, width: int, heads: int, depth: int, window: int, shift: int
 ) -> None:
-    assert NATIVE is not None
     qkv, padding, bias = request(height, width, heads, depth, window)
     qkv, padding = qkv.to(dtype), padding.to(dtype)
     wanted = window_attention_reference(qkv.double(), padding.double(), bias.double(), window, shift)
-    before, threads = NATIVE.dispatch_level(), torch.get_num_threads()
-    try:
-        for level in NATIVE.available_levels():
-            NATIVE.set_dispatch_level(level)
-            results = []
-            for count in (1, 3):
-                torch.set_num_threads(count)
-                results.append(window_attention(qkv, padding, bias, window, shift))
-            assert torch.equal(*results)
-            assert results[0].dtype == dtype
-            tolerance = 1e-5 if dtype == torch.float32 else 2**-8
-            torch.testing.assert_close(results[0].double(), wanted, rtol=tolerance, atol=tolerance)
-    finally:
-        NATIVE.set_dispatch_level(before)
-        torch.set_num_threads(threads)
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-8
+    for found in on_every_level(lambda: window_attention(qkv, padding, bias, window, shift)).values():
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.skipif(NATIVE is None, reason="compiled kernels are not installed")
+@needs_kernels
 def test_what_is_not_finite_stays_in_its_window() -> None:
     qkv, padding, bias = request(8, 8, window=4)
     qkv[0, 1, 1] = torch.nan

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from kestrel.errors import InputError
-from kestrel.ops.backend import NATIVE
 from kestrel.ops.winograd import winograd_conv, winograd_reference, winograd_weight
+from tests.ops.levels import needs_kernels, on_every_level
 
 SHAPES = [(1, 16, 16, 8, 8), (2, 32, 48, 13, 6), (1, 98, 64, 9, 21), (3, 19, 37, 1, 1), (1, 128, 128, 16, 5)]
 
@@ -39,23 +39,13 @@ def test_equals_the_direct_convolution(shape: tuple[int, int, int, int, int], re
         assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.skipif(NATIVE is None, reason="compiled kernels are not installed")
+@needs_kernels
 def test_all_levels_and_thread_counts_agree() -> None:
-    assert NATIVE is not None
     x, weight, bias = problem((1, 32, 40, 30, 26))
     prepared = winograd_weight(weight)
     wanted = winograd_reference(x, prepared, bias, True)
-    before, threads = NATIVE.dispatch_level(), torch.get_num_threads()
-    try:
-        for level in NATIVE.available_levels():
-            for count in (1, 3):
-                NATIVE.set_dispatch_level(level)
-                torch.set_num_threads(count)
-                found = winograd_conv(x, prepared, bias, relu=True)
-                torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
-    finally:
-        NATIVE.set_dispatch_level(before)
-        torch.set_num_threads(threads)
+    for found in on_every_level(lambda: winograd_conv(x, prepared, bias, relu=True)).values():
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_not_a_number_spreads_and_is_not_hidden_by_the_relu() -> None:
