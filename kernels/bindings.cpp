@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bev_pool/bev_pool.h"
+#include "box_points/box_points.h"
 #include "common/dispatch.h"
 #include "kernel_map/kernel_map.h"
 #include "point_voxel/trilinear.h"
@@ -244,10 +245,16 @@ int64_t circle_nms(Address centers, Address labels, Address squared, int64_t cou
                              at<int64_t>(kept));
 }
 
+void box_points(Address points, int64_t count, Address regions, int64_t region_count, int slots, double slot_s,
+                int64_t limit, Address rows, Address found) {
+  kestrel::box_points({at<float>(points), count, at<float>(regions), region_count, slots, slot_s, limit,
+                       at<int64_t>(rows), at<int64_t>(found)});
+}
+
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
-constexpr int interface_version = 10;
+constexpr int interface_version = 11;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;
@@ -279,5 +286,6 @@ NB_MODULE(native, m) {
   m.def("rotated_iou", &rotated_iou, Release());
   m.def("rotated_nms", &rotated_nms, Release());
   m.def("circle_nms", &circle_nms, Release());
+  m.def("box_points", &box_points, Release());
   m.def("build_splat_index", &build_splat_index, Release());
 }

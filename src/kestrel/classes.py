@@ -23,6 +23,21 @@ DETECTION_CLASSES: Final = (
 )
 """nuScenes detection classes in the order of the BEVFusion checkpoints."""
 
+ATTRIBUTES: Final = (
+    "pedestrian.moving",
+    "pedestrian.sitting_lying_down",
+    "pedestrian.standing",
+    "cycle.with_rider",
+    "cycle.without_rider",
+    "vehicle.moving",
+    "vehicle.parked",
+    "vehicle.stopped",
+)
+"""What nuScenes says of a box beside its class, in the order of its devkit."""
+
+NO_ATTRIBUTE: Final = -1
+"""Attribute of a box that has none, or of which none is known."""
+
 POINT_CLASSES: Final = (
     "barrier",
     "bicycle",

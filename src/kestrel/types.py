@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,6 +205,10 @@ class SensorFrame:
         )
 
 
+_OPTIONAL_COLUMNS: Final = ("track_id", "num_points", "attribute")
+"""Columns of Boxes3D that may be absent."""
+
+
 @dataclass(frozen=True)
 class Boxes3D:
     """Oriented boxes in one frame.
@@ -214,6 +218,7 @@ class Boxes3D:
     label: (N,) int64 index into ``class_names``. score: (N,) float32 in 0..1 (1 for truth).
     track_id: (N,) int64, -1 where there is none.
     num_points: (N,) int64 LiDAR points inside, -1 where not counted.
+    attribute: (N,) int64 index into classes.ATTRIBUTES, NO_ATTRIBUTE where none is known.
     """
 
     center: Float32Array
@@ -227,6 +232,7 @@ class Boxes3D:
     stamp_ns: int
     track_id: Int64Array | None = None
     num_points: Int64Array | None = None
+    attribute: Int64Array | None = None
 
     def __post_init__(self) -> None:
         count = len(self.center)
@@ -236,7 +242,7 @@ class Boxes3D:
         check_array("box velocity", self.velocity, shape=(count, 2), dtype=np.float32)
         check_array("box label", self.label, shape=(count,), dtype=np.int64)
         check_array("box score", self.score, shape=(count,), dtype=np.float32)
-        for name in ("track_id", "num_points"):
+        for name in _OPTIONAL_COLUMNS:
             values = getattr(self, name)
             if values is not None:
                 check_array(f"box {name}", values, shape=(count,), dtype=np.int64)
@@ -248,7 +254,7 @@ class Boxes3D:
         """Return the boxes where ``keep`` (N,) is true."""
         rows = {
             name: None if (values := getattr(self, name)) is None else values[keep]
-            for name in ("center", "size", "yaw", "velocity", "label", "score", "track_id", "num_points")
+            for name in ("center", "size", "yaw", "velocity", "label", "score", *_OPTIONAL_COLUMNS)
         }
         return replace(self, **rows)  # type: ignore[arg-type]
 

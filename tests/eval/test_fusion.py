@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.classes import ATTRIBUTES, DETECTION_CLASSES, MAP_LAYERS
 from kestrel.eval.detection import BoxTable
 from kestrel.eval.fusion import ScoredFrame, by_class, by_range, compare, range_precision, summary
 from kestrel.types import BevMap, Boxes3D
@@ -42,12 +44,23 @@ def road() -> np.ndarray:
     return truth
 
 
-def test_perfect_answers_lose_nothing_but_the_attributes_that_nobody_names(road: np.ndarray) -> None:
+def test_perfect_answers_lose_nothing_but_the_attributes_that_the_truth_has_not(road: np.ndarray) -> None:
     truth = boxes((5, 0), (25, 3))
     values = summary([frame(truth, truth, road, road)])
     assert [values[name] for name in ("mAP", "map_miou", "map_miou_best")] == pytest.approx([1, 1, 1])
     assert values["mATE"] == values["mAVE"] == pytest.approx(0)
+    assert values["mAAE"] == 1
     assert values["NDS"] == pytest.approx(0.9)  # (5 + 4 of 5 errors) / 10
+
+
+@pytest.mark.parametrize(("speed", "wrong"), [(0.1, 0.0), (0.3, 1.0)])
+def test_what_nobody_named_parked_is_so_where_it_stands(road: np.ndarray, speed: float, wrong: float) -> None:
+    named = np.full(1, ATTRIBUTES.index("vehicle.parked"))
+    truth = replace(boxes((5, 0)), attribute=named)
+    found = replace(boxes((5, 0)), velocity=np.array([[0, speed]], np.float32))
+    assert summary([frame(truth, found, road, road)])["mAAE"] == wrong
+    told = replace(found, attribute=named)
+    assert summary([frame(truth, told, road, road)])["mAAE"] == 0
 
 
 def test_the_mean_is_over_the_classes_and_layers_that_the_truth_has(road: np.ndarray) -> None:

@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from kestrel.classes import ATTRIBUTES
 from kestrel.sim.drive import simulate
 from kestrel.sim.rig import load_rig
 from kestrel.sim.samples import LidarSample
@@ -64,6 +67,32 @@ def test_labels_match_the_boxes_of_the_truth():
         assert beyond[mine].max() < 0.15
         assert not mine[(beyond < -0.1).all(1)].size or mine[(beyond < -0.1).all(1)].all()
     assert (sample.semantic[sample.instance > 0] == Semantic.CAR).all()
+
+
+@pytest.mark.parametrize(
+    ("speed", "kind", "parked", "expected"),
+    [
+        (2.0, Semantic.CAR, True, "vehicle.moving"),
+        (0.1, Semantic.VAN, False, "vehicle.stopped"),
+        (0.0, Semantic.TRAILER, True, "vehicle.parked"),
+        (0.0, Semantic.PEDESTRIAN, True, "pedestrian.standing"),
+        (1.0, Semantic.PEDESTRIAN, False, "pedestrian.moving"),
+        (0.0, Semantic.BICYCLIST, False, "cycle.with_rider"),
+        (3.0, Semantic.MOTORCYCLE, False, "cycle.without_rider"),
+        (0.0, Semantic.TRAFFIC_CONE, True, None),
+    ],
+)
+def test_boxes_say_whether_they_move_are_parked_or_ridden(speed, kind, parked, expected):
+    class Someone(Street):
+        def actor_states(self, time_s):
+            first, other = super().actor_states(time_s)
+            return [replace(first, parked=parked), other]
+
+    street = Someone(car_velocity=(0.0, speed))
+    street.actors[MOVING] = replace(street.actors[MOVING], semantic=kind)
+    truth = sweeps(street)[0].truth
+    attribute = dict(zip(truth.track_id, truth.attribute, strict=True))[MOVING]
+    assert (ATTRIBUTES[attribute] if attribute >= 0 else None) == expected
 
 
 def test_velocity_and_yaw_of_boxes_are_in_the_vehicle_axes():

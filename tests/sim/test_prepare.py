@@ -50,7 +50,7 @@ def test_a_drive_is_made_again_where_it_is_not_complete_or_would_be_another(tmp_
         "frames": 3,
         "frame_hz": 2.0,
         "sweep_s": 0.2,
-        "deskewed": True,
+        "format": cache.FORMAT,
     }
     cache.finish(tmp_path, told)
     assert is_current(drive, tmp_path)
@@ -60,7 +60,7 @@ def test_a_drive_is_made_again_where_it_is_not_complete_or_would_be_another(tmp_
     assert not is_current(drive, tmp_path)
     cache.finish(tmp_path, {**told, "sweep_s": 0.1})
     assert not is_current(drive, tmp_path)
-    cache.finish(tmp_path, {**told, "deskewed": False})
+    cache.finish(tmp_path, {**told, "format": cache.FORMAT - 1})
     assert not is_current(drive, tmp_path)
     del told["frame_hz"]
     cache.finish(tmp_path, told)

@@ -39,6 +39,7 @@ def make_cached_frame(seed: int = 0, cameras: int = 2) -> cache.CachedFrame:
         ),
         box_label=np.array([0, 8], np.int64),
         box_points=np.array([30, 0], np.int64),
+        box_attribute=np.array([5, 2], np.int64),
         map_bits=np.packbits(random.random((6, 200, 200)) > 0.7),
         pictures=jpeg,
         picture_ends=jpeg_ends,
@@ -82,7 +83,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "seconds": 4.5,
                 "frames": 2,
                 "frame_hz": 2.0,
-                "deskewed": True,
+                "format": cache.FORMAT,
             },
         )
     unfinished = root / "train" / "d1"

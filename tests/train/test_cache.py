@@ -51,13 +51,12 @@ def test_earlier_frames_lie_a_hop_apart_in_the_same_drive(tmp_path: Path) -> Non
         numbers(0.5, 2)
 
 
-def test_sweeps_that_hold_the_motion_are_refused(data: Path, tmp_path: Path) -> None:
+def test_key_frames_of_an_earlier_format_are_refused(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data / "validation", tmp_path / "validation")
     assert len(cache.frame_files(tmp_path / "validation")) == 2
     told = json.loads((tmp_path / "validation" / "d0" / cache.DONE).read_text())
-    del told["deskewed"]
-    cache.finish(tmp_path / "validation" / "d0", told)
-    with pytest.raises(InputError, match=r"d0: expected deskewed.*prepare.*found a drive of an earlier"):
+    cache.finish(tmp_path / "validation" / "d0", {**told, "format": 2})
+    with pytest.raises(InputError, match=r"d0: expected key frames of format 3.*prepare.*found format 2"):
         cache.frame_files(tmp_path / "validation")
 
 

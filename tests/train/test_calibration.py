@@ -36,7 +36,7 @@ def drives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "d0").mkdir()
     for index in range(6):
         cache.write(root / "d0" / f"frame_{index:04d}.npz", make_cached_frame(index))
-    cache.finish(root / "d0", {"rig": "nuscenes", "weather": "day", "frame_hz": 2.0, "deskewed": True})
+    cache.finish(root / "d0", {"rig": "nuscenes", "weather": "day", "frame_hz": 2.0, "format": cache.FORMAT})
     return root
 
 

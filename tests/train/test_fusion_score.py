@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, NO_ATTRIBUTE
 from kestrel.cli import build_app
 from kestrel.errors import ConfigError, InputError
 from kestrel.sim.rig import load_rig
@@ -38,6 +38,7 @@ def ring_frame(order: list[str]) -> cache.CachedFrame:
         boxes=boxes,
         box_label=np.zeros(6, np.int64),
         box_points=np.full(6, 9),
+        box_attribute=np.full(6, NO_ATTRIBUTE),
         base_from_camera=np.stack([rig[name].base_from_camera for name in order]),
     )
 
@@ -46,7 +47,7 @@ def write_drive(folder: Path, frames: list[cache.CachedFrame], rig: str, weather
     folder.mkdir(parents=True)
     for number, frame in enumerate(frames):
         cache.write(folder / f"frame_{number:04d}.npz", frame)
-    cache.finish(folder, {"rig": rig, "weather": weather, "frame_hz": 2.0, "deskewed": True})
+    cache.finish(folder, {"rig": rig, "weather": weather, "frame_hz": 2.0, "format": cache.FORMAT})
     return folder.parent
 
 

@@ -53,7 +53,7 @@ def test_points_are_told_by_rig_where_a_drive_has_no_pictures(tmp_path: Path) ->
     for rig in ("nuscenes", "kitti"):
         (tmp_path / rig).mkdir()
         cache.write(tmp_path / rig / "frame_0000.npz", make_cached_frame(cameras=0))
-        cache.finish(tmp_path / rig, {"rig": rig, "weather": "day", "frame_hz": 1.0, "deskewed": True})
+        cache.finish(tmp_path / rig, {"rig": rig, "weather": "day", "frame_hz": 1.0, "format": cache.FORMAT})
     values = score.score_segmentation(lambda cloud: np.zeros(len(cloud), np.uint8), tmp_path)
     assert {"point_miou/nuscenes", "point_miou/kitti"} <= values.keys()
 

@@ -171,6 +171,7 @@ def drive(folder: Path) -> None:
             "boxes": np.zeros((0, 9), np.float32),
             "box_label": np.zeros(0, np.int64),
             "box_points": np.zeros(0, np.int64),
+            "box_attribute": np.zeros(0, np.int64),
             "map_bits": np.zeros(0, np.uint8),
             "pictures": np.zeros(0, np.uint8),
             "picture_ends": np.zeros(0, np.int64),
@@ -188,7 +189,7 @@ def drive(folder: Path) -> None:
             **none,
         )
         cache.write(folder / f"frame_{index:04}.npz", frame)
-    cache.finish(folder, {"deskewed": True})
+    cache.finish(folder, {"format": cache.FORMAT})
 
 
 def test_the_command_writes_a_net_config_and_weights_that_belong_together(tmp_path):

@@ -16,8 +16,8 @@ from typing import Final
 
 import numpy as np
 
-from kestrel.classes import DETECTION_CLASSES
-from kestrel.eval.detection import NO_ATTRIBUTE, BoxTable, DetectionScores, evaluate
+from kestrel.classes import ATTRIBUTES, DETECTION_CLASSES, NO_ATTRIBUTE
+from kestrel.eval.detection import BoxTable, DetectionScores, evaluate
 from kestrel.report import Figure
 from kestrel.types import Float64Array
 
@@ -26,7 +26,6 @@ PYTHON_VARIABLE: Final = "KESTREL_DEVKIT_PYTHON"
 
 DEVKIT: Final = "nuscenes-devkit"
 FRAMES: Final = 200
-ATTRIBUTES: Final = 8
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,9 @@ def random_boxes(frames: int, seed: int = 0) -> tuple[BoxTable, BoxTable]:
         velocity=moving,
         score=np.ones(count),
         num_points=random.integers(0, 20, count),
-        attribute=np.where(random.random(count) < 0.1, NO_ATTRIBUTE, random.integers(0, ATTRIBUTES, count)),
+        attribute=np.where(
+            random.random(count) < 0.1, NO_ATTRIBUTE, random.integers(0, len(ATTRIBUTES), count)
+        ),
     )
     picked = np.flatnonzero(random.random(count) < 0.8)
     picked = np.concatenate((picked, random.choice(picked, len(picked) // 5)))
@@ -105,7 +106,7 @@ def random_boxes(frames: int, seed: int = 0) -> tuple[BoxTable, BoxTable]:
         velocity=np.nan_to_num(found.velocity) + random.normal(0, 1, (len(picked), 2)),
         score=random.permutation(len(picked)) / len(picked),
         num_points=np.full(len(picked), -1, np.int64),
-        attribute=random.integers(0, ATTRIBUTES, len(picked)),
+        attribute=random.integers(0, len(ATTRIBUTES), len(picked)),
     )
     return truth, predicted
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kestrel.classes import DETECTION_CLASSES
+from kestrel.classes import ATTRIBUTES, DETECTION_CLASSES, NO_ATTRIBUTE
 from kestrel.types import Boxes3D, Float64Array, Int64Array
 
 CLASS_RANGE_M: Final[Mapping[str, float]] = {
@@ -44,7 +44,20 @@ UNDEFINED: Final = {
 }
 """Errors that a class has not: a cone looks the same from all sides and neither of them moves."""
 HALF_TURN_CLASSES: Final = ("barrier",)
-NO_ATTRIBUTE: Final = -1
+
+MOVING_MPS: Final = 0.2
+"""Speed above which a box without an attribute is taken for one that moves."""
+
+ATTRIBUTES_BY_SPEED: Final[Mapping[str, tuple[str, str]]] = {
+    **dict.fromkeys(
+        ("car", "truck", "construction_vehicle", "trailer"), ("vehicle.parked", "vehicle.moving")
+    ),
+    "bus": ("vehicle.stopped", "vehicle.moving"),
+    "motorcycle": ("cycle.without_rider", "cycle.with_rider"),
+    "bicycle": ("cycle.without_rider", "cycle.with_rider"),
+    "pedestrian": ("pedestrian.standing", "pedestrian.moving"),
+}
+"""Attribute of what stands and of what moves, as mmdetection3d names them for networks that do not."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class BoxTable:
 
     sample: (N,) int64 number of the frame. label: (N,) int64. center: (N, 3), size: (N, 3) length, width,
     height, yaw: (N,), velocity: (N, 2) NaN where unknown, score: (N,), all float64.
-    num_points: (N,) int64, -1 where not counted. attribute: (N,) int64, NO_ATTRIBUTE for none.
+    num_points: (N,) int64, -1 where not counted. attribute: (N,) int64 index into classes.ATTRIBUTES.
     """
 
     sample: Int64Array
@@ -88,7 +101,7 @@ class BoxTable:
             for name in ("center", "size", "yaw", "velocity", "score"):
                 columns[name].append(getattr(boxes, name)[keep].astype(np.float64))
             columns["num_points"].append(none if boxes.num_points is None else boxes.num_points[keep])
-            columns["attribute"].append(none)
+            columns["attribute"].append(none if boxes.attribute is None else boxes.attribute[keep])
         if not frames:
             return cls.empty()
         return cls(**{name: np.concatenate(parts) for name, parts in columns.items()})
@@ -99,15 +112,16 @@ class BoxTable:
         none, real = np.zeros(0, np.int64), np.zeros(0)
         return cls(none, none, np.zeros((0, 3)), np.zeros((0, 3)), real, np.zeros((0, 2)), real, none, none)
 
-
-def take_boxes(boxes: Boxes3D, keep: NDArray[np.bool_]) -> Boxes3D:
-    """Return the boxes where ``keep`` is true."""
-    chosen = ("center", "size", "yaw", "velocity", "label", "score", "track_id", "num_points")
-    columns: dict[str, Any] = {name: getattr(boxes, name) for name in chosen}
-    kept: dict[str, Any] = {
-        name: None if column is None else column[keep] for name, column in columns.items()
-    }
-    return replace(boxes, **kept)
+    def with_attributes(self, class_names: Sequence[str] = DETECTION_CLASSES) -> Self:
+        """Return the boxes; those without an attribute have what their class and speed suggest."""
+        pairs = [ATTRIBUTES_BY_SPEED.get(name) for name in class_names]
+        index = [
+            [NO_ATTRIBUTE] * 2 if pair is None else [ATTRIBUTES.index(name) for name in pair]
+            for pair in pairs
+        ]
+        moves = np.hypot(*self.velocity.T) > MOVING_MPS  # nothing where the velocity is not known
+        guess = np.array(index, np.int64).reshape(-1, 2)[self.label, moves.astype(np.int64)]
+        return replace(self, attribute=np.where(self.attribute == NO_ATTRIBUTE, guess, self.attribute))
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,13 @@ EDGES_M: Final = (0.0, 10.0, 20.0, 30.0, 50.0)
 """Distances from the vehicle at which a range ends and the next begins; no box further away counts."""
 
 RANGES: Final = tuple(f"{near:.0f}-{far:.0f} m" for near, far in pairwise(EDGES_M))
-ERROR_NAMES: Final = {"mATE": "translation", "mASE": "scale", "mAOE": "orientation", "mAVE": "velocity"}
-"""The fifth error of nuScenes, of attributes, is 1 wherever nobody names attributes, and not listed."""
+ERROR_NAMES: Final = {
+    "mATE": "translation",
+    "mASE": "scale",
+    "mAOE": "orientation",
+    "mAVE": "velocity",
+    "mAAE": "attribute",
+}
 
 Values = dict[str, float]
 
@@ -156,7 +161,7 @@ def range_precision(
 def _tables(frames: Sequence[ScoredFrame]) -> tuple[detection.BoxTable, detection.BoxTable]:
     return (
         detection.BoxTable.from_frames([frame.truth for frame in frames]),
-        detection.BoxTable.from_frames([frame.found for frame in frames]),
+        detection.BoxTable.from_frames([frame.found for frame in frames]).with_attributes(),
     )
 
 

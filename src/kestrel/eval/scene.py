@@ -23,7 +23,6 @@ from kestrel.data.sensor_messages import (
     image_from_message,
 )
 from kestrel.errors import InputError, KestrelError, describe
-from kestrel.eval.detection import take_boxes
 from kestrel.eval.recording import BASE_FRAME, Recording, read_recording
 from kestrel.eval.timing import latencies_ms
 from kestrel.types import BevMap, Boxes3D, Calibration, Float32Array, Float64Array, UInt8Array
@@ -249,7 +248,7 @@ def _known(truth: Boxes3D | None) -> Boxes3D | None:
     """Return the truth without the regions of which it knows nothing."""
     if truth is None or DONT_CARE not in truth.class_names:
         return truth
-    return take_boxes(truth, truth.label != truth.class_names.index(DONT_CARE))
+    return truth.chosen(truth.label != truth.class_names.index(DONT_CARE))
 
 
 def _finite(boxes: Boxes3D | None) -> Boxes3D | None:
@@ -257,7 +256,7 @@ def _finite(boxes: Boxes3D | None) -> Boxes3D | None:
     if boxes is None:
         return None
     numbers = np.concatenate((boxes.center, boxes.size, boxes.yaw[:, None]), 1)
-    return take_boxes(boxes, np.logical_and.reduce(np.isfinite(numbers), axis=1))
+    return boxes.chosen(np.logical_and.reduce(np.isfinite(numbers), axis=1))
 
 
 def _away(stamps: list[int], stamp: int) -> float:

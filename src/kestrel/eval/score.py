@@ -87,7 +87,7 @@ def detection_values(truth: Answers, predicted: Answers) -> Values:
 def _allowed(found: Boxes3D | None, truth: Boxes3D) -> Boxes3D:
     """Return the predictions of a frame outside the regions of which the truth knows nothing."""
     if found is None:
-        return detection.take_boxes(truth, np.zeros(len(truth), bool))
+        return truth.chosen(np.zeros(len(truth), bool))
     if DONT_CARE not in truth.class_names or len(found) == 0:
         return found
     keep = np.ones(len(found), bool)
@@ -97,7 +97,7 @@ def _allowed(found: Boxes3D | None, truth: Boxes3D) -> Boxes3D:
         along, across = offset @ (cos, sin), offset @ (-sin, cos)
         inside = (np.abs(along) <= truth.size[index, 0] / 2) & (np.abs(across) <= truth.size[index, 1] / 2)
         keep &= ~inside
-    return detection.take_boxes(found, keep)
+    return found.chosen(keep)
 
 
 def point_values(truth: Answers, predicted: Answers) -> Values:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from kestrel.ops.axis_sampling import sample_axes
 from kestrel.ops.backend import dispatch_level
 from kestrel.ops.bev_pool import LiftSplatIndex, bev_cells, bev_pool, lift_splat
+from kestrel.ops.box_points import box_points
 from kestrel.ops.classification import most_likely
 from kestrel.ops.kernel_map import (
     CoordinateSet,
@@ -34,6 +35,7 @@ __all__ = [
     "Voxels",
     "bev_cells",
     "bev_pool",
+    "box_points",
     "centred_offsets",
     "circle_nms",
     "coordinate_set",

@@ -11,7 +11,6 @@ from typing import Final
 import numpy as np
 
 from kestrel.classes import DETECTION_COLOURS, MAP_COLOURS, POINT_COLOURS
-from kestrel.eval.detection import take_boxes
 from kestrel.eval.scene import CameraView, Frame
 from kestrel.show import birdseye, draw
 from kestrel.show.camera import annotate
@@ -31,7 +30,7 @@ def shown_boxes(boxes: Boxes3D | None) -> Boxes3D | None:
     """Return the boxes that are sure enough for a picture."""
     if boxes is None:
         return None
-    return take_boxes(boxes, boxes.score >= SHOWN_SCORE)
+    return boxes.chosen(boxes.score >= SHOWN_SCORE)
 
 
 def overview(frame: Frame, title: str) -> UInt8Array:

@@ -70,7 +70,7 @@ class ActorState:
     """Where one actor is at one moment, in ``map``.
 
     position: foot of the box (x, y, z). yaw: about z. velocity: (vx, vy) m/s. phase: index into Actor.meshes.
-    lights: lamps.Lights that are on.
+    lights: lamps.Lights that are on. parked: it stands with nobody at the wheel.
     """
 
     track_id: int
@@ -79,6 +79,7 @@ class ActorState:
     velocity: tuple[float, float]
     phase: int = 0
     lights: int = 0
+    parked: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,16 @@ from typing import Final
 
 import numpy as np
 
-from kestrel.classes import DETECTION_CLASSES
-from kestrel.sim.scene import EgoState, World
-from kestrel.sim.semantics import DETECTION_CLASS
+from kestrel.classes import ATTRIBUTES, DETECTION_CLASSES, NO_ATTRIBUTE
+from kestrel.sim.scene import ActorState, EgoState, World
+from kestrel.sim.semantics import DETECTION_CLASS, Semantic
 from kestrel.types import BevMap, Boxes3D, UInt16Array
 
 OBJECT_RANGE_M: Final = 70.0
 """Objects farther than this from the vehicle are not in the truth."""
+
+MOVING_MPS: Final = 0.2
+"""What is faster moves."""
 
 MAP_CELLS: Final = 200
 MAP_RESOLUTION_M: Final = 0.5
@@ -48,6 +51,9 @@ def object_boxes(world: World, ego: EgoState, time_s: float, stamp_ns: int, inst
     velocity = (velocity @ base_from_map[:3, :3].T)[:, :2]
     track = np.array([state.track_id for state in states], np.int64)
     label = np.array([DETECTION_CLASSES.index(DETECTION_CLASS[actor.semantic]) for actor in actors], np.int64)
+    attribute = np.array(
+        [_attribute(actor.semantic, state) for actor, state in zip(actors, states, strict=True)], np.int64
+    )
     near = np.hypot(centre[:, 0], centre[:, 1]) <= OBJECT_RANGE_M
     counts = np.bincount(instance, minlength=int(track.max(initial=0)) + 1)
     return Boxes3D(
@@ -62,7 +68,26 @@ def object_boxes(world: World, ego: EgoState, time_s: float, stamp_ns: int, inst
         stamp_ns=stamp_ns,
         track_id=track[near],
         num_points=counts[track[near]].astype(np.int64),
+        attribute=attribute[near],
     )
+
+
+def _attribute(semantic: Semantic, state: ActorState) -> int:
+    """Return what nuScenes says of an actor beside its class: an index into ATTRIBUTES, or NO_ATTRIBUTE."""
+    moves = np.hypot(*state.velocity) > MOVING_MPS
+    if semantic in (Semantic.BARRIER, Semantic.TRAFFIC_CONE):
+        return NO_ATTRIBUTE
+    if semantic == Semantic.PEDESTRIAN:
+        name = "pedestrian.moving" if moves else "pedestrian.standing"
+    elif semantic in (Semantic.BICYCLIST, Semantic.MOTORCYCLIST):
+        name = "cycle.with_rider"
+    elif semantic in (Semantic.BICYCLE, Semantic.MOTORCYCLE):
+        name = "cycle.without_rider"
+    elif moves:
+        name = "vehicle.moving"
+    else:
+        name = "vehicle.parked" if state.parked else "vehicle.stopped"
+    return ATTRIBUTES.index(name)
 
 
 def map_layers(world: World, ego: EgoState, stamp_ns: int) -> BevMap:

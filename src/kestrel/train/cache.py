@@ -30,6 +30,9 @@ REACH_M: Final = 65.0
 JPEG_QUALITY: Final = 90
 DONE: Final = "drive.json"
 
+FORMAT: Final = 3
+"""Of key frames, in ``drive.json``: 2 undoes the motion within a sweep, 3 has attributes."""
+
 UNREADABLE: Final = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 """What numpy raises where a file is not there, cut off or another one."""
 
@@ -43,9 +46,9 @@ class CachedFrame:
     points: (P, 3) int16 in POSITION_STEP_M; intensity: (P,) uint8 of 255; sweep: (P,) uint8, 0 is the newest.
     ages: (S,) float32 seconds between a sweep and the current one. label: (P0,) uint8 class of the points of
     sweep 0, which come first. boxes: (N, 9) float32 x, y, z, length, width, height, yaw, vx, vy; box_label,
-    box_points: (N,) int64. map_bits: packed (layers, 200, 200) truth. pictures: one JPEG after the other, cut
-    at picture_ends (M,); semantics: the same for PNG label images. matrices: (M, 3, 3) and base_from_camera:
-    (M, 4, 4) of the cameras.
+    box_points, box_attribute: (N,) int64. map_bits: packed (layers, 200, 200) truth. pictures: one JPEG after
+    the other, cut at picture_ends (M,); semantics: the same for PNG label images. matrices: (M, 3, 3) and
+    base_from_camera: (M, 4, 4) of the cameras.
     """
 
     points: NDArray[np.int16]
@@ -56,6 +59,7 @@ class CachedFrame:
     boxes: Float32Array
     box_label: Int64Array
     box_points: Int64Array
+    box_attribute: Int64Array
     map_bits: UInt8Array
     pictures: UInt8Array
     picture_ends: Int64Array
@@ -227,12 +231,13 @@ def key_frames(drive: Path) -> list[Path]:
     """Return the key frames of a complete drive.
 
     Raises:
-        InputError: their sweeps hold the vehicle's motion, as those of earlier versions do.
+        InputError: they are of an earlier version.
     """
     files = sorted(drive.glob("frame_*.npz"))
-    if files and not json.loads((drive / DONE).read_text()).get("deskewed"):
-        expected = "deskewed sweeps; `kestrel train prepare` makes the drive again"
-        raise InputError(describe(str(drive), expected=expected, found="a drive of an earlier version"))
+    found = json.loads((drive / DONE).read_text()).get("format") if files else FORMAT
+    if found != FORMAT:
+        expected = f"key frames of format {FORMAT}; `kestrel train prepare` makes the drive again"
+        raise InputError(describe(str(drive), expected=expected, found=f"format {found}"))
     return files
 
 

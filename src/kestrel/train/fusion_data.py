@@ -34,6 +34,9 @@ The boxes come from the LiDAR, of which there are many more drives without pictu
 PASTS: Final = (0.2, 0.4, 0.4)
 """How often the pictures of a sample look back on none, one and two earlier ones."""
 
+ALL_SWEEPS: Final = 0.6
+"""Share of the frames that have all sweeps; of the others any number was lost."""
+
 PASTED_INTO: Final = 0.5
 """Share of the frames of the LiDAR alone into which objects of another frame are set."""
 
@@ -67,7 +70,7 @@ class FrameSource:
         """Return a random frame with a random set of sensors, augmented."""
         cameras, lidar = self._sensors(generator)
         sweeps = int(torch.randint(self.config.sweeps + 1, (1,), generator=generator))
-        sweeps = self.config.sweeps if uniform(0, 1, generator) < 0.25 else sweeps
+        sweeps = self.config.sweeps if uniform(0, 1, generator) < ALL_SWEEPS else sweeps
         sample = self._load(self._index(generator), cameras, sweeps, draw_past(generator))
         if not lidar and len(sample.pictures):
             sample = replace(sample, points=sample.points[:0], has_lidar=False)

@@ -192,6 +192,7 @@ def _truth(cached: cache.CachedFrame) -> Boxes3D:
         frame_id="base_link",
         stamp_ns=10**9,
         num_points=cached.box_points,
+        attribute=cached.box_attribute,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kestrel.classes import EVENTS
+from kestrel.classes import EVENTS, NO_ATTRIBUTE
 from kestrel.errors import InputError, SetupError, describe
 from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.sim.drive import simulate
@@ -65,9 +65,9 @@ class Selection:
     def said(self) -> dict[str, float | bool]:
         """What ``drive.json`` says of it.
 
-        frame_hz; of its key frames the seconds from sweep to sweep, and that motion within a sweep is undone.
+        frame_hz; of its key frames the seconds from sweep to sweep and their format.
         """
-        sweep = {"sweep_s": SWEEP_STEP / SWEEP_HZ, "deskewed": True} if self.frame_every else {}
+        sweep = {"sweep_s": SWEEP_STEP / SWEEP_HZ, "format": cache.FORMAT} if self.frame_every else {}
         return {"frame_hz": self.frame_hz, **sweep}
 
     @property
@@ -243,6 +243,7 @@ def _frame(sweeps: tuple[LidarSample, ...], pictures: list[CameraSample]) -> cac
         boxes=np.concatenate((boxes.center, boxes.size, boxes.yaw[:, None], boxes.velocity), 1),
         box_label=boxes.label,
         box_points=boxes.num_points if boxes.num_points is not None else np.full(len(boxes), -1),
+        box_attribute=boxes.attribute if boxes.attribute is not None else np.full(len(boxes), NO_ATTRIBUTE),
         map_bits=np.packbits(now.bev_map.probability > 0.5),
         pictures=jpeg,
         picture_ends=jpeg_ends,

@@ -92,10 +92,12 @@ class TownWorld:
         exists = motion.exists[k] & motion.exists[k + 1]
         moving = zip(
             motion.actor[exists].tolist(), position[exists].tolist(), yaw[exists].tolist(),
-            velocity[exists].tolist(), phase[exists].tolist(), lights[exists].tolist(), strict=True,
+            velocity[exists].tolist(), phase[exists].tolist(), lights[exists].tolist(),
+            motion.parked[exists].tolist(), strict=True,
         )  # fmt: skip
         return self._standing + [
-            ActorState(i, (p[0], p[1], p[2]), y, (v[0], v[1]), pose, lit) for i, p, y, v, pose, lit in moving
+            ActorState(i, (p[0], p[1], p[2]), y, (v[0], v[1]), pose, lit, parked)
+            for i, p, y, v, pose, lit, parked in moving
         ]
 
     def signals(self, time_s: float) -> UInt8Array:

@@ -40,7 +40,8 @@ class Cast:
         """Add an actor that stays where it is. place: (2,)."""
         actor = self.add(model)
         state = ActorState(
-            actor.track_id, (float(place[0]), float(place[1]), z), float(yaw), (0.0, 0.0), phase
+            *(actor.track_id, (float(place[0]), float(place[1]), z), float(yaw), (0.0, 0.0), phase),
+            parked=True,
         )
         self.standing.append(state)
         return actor
