@@ -246,9 +246,9 @@ int64_t circle_nms(Address centers, Address labels, Address squared, int64_t cou
 }
 
 void box_points(Address points, int64_t count, Address regions, int64_t region_count, int slots, double slot_s,
-                int64_t limit, Address rows, Address found) {
+                int64_t limit, Address rows, Address found, int threads) {
   kestrel::box_points({at<float>(points), count, at<float>(regions), region_count, slots, slot_s, limit,
-                       at<int64_t>(rows), at<int64_t>(found)});
+                       at<int64_t>(rows), at<int64_t>(found), threads});
 }
 
 }  // namespace

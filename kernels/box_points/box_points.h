@@ -17,6 +17,7 @@ struct BoxPoints {
   int64_t limit;         // rows for each region and slot
   int64_t* rows;         // (region_count, slots, limit), -1 where there is none
   int64_t* found;        // (region_count, slots) how many there are, also beyond the limit
+  int threads;
 };
 
 void box_points(const BoxPoints& request);

@@ -68,8 +68,8 @@ class Table {
   template <class Visit>
   void visit(const float* point, const Visit& with) const {
     const double u = (point[0] - x_) * scale_, v = (point[1] - y_) * scale_;
-    if (!(u >= 0 && u < side && v >= 0 && v < side)) return;
-    const int cell = static_cast<int>(u) * side + static_cast<int>(v);
+    if (!(u >= 0 && u <= side && v >= 0 && v <= side)) return;
+    const int cell = std::min(static_cast<int>(u), side - 1) * side + std::min(static_cast<int>(v), side - 1);
     for (int64_t i = start_[cell]; i < start_[cell + 1]; ++i) with(list_[i]);
   }
 
@@ -102,26 +102,32 @@ void box_points(const BoxPoints& request) {
   struct Hit {
     int64_t group, row;
   };
-  std::vector<Hit> hits;
-  for (int64_t i = 0; i < request.count; ++i) {
-    const float* point = request.points + point_columns * i;
-    table.visit(point, [&](int region) {
-      if (!regions[region].holds(point)) return;
-      const double slot = std::nearbyint(point[4] / request.slot_s);
-      const int64_t group = int64_t{region} * request.slots +
-                            static_cast<int64_t>(std::clamp(slot, 0.0, request.slots - 1.0));
-      ++request.found[group];
-      hits.push_back({group, i});
-    });
+  // Parts of the points in their order, so that their hits are, too.
+  std::vector<std::vector<Hit>> parts(std::max(1, request.threads));
+  const int64_t count = static_cast<int64_t>(parts.size());
+#pragma omp parallel for num_threads(request.threads) schedule(static)
+  for (int64_t part = 0; part < count; ++part) {
+    for (int64_t i = part * request.count / count; i < (part + 1) * request.count / count; ++i) {
+      const float* point = request.points + point_columns * i;
+      table.visit(point, [&](int region) {
+        if (!regions[region].holds(point)) return;
+        const double slot = std::nearbyint(point[4] / request.slot_s);
+        const int64_t which = static_cast<int64_t>(std::clamp(slot, 0.0, request.slots - 1.0));
+        parts[part].push_back({int64_t{region} * request.slots + which, i});
+      });
+    }
   }
+  for (const std::vector<Hit>& part : parts)
+    for (const Hit& hit : part) ++request.found[hit.group];
   // Of too many every so many-th stays.
   std::vector<int64_t> rank(groups);
-  for (const Hit& hit : hits) {
-    const int64_t count = request.found[hit.group], mine = rank[hit.group]++;
-    const int64_t place = count > request.limit ? mine * request.limit / count : mine;
-    int64_t& row = request.rows[hit.group * request.limit + place];
-    if (row < 0) row = hit.row;
-  }
+  for (const std::vector<Hit>& part : parts)
+    for (const Hit& hit : part) {
+      const int64_t there = request.found[hit.group], mine = rank[hit.group]++;
+      const int64_t place = there > request.limit ? mine * request.limit / there : mine;
+      int64_t& row = request.rows[hit.group * request.limit + place];
+      if (row < 0) row = hit.row;
+    }
 }
 
 }  // namespace kestrel

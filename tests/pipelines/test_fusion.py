@@ -15,7 +15,7 @@ from kestrel.errors import InputError, ModelError
 from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionConfig, FusionOutput
 from kestrel.pipelines import FusionDetector
-from kestrel.pipelines.box_decoder import boxes_from_regression, decode_boxes, without_neighbours
+from kestrel.pipelines.box_decoder import boxes_from_regression, first_boxes, without_neighbours
 from kestrel.pipelines.fusion import camera_rays, stack_sweeps
 from kestrel.types import SensorFrame
 from tests.pipelines.conftest import make_calibration, make_frame, make_image
@@ -227,7 +227,7 @@ def test_objects_side_by_side_in_neighbouring_cells_are_both_found() -> None:
     heatmap[0, bicycle, 75:78, 67:70] = torch.tensor([[0.1, 0.4, 0.0], [0.5, 2.0, 1.5], [0.2, 0.3, 0.1]])
     output = FusionOutput(heatmap, torch.zeros(1, 1, 128, 128), heatmap, None, ())
     stand_in = cast(KestrelFusion, SimpleNamespace(config=config, regression=regression))
-    found = decode_boxes(output, stand_in, 0.1)
+    found = first_boxes(output, stand_in, 0.1)
     assert found.label.tolist() == [bicycle, bicycle]
     torch.testing.assert_close(found.values[found.values[:, 1].argsort()], boxes, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.score, torch.tensor([2.0, 1.5]).sigmoid())

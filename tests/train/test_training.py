@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from kestrel.errors import InputError
+from kestrel.models.kestrel_fusion_motion import BoxMotion
 from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines import Augmenter, FusionDetector, PointSegmenter, VideoUnderstanding
-from kestrel.train import augment, fusion, seg, video
+from kestrel.train import augment, fusion, fusion_motion, seg, video
+from kestrel.train.fusion_motion import Surroundings
 from kestrel.train.loop import Endless, Plan
 from kestrel.weights import load
 
@@ -45,7 +47,29 @@ def test_training_runs_exports_and_resumes(
     assert (tmp_path / name / "curves.png").stat().st_size > 5000
 
 
-def test_fusion_trains_in_three_stages_and_resumes_in_the_last(data: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def boxes_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a network finds, there are a car that stands and one that moves."""
+    around, there = (
+        torch.rand(2, 3, BoxMotion.POINTS, 5),
+        torch.ones(2, 3, BoxMotion.POINTS, dtype=torch.bool),
+    )
+    found = Surroundings(
+        around.half(),
+        there,
+        count=torch.full((2, 3), 99.0),
+        size=torch.ones(2, 3),
+        told=torch.zeros(2, 2),
+        truth=torch.tensor([[0.0, 0], [5, 0]]),
+        reverse=torch.tensor([False, True]),
+        label=torch.tensor([0, 0]),
+    )
+    monkeypatch.setattr(fusion_motion, "surroundings", lambda *_: found)
+
+
+def test_fusion_trains_in_four_stages_and_resumes_in_the_last(
+    data: Path, tmp_path: Path, boxes_found: None
+) -> None:
     def last_checkpoint(folder: str) -> int:
         return (tmp_path / folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
 
@@ -53,21 +77,35 @@ def test_fusion_trains_in_three_stages_and_resumes_in_the_last(data: Path, tmp_p
         manifest = load(tmp_path / folder / "kestrel-fusion.safetensors")[1]
         return str(manifest.training["started_from"]["sha256"])
 
-    plans = fusion.Plans(MUON, MUON, MUON)
+    plans = fusion.Plans(MUON, MUON, MUON, PLAN)
     weights = fusion.train(data, tmp_path, plans, FusionConfig(), resume=False, start="kestrel-fusion")
     FusionDetector(weights)
     assert sha256_of_start("fusion-cameras") == load("kestrel-fusion")[1].sha256
-    for stage, before in (("fusion-lidar", "fusion-cameras"), ("fusion", "fusion-lidar")):
+    for stage, before in (
+        ("fusion-lidar", "fusion-cameras"),
+        ("fusion-sensors", "fusion-lidar"),
+        ("fusion", "fusion-sensors"),
+    ):
         assert sha256_of_start(stage) == load(tmp_path / before / "kestrel-fusion.safetensors")[1].sha256
-    done = [last_checkpoint(folder) for folder in ("fusion-cameras", "fusion-lidar")]
+    done = [last_checkpoint(folder) for folder in ("fusion-cameras", "fusion-lidar", "fusion-sensors")]
     longer = replace(MUON, steps=3)
-    fusion.train(data, tmp_path, fusion.Plans(longer, longer, longer), FusionConfig(), resume=True)
-    assert [last_checkpoint(folder) for folder in ("fusion-cameras", "fusion-lidar")] == done
+    fusion.train(
+        data,
+        tmp_path,
+        fusion.Plans(longer, longer, longer, replace(PLAN, steps=3)),
+        FusionConfig(),
+        resume=True,
+    )
+    assert [
+        last_checkpoint(folder) for folder in ("fusion-cameras", "fusion-lidar", "fusion-sensors")
+    ] == done
     assert last_step(tmp_path / "fusion") == 3
 
 
-def test_the_camera_stage_changes_the_camera_branch_alone(data: Path, tmp_path: Path) -> None:
-    plans = fusion.Plans(MUON, MUON, MUON)
+def test_the_camera_stage_changes_the_camera_branch_alone(
+    data: Path, tmp_path: Path, boxes_found: None
+) -> None:
+    plans = fusion.Plans(MUON, MUON, MUON, PLAN)
     fusion.train(data, tmp_path, plans, FusionConfig(), resume=False, start="kestrel-fusion")
     stage = load(tmp_path / "fusion-cameras" / "kestrel-fusion.safetensors")[0]
     before = load("kestrel-fusion")[0]
@@ -75,10 +113,17 @@ def test_the_camera_stage_changes_the_camera_branch_alone(data: Path, tmp_path: 
     assert changed == {"camera"}
     lidar = load(tmp_path / "fusion-lidar" / "kestrel-fusion.safetensors")[0]
     assert all(torch.equal(lidar[key], stage[key]) for key in stage if key.startswith("camera."))
+    norms = [key for key in stage if key.endswith(("running_mean", "running_var"))]
+    changed = {key.split(".")[0] for key in norms if not torch.equal(lidar[key], stage[key])}
+    assert "pillars" in changed
+    assert not changed & {"view", "camera"}
+    sensors = load(tmp_path / "fusion-sensors" / "kestrel-fusion.safetensors")[0]
+    assert all(torch.equal(sensors[key], lidar[key]) for key in norms)
 
 
+@pytest.mark.usefixtures("boxes_found")
 def test_fusion_trains_without_the_shift_and_says_so(data: Path, tmp_path: Path) -> None:
-    plans = fusion.Plans(MUON, MUON, MUON)
+    plans = fusion.Plans(MUON, MUON, MUON, PLAN)
     weights = fusion.train(data, tmp_path, plans, FusionConfig(hop_s=0), resume=False)
     assert load(weights)[1].config["hop_s"] == 0
     assert FusionDetector(weights).network.camera.no_past(1) == ()

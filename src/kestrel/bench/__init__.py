@@ -15,6 +15,7 @@ from kestrel.report import Figure
 BENCHMARKS: Final[dict[str, str]] = {
     "bev-pool": "kestrel.bench.bev:bev_pooling",
     "bevfusion-official": "kestrel.bench.bevfusion:official",
+    "box-points": "kestrel.bench.box_points:surroundings",
     "detection-metric": "kestrel.bench.detection_metric:detection_metric",
     "fusion": "kestrel.bench.fusion:fusion",
     "kestrel-seg": "kestrel.bench.segmentation:kestrel_seg",

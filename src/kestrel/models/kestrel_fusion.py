@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from kestrel.models.kestrel_fusion_camera import CameraEncoder, ViewTransform
 from kestrel.models.kestrel_fusion_heads import BoxRegression, MapHead
+from kestrel.models.kestrel_fusion_motion import BoxMotion
 from kestrel.models.kestrel_fusion_types import FusionConfig, FusionInput, FusionOutput
 from kestrel.models.mobilenetv2 import State
 from kestrel.nn.conv import conv_block
@@ -63,6 +64,7 @@ class KestrelFusion(nn.Module):
         self.heatmap = nn.Sequential(conv_block(bev, bev), nn.Conv2d(bev, config.num_classes, 1))
         nn.init.constant_(self.heatmap[1].bias, -4.0)  # type: ignore[arg-type]
         self.regression = BoxRegression(bev, config.num_classes)
+        self.motion = BoxMotion(config)
         self.map_head = MapHead(config)
 
     def forward(self, inputs: FusionInput) -> FusionOutput:

@@ -22,8 +22,8 @@ class BoxRegression(nn.Module):
     sine and cosine are the mean of both, which is no direction at all. So the axis, which is the yaw without
     its sense, is answered as well: by sine and cosine of twice the yaw.
 
-    The velocity is one for all classes: how points move from sweep to sweep does not depend on the class, and
-    of most classes few objects move.
+    The velocity, a first estimate that BoxMotion corrects, is one for all classes: how points move from sweep
+    to sweep does not depend on the class, and of most classes few objects move.
     """
 
     OUTPUTS = 12

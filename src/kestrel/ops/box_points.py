@@ -56,7 +56,7 @@ def _box_points(
     call(
         NATIVE.box_points,
         *(points, len(points), regions, len(regions)),
-        *(slots, slot_s, limit, rows, found),
+        *(slots, slot_s, limit, rows, found, torch.get_num_threads()),
     )
     return rows, found
 

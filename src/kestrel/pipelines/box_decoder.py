@@ -9,18 +9,21 @@ side by side have their middles in neighbouring cells, of which one is no peak.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kestrel.classes import DETECTION_CLASSES
 from kestrel.models.kestrel_fusion import KestrelFusion
-from kestrel.models.kestrel_fusion_types import FusionOutput
+from kestrel.models.kestrel_fusion_types import FusionInput, FusionOutput
 from kestrel.ops import circle_nms
 
 CANDIDATES = 1000
 """Cells of the heatmap that are looked at."""
+
+LOOKED_AT = 200
+"""Boxes of which velocity and sense are corrected by their points, the best ones: it takes time."""
 
 MIN_DISTANCE_M = {
     "car": 2.0,
@@ -49,17 +52,36 @@ class DecodedBoxes:
     score: Tensor
 
 
-def decode_boxes(output: FusionOutput, network: KestrelFusion, score_threshold: float) -> DecodedBoxes:
-    """Return the boxes of the first frame of ``output``, best first."""
+def decode_boxes(
+    output: FusionOutput, inputs: FusionInput, network: KestrelFusion, score_threshold: float
+) -> DecodedBoxes:
+    """Return the boxes of the first frame, best first.
+
+    Args:
+        output: what the network answered.
+        inputs: to these inputs.
+        network: the network.
+        score_threshold: boxes below it are left out.
+    """
+    boxes = first_boxes(output, network, score_threshold)
+    points = inputs.points if len(inputs.has_lidar) == 1 else inputs.points[inputs.point_batch == 0]
+    best = network.motion(points, boxes.values[:LOOKED_AT], boxes.label[:LOOKED_AT])
+    return replace(boxes, values=torch.cat((best, boxes.values[LOOKED_AT:])))
+
+
+def first_boxes(
+    output: FusionOutput, network: KestrelFusion, score_threshold: float, frame: int = 0
+) -> DecodedBoxes:
+    """Return the boxes of a frame, best first, with the first estimates of velocity and sense."""
     config = network.config
-    heat = output.heatmap[0].sigmoid()
+    heat = output.heatmap[frame].sigmoid()
     rows, columns = heat.shape[1:]
     flat = (heat.flatten() >= max(score_threshold, 1e-6)).nonzero()[:, 0]
     score, best = heat.flatten()[flat].topk(min(CANDIDATES, len(flat)))
     flat = flat[best]
     label = flat.div(rows * columns, rounding_mode="floor")
     cell = torch.stack((flat % (rows * columns) // columns, flat % columns), 1)
-    raw = network.regression(output.features, torch.zeros_like(label), cell, label).float()
+    raw = network.regression(output.features, torch.full_like(label, frame), cell, label).float()
     values = boxes_from_regression(raw, cell, config.cell_size, config.extent)
     chosen = without_neighbours(values, label, score)
     return DecodedBoxes(values[chosen], label[chosen], score[chosen])

@@ -141,19 +141,22 @@ class FusionDetector:
             ModelError: the network's answer is not finite.
         """
         with torch.inference_mode():
-            output = self.engine(stage("inputs", lambda: self.inputs(frame)), stage)
-            answer = stage("post-processing", lambda: self._answer(output, frame))
+            inputs = stage("inputs", lambda: self.inputs(frame))
+            output = self.engine(inputs, stage)
+            answer = stage("post-processing", lambda: self._answer(output, inputs, frame))
             # Only now: what is not finite must not come back with the next pictures.
             stage("memory", lambda: self._memory.keep(_pictures(frame), output.state))
             return answer
 
-    def _answer(self, output: FusionOutput, frame: SensorFrame) -> tuple[Boxes3D, BevMap]:
+    def _answer(
+        self, output: FusionOutput, inputs: FusionInput, frame: SensorFrame
+    ) -> tuple[Boxes3D, BevMap]:
         check_finite("Kestrel-Fusion heatmap", output.heatmap)
         check_finite("Kestrel-Fusion map", output.map_logits)
-        return self._boxes(output, frame), self._map(output, frame)
+        return self._boxes(output, inputs, frame), self._map(output, frame)
 
-    def _boxes(self, output: FusionOutput, frame: SensorFrame) -> Boxes3D:
-        box = decode_boxes(output, self.network, self.score_threshold)
+    def _boxes(self, output: FusionOutput, inputs: FusionInput, frame: SensorFrame) -> Boxes3D:
+        box = decode_boxes(output, inputs, self.network, self.score_threshold)
         check_finite("Kestrel-Fusion boxes", box.values)
         values = box.values.float().numpy()
         return Boxes3D(

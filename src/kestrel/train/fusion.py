@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training of Kestrel-Fusion: its camera branch, then the LiDAR alone, then all sensors."""
+"""Training of Kestrel-Fusion: its camera branch, then the LiDAR alone, all sensors, and velocities."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig, FusionOutput
-from kestrel.pipelines.box_decoder import decode_boxes
+from kestrel.pipelines.box_decoder import first_boxes
 from kestrel.pipelines.fusion import CLASSES
 from kestrel.pipelines.runtime import fast_arithmetic
 from kestrel.train import cache, fusion_cameras
@@ -24,27 +24,31 @@ from kestrel.train.fusion_cameras import CameraTask, PictureSource
 from kestrel.train.fusion_cut import cut_config
 from kestrel.train.fusion_data import FrameSource
 from kestrel.train.fusion_loss import fusion_loss
+from kestrel.train.fusion_motion import MotionSource, MotionTask, Surroundings, collect
 from kestrel.train.fusion_sample import FusionBatch, collate
 from kestrel.train.loop import Plan, Task, fit, mean_loss, scaled
 
 
 @dataclass(frozen=True)
 class Plans:
-    """How long and how the three stages are trained; each starts from the weights of the one before it."""
+    """How long and how the four stages are trained; each starts from the weights of the one before it."""
 
     cameras: Plan
     lidar: Plan
     all_sensors: Plan
+    motion: Plan
 
     def scaled(self, steps: int | None, seed: int) -> Plans:
         """Return plans of another length, all the same, and with another seed."""
-        return Plans(*(scaled(plan, steps, seed) for plan in (self.cameras, self.lidar, self.all_sensors)))
+        stages = self.cameras, self.lidar, self.all_sensors, self.motion
+        return Plans(*(scaled(plan, steps, seed) for plan in stages))
 
 
 PLANS = Plans(
     cameras=Plan(steps=1700, batch_size=2, lr=2e-3, validate_every=850, threads=2, optimizer="muon"),
     lidar=Plan(steps=4000, batch_size=6, lr=2e-3, validate_every=1000, threads=2, optimizer="muon"),
     all_sensors=Plan(steps=1000, batch_size=2, lr=1e-3, validate_every=500, threads=2, optimizer="muon"),
+    motion=Plan(steps=8000, batch_size=1, lr=2e-3, validate_every=2000, threads=2),
 )
 
 
@@ -54,7 +58,10 @@ MAP_THRESHOLDS = torch.arange(0.35, 0.66, 0.05)
 class FusionTask(Task[KestrelFusion]):
     """All heads at once; judged, on whole frames, by the mean of box AP and map IoU.
 
-    cuts: whether the batches hold quarters of frames.
+    What layers normalise by is learned from the LiDAR alone, as it is most of the time. Of a batch in which
+    one of two frames lacks its LiDAR it would be of neither.
+
+    cuts: whether the batches hold quarters of frames, of the LiDAR alone.
     """
 
     name = "kestrel-fusion"
@@ -62,6 +69,7 @@ class FusionTask(Task[KestrelFusion]):
 
     def __init__(self, plan: Plan, config: FusionConfig, *, cuts: bool = False) -> None:
         super().__init__(KestrelFusion(cut_config(config) if cuts else config), plan)
+        self.cuts = cuts
         if cuts:
             whole = KestrelFusion(config).requires_grad_(False).eval()
             whole.load_state_dict(self.network.state_dict())
@@ -75,6 +83,8 @@ class FusionTask(Task[KestrelFusion]):
 
     def training_step(self, batch: FusionBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
+        # Without pictures the view transform would get used to seeing nothing at all.
+        (self.network.view if self.cuts else self.network).eval()
         with fast_arithmetic():
             output = self.network(batch.inputs_of(self.network))
         parts = fusion_loss(output, batch, self.network)
@@ -86,7 +96,7 @@ class FusionTask(Task[KestrelFusion]):
         with fast_arithmetic():
             output: FusionOutput = self.averaged(batch.inputs_of(self.averaged))
         sample = batch.samples[0]
-        boxes = decode_boxes(output, self.averaged, 0.05)
+        boxes = first_boxes(output, self.averaged, 0.05)
         self.detection.add(boxes, sample.boxes, sample.box_label, sample.box_points)
         probability = output.map_logits[0].sigmoid()
         for number, threshold in enumerate(MAP_THRESHOLDS):
@@ -114,8 +124,9 @@ def train(
     """Train Kestrel-Fusion on all training splits that have LiDAR; return the exported weights.
 
     The camera branch learns from the pictures alone what is how far away, the rest from quarters of frames of
-    the LiDAR alone; then all sensors are trained together, on whole frames. Each stage has its own folder
-    below ``out``; resuming skips those that are over.
+    the LiDAR alone; then all sensors are trained together, on whole frames; last what tells velocities, from
+    the boxes that this network finds. Each stage has its own folder below ``out``; resuming skips those that
+    are over.
 
     Args:
         data: folder of the splits; for training and for validation one each suffices.
@@ -143,10 +154,17 @@ def train(
     def all_sensors(purpose: str) -> FrameSource:
         return FrameSource(files[purpose], config, with_cameras=True)
 
+    def found_boxes(purpose: str) -> MotionSource:
+        frames = FrameSource(files[purpose], config, with_cameras=False)
+        return collect(motion.network, frames, plans.motion, augmented=purpose == "train")
+
+    motion = MotionTask(plans.motion, config)
+
     stages: list[tuple[Task[KestrelFusion], str, Callable[[str], Any], Any]] = [
         (CameraTask(plans.cameras, config), "fusion-cameras", pictures, fusion_cameras.collate),
         (FusionTask(plans.lidar, config, cuts=True), "fusion-lidar", lidar, collate),
-        (FusionTask(plans.all_sensors, config), "fusion", all_sensors, collate),
+        (FusionTask(plans.all_sensors, config), "fusion-sensors", all_sensors, collate),
+        (motion, "fusion", found_boxes, Surroundings.joined),
     ]
     if not resume:  # or, interrupted, this run would go on with the later stages of an earlier one
         for _, folder, _, _ in stages:
