@@ -59,6 +59,21 @@ def test_velocity_of_the_network_is_used_from_the_first_frame_on() -> None:
     assert ids(unaware, boxes(0.1, (5, 0))) == [1]
 
 
+def test_velocities_that_were_seen_count_and_guesses_do_not() -> None:
+    true, errors = np.array([1.2, 0.5]), {}
+    for seen in (True, False):
+        tracker, random = Tracker(), np.random.default_rng(1)
+        errors[seen] = 0.0
+        for step in range(30):
+            place = 0.1 * step * true + random.normal(0, 0.5, 2)
+            found = boxes(0.1 * step, (place[0], place[1]), velocity=true + random.normal(0, 0.5, 2))
+            tracked = tracker.step(found, np.eye(4), velocities_seen=seen)
+            errors[seen] += float(np.hypot(*(tracked.velocity[0] - true))) / 30
+    assert errors[True] < 0.3 < 0.6 < errors[False]
+    unknown = tracker.step(boxes(3.0, (3.6, 1.5)), np.eye(4), velocities_seen=True)
+    assert np.isfinite(unknown.velocity).all()
+
+
 def test_velocity_and_heading_come_from_the_motion_while_the_vehicle_turns_and_drives() -> None:
     tracker, random = Tracker(position_std_m=0.2), np.random.default_rng(0)
     for step in range(20):

@@ -83,6 +83,14 @@ class _Track:
         self.covariance = covariance - gain[:, :, None] * covariance[:, :1]
         self.seen_ns = stamp_ns
 
+    def measure(self, velocity: Float64Array, variance: float) -> None:
+        """Take the velocity that the box of the last update was seen to have."""
+        gain = self.covariance[:, :, 1] / (self.covariance[:, 1:, 1] + variance)
+        off = self.axes @ (velocity - self.velocity)
+        self.place = self.place + (gain[:, 0] * off) @ self.axes
+        self.velocity = self.velocity + (gain[:, 1] * off) @ self.axes
+        self.covariance = self.covariance - gain[:, :, None] * self.covariance[:, 1:]
+
     @property
     def has_course(self) -> bool:
         speed = float(np.hypot(*self.velocity))
@@ -95,11 +103,15 @@ class Tracker:
     Args:
         memory_s: how long a track lives without a box.
         position_std_m: standard deviation of the centre of a box, along each axis.
+        velocity_std_mps: of the velocity of a box, where it was seen.
     """
 
-    def __init__(self, *, memory_s: float = 0.6, position_std_m: float = 0.5) -> None:
+    def __init__(
+        self, *, memory_s: float = 0.6, position_std_m: float = 0.5, velocity_std_mps: float = 0.5
+    ) -> None:
         self._memory_ns = int(memory_s * 1e9)
         self._variance = position_std_m**2
+        self._velocity_variance = velocity_std_mps**2
         self._tracks: list[_Track] = []
         self._next = 0
 
@@ -112,7 +124,9 @@ class Tracker:
         """Forget all tracks; ids are not used again."""
         self._tracks = []
 
-    def step(self, boxes: Boxes3D, fixed_from_boxes: Float64Array) -> Boxes3D:
+    def step(
+        self, boxes: Boxes3D, fixed_from_boxes: Float64Array, *, velocities_seen: bool = False
+    ) -> Boxes3D:
         """Return ``boxes`` with track ids; each box continues a track or begins one.
 
         From the second box of a track on, the velocity is the track's, and a box that heads off the course of
@@ -121,20 +135,24 @@ class Tracker:
         Args:
             boxes: of one frame, not older than that of the last call.
             fixed_from_boxes: (4, 4) into a frame that stands still, at the stamp of the boxes.
+            velocities_seen: whether the boxes' velocities come of several sweeps. Or else they are guesses, of
+                use until a second box tells.
         """
         stamp = boxes.stamp_ns
         self._tracks = [track for track in self._tracks if 0 <= stamp - track.seen_ns <= self._memory_ns]
         places = (boxes.center @ fixed_from_boxes[:3, :3].T + fixed_from_boxes[:3, 3])[:, :2]
         names = [boxes.class_names[label] for label in boxes.label]
+        velocities = boxes.velocity @ fixed_from_boxes[:2, :2].T
         tracks: list[_Track | None] = [None] * len(boxes)
         for box, track in self._matches(places, names, stamp):
             track.update(places[box], stamp, self._variance)
+            if velocities_seen and np.isfinite(velocities[box]).all():
+                track.measure(velocities[box], self._velocity_variance)
             tracks[box] = track
         velocity, yaw = _motion(boxes, tracks, fixed_from_boxes)
         for box in (box for box, track in enumerate(tracks) if track is None):
-            seen = boxes.velocity[box] @ fixed_from_boxes[:2, :2].T
             ahead = np.array([np.cos(boxes.yaw[box]), np.sin(boxes.yaw[box])]) @ fixed_from_boxes[:2, :2].T
-            tracks[box] = self._begin(names[box], places[box], seen, ahead, stamp)
+            tracks[box] = self._begin(names[box], places[box], velocities[box], ahead, stamp)
         ids = np.array([track.number for track in tracks if track is not None], np.int64)
         return replace(boxes, track_id=ids, velocity=velocity, yaw=yaw)
 

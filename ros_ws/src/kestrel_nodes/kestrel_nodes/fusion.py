@@ -219,7 +219,7 @@ class FusionNode(KestrelNode[FusionParameters]):
             frame = self._build(collected, earlier)
             output_from_base = self._output_from_base(frame.stamp_ns)
             boxes, bev_map = self.detector.detect(frame)
-            boxes = self._tracked(self.selection(boxes))
+            boxes = self._tracked(self.selection(boxes), velocities_seen=bool(frame.sweeps))
             self._publish(frame, boxes, bev_map, output_from_base)
             self._publish_pictures(frame, boxes, bev_map)
         except Exception as error:
@@ -227,7 +227,7 @@ class FusionNode(KestrelNode[FusionParameters]):
             raise
         self.fusion_health.count_answers(collected, frame)
 
-    def _tracked(self, boxes: Boxes3D) -> Boxes3D:
+    def _tracked(self, boxes: Boxes3D, *, velocities_seen: bool) -> Boxes3D:
         """Return ``boxes`` with ids and motion, seen in the frame that stands still.
 
         Without odometry they are matched in the frame of the vehicle, whose motion is not theirs: they get
@@ -243,7 +243,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         if fixed != self.tracks_in:
             self.tracker.reset()
             self.tracks_in = fixed
-        tracked = self.tracker.step(boxes, fixed_from_base)
+        tracked = self.tracker.step(boxes, fixed_from_base, velocities_seen=velocities_seen)
         self.health["output"].set("tracks", f"{self.tracker.alive} in {fixed}")
         return tracked if fixed == self.params.odom_frame else replace(boxes, track_id=tracked.track_id)
 
