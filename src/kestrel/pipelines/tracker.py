@@ -135,8 +135,8 @@ class Tracker:
         Args:
             boxes: of one frame, not older than that of the last call.
             fixed_from_boxes: (4, 4) into a frame that stands still, at the stamp of the boxes.
-            velocities_seen: whether the boxes' velocities come of several sweeps. Or else they are guesses, of
-                use until a second box tells.
+            velocities_seen: whether the boxes' velocities come of several sweeps. Or else they are guesses,
+                of use until a second box tells.
         """
         stamp = boxes.stamp_ns
         self._tracks = [track for track in self._tracks if 0 <= stamp - track.seen_ns <= self._memory_ns]

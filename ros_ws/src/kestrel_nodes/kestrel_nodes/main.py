@@ -48,6 +48,10 @@ def run(make_node: Callable[[], ManagedNode[Any]], arguments: list[str] | None =
     executor = SingleThreadedExecutor()
     stop.wake = executor.wake
     node = make_node()
+    # Only now: it brings torch.
+    from kestrel.pipelines.runtime import keep_what_is_loaded
+
+    keep_what_is_loaded()
     executor.add_node(node)
     while not stop.requested and rclpy.ok():
         node.guard.call(lambda: executor.spin_once(timeout_sec=SPIN_TIMEOUT_S), node.health["life cycle"])
