@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from kestrel.engine.folded import fold
-from kestrel.models.swin import PatchMerging, SwinTransformer
+from kestrel.models.swin import SwinTransformer
+from kestrel.nn.patch_merging import PatchMerging
 from kestrel.nn.shifted_windows import ShiftedWindows
 
 
@@ -53,6 +54,19 @@ def test_merged_channels_are_ordered_channel_row_column() -> None:
     merging.reduction = torch.nn.Identity()  # type: ignore[assignment]
     x = torch.arange(8.0).view(1, 2, 2, 2)
     assert merging(x).flatten().tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def test_merging_place_by_place_answers_the_same() -> None:
+    torch.manual_seed(0)
+    merging = PatchMerging(5).requires_grad_(False)
+    for weight in merging.norm.parameters():
+        torch.nn.init.normal_(weight)
+    x = torch.randn(2, 5, 6, 5)
+    before, weight = merging(x), merging.reduction.weight.clone()
+    for _ in range(2):  # once only
+        merging.order_by_place()
+        assert not torch.equal(merging.reduction.weight, weight)
+        torch.testing.assert_close(merging(x), before)
 
 
 def test_an_engine_answers_as_the_network() -> None:

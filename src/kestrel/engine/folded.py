@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights, fuse_
 
 from kestrel.engine.packed import ACTIVATIONS, PackedLayer, has_packed_layers
 from kestrel.nn.axis_sampler import AxisSampler
+from kestrel.nn.patch_merging import PatchMerging
 from kestrel.nn.shifted_windows import ShiftedWindows
 from kestrel.ops.axis_sampling import sample_axes
 from kestrel.ops.backend import NATIVE
@@ -196,6 +197,8 @@ def fold(
             part.sample = sample_axes
         if isinstance(part, ShiftedWindows):
             part.attend = window_attention
+        if isinstance(part, PatchMerging):
+            part.order_by_place()
         rounded = any(f"{path}.".startswith(f"{name}." if name else "") for name in int8)
         _replace_layers(part, winograd=winograd, packed=dtype if packed else None, int8=rounded)
     for part in copied.modules():

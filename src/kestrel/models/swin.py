@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kestrel.nn.patch_merging import PatchMerging
 from kestrel.nn.shifted_windows import ShiftedWindows
 
 
@@ -43,26 +44,6 @@ class SwinBlock(nn.Module):
         """(B, H, W, C) to the same shape."""
         x = x + self.attn(self.norm1(x))
         out: Tensor = x + self.ffn(self.norm2(x))
-        return out
-
-
-class PatchMerging(nn.Module):
-    """Join 2 x 2 neighbours and project them to twice the channels.
-
-    The order of the joined channels is c * 4 + 2 * row + column, unlike in the original Swin weights.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(4 * channels)
-        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H / 2, W / 2, 2 C), odd sizes padded with zeros."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        batch, height, width, channels = x.shape
-        x = x.view(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 5, 2, 4)
-        out: Tensor = self.reduction(self.norm(x.flatten(3)))
         return out
 
 
