@@ -10,6 +10,8 @@ fuser which cells any camera sees and whether there is LiDAR. Calibration enters
 The camera branch sees a stream: its blocks mix in channels that they kept of the picture one hop earlier
 (online TSM, Lin et al. 2019, section 4.2). What moves in a picture moves across the line of sight, so two
 more channels tell the fuser in which direction from the vehicle each cell lies.
+
+Boxes that are found are looked at once more for their motion (kestrel_fusion_motion).
 """
 
 from __future__ import annotations

@@ -69,19 +69,17 @@ def decode_boxes(
     return replace(boxes, values=torch.cat((best, boxes.values[LOOKED_AT:])))
 
 
-def first_boxes(
-    output: FusionOutput, network: KestrelFusion, score_threshold: float, frame: int = 0
-) -> DecodedBoxes:
-    """Return the boxes of a frame, best first, with the first estimates of velocity and sense."""
+def first_boxes(output: FusionOutput, network: KestrelFusion, score_threshold: float) -> DecodedBoxes:
+    """Return the boxes of the first frame, best first, with the first estimates of velocity and sense."""
     config = network.config
-    heat = output.heatmap[frame].sigmoid()
+    heat = output.heatmap[0].sigmoid()
     rows, columns = heat.shape[1:]
     flat = (heat.flatten() >= max(score_threshold, 1e-6)).nonzero()[:, 0]
     score, best = heat.flatten()[flat].topk(min(CANDIDATES, len(flat)))
     flat = flat[best]
     label = flat.div(rows * columns, rounding_mode="floor")
     cell = torch.stack((flat % (rows * columns) // columns, flat % columns), 1)
-    raw = network.regression(output.features, torch.full_like(label, frame), cell, label).float()
+    raw = network.regression(output.features, torch.zeros_like(label), cell, label).float()
     values = boxes_from_regression(raw, cell, config.cell_size, config.extent)
     chosen = without_neighbours(values, label, score)
     return DecodedBoxes(values[chosen], label[chosen], score[chosen])
