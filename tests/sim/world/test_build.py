@@ -11,7 +11,7 @@ import pytest
 
 from kestrel.errors import ConfigError
 from kestrel.sim.scene import Mesh
-from kestrel.sim.semantics import DETECTION_CLASS, Semantic
+from kestrel.sim.semantics import DETECTION_CLASS, MOTOR_VEHICLES, Semantic
 from kestrel.sim.world import TownWorld, build_world
 from tests.sim.world.conftest import DRIVES, SECONDS
 
@@ -82,6 +82,18 @@ def test_boxes_enclose_their_meshes_tightly(worlds: list[TownWorld]) -> None:
             expected = np.array([(-length / 2, -width / 2, 0.0), (length / 2, width / 2, height)])
             assert np.allclose((vertices.min(0), vertices.max(0)), expected, atol=1e-3)
             assert {int(s) for mesh in actor.meshes for s in mesh.semantic} == {int(actor.semantic)}
+
+
+def test_vehicles_at_the_kerb_are_parked_and_those_in_traffic_are_not(worlds: list[TownWorld]) -> None:
+    times = np.linspace(0, SECONDS, 7)
+    for (scene, *_), world in zip(DRIVES, worlds, strict=True):
+        motor = [key for key, actor in world.actors.items() if actor.semantic in MOTOR_VEHICLES]
+        states = [state for time in times for state in world.actor_states(float(time))]
+        fast = {state.track_id for state in states if np.hypot(*state.velocity) > 0.2}
+        parked = {state.track_id for state in states if state.parked} & set(motor)
+        assert len(parked) > (0 if scene == "highway" else 10)
+        assert len(parked & fast) <= 1  # one may move off into the way of the ego vehicle
+        assert len(set(motor) & fast - parked) > 5
 
 
 def test_a_negative_seed_is_refused() -> None:
