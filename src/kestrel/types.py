@@ -178,6 +178,8 @@ class SensorFrame:
     sweeps: earlier sweeps, newest first, already moved into ``frame_id`` at ``stamp_ns`` (ego motion
         removed); their ``stamp_ns`` stays that of their measurement.
     images, calibrations: by camera name; both have the same keys.
+    fixed_from_reference: (4, 4) float64 pose of ``frame_id`` at ``stamp_ns`` in a frame that stands still, as
+        odometry tells it; None where nobody knows.
     """
 
     stamp_ns: int
@@ -186,8 +188,11 @@ class SensorFrame:
     images: Mapping[str, Image]
     calibrations: Mapping[str, Calibration]
     sweeps: tuple[PointCloud, ...] = ()
+    fixed_from_reference: Float64Array | None = None
 
     def __post_init__(self) -> None:
+        if self.fixed_from_reference is not None:
+            check_rigid("fixed_from_reference", self.fixed_from_reference)
         if self.images.keys() != self.calibrations.keys():
             raise InputError(
                 describe("calibrations", expected=sorted(self.images), found=sorted(self.calibrations))

@@ -17,7 +17,7 @@ from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionConfig, F
 from kestrel.pipelines import FusionDetector
 from kestrel.pipelines.box_decoder import boxes_from_regression, first_boxes, without_neighbours
 from kestrel.pipelines.fusion import camera_rays, stack_sweeps
-from kestrel.types import SensorFrame
+from kestrel.types import Float32Array, SensorFrame
 from tests.pipelines.conftest import make_calibration, make_frame, make_image
 
 
@@ -126,6 +126,45 @@ def test_without_a_hop_every_picture_stands_alone() -> None:
     assert camera.remember(EarlierPictures(torch.rand(1, 2, 3, 128, 352), torch.ones(1, 2) > 0)) == ()
 
 
+def seen_at(frame: SensorFrame, x: float, by_ns: int) -> SensorFrame:
+    """Return the frame later, and seen by a vehicle whose place is known."""
+    pose = np.eye(4)
+    pose[0, 3] = x
+    return replace(moved_on(frame, by_ns), fixed_from_reference=pose)
+
+
+def test_the_map_is_that_of_all_frames_that_know_where_the_vehicle_was() -> None:
+    detector = FusionDetector.untrained(seed=1, score_threshold=0.0)
+    detector.network.map_head.answer.weight.mul_(20)  # type: ignore[operator]
+    before, frame = make_frame(cameras=0), moved_on(make_frame(cameras=0), 500_000_000)
+    assert before.cloud is not None
+    before = replace(before, cloud=replace(before.cloud, points=-before.cloud.points.clip(max=0)), sweeps=())
+
+    def answer(*frames: SensorFrame) -> Float32Array:
+        detector.reset()
+        return [detector.detect(each)[1].probability for each in frames][-1]
+
+    alone = answer(frame)
+    still, moved = (seen_at(frame, x, 0) for x in (0.0, 4.0))
+    first = seen_at(before, 0.0, 0)
+    np.testing.assert_allclose(answer(still), alone, atol=1e-3)
+    assert np.abs(answer(first, still) - alone).max() > 0.02
+    assert np.abs(answer(first, still) - answer(first, moved)).max() > 0.02
+    assert (answer(first, frame) == alone).all(), "where nobody knows the place each frame stands alone"
+    detector.map_memory = False
+    assert (answer(first, still) == alone).all()
+
+
+def test_what_the_training_of_maps_sees_is_what_the_map_is_made_from() -> None:
+    one, other = (FusionDetector.untrained(seed=1, score_threshold=0.0) for _ in range(2))
+    for step in range(3):
+        frame = seen_at(make_frame(), 3.0 * step, 500_000_000 * step)
+        evidence, found = one.map_evidence(frame), other.detect(frame)[1].probability
+    assert evidence.shape == (2 * len(MAP_LAYERS) + 2, 200, 200)
+    # Untrained, the last step changes nothing of what it is told.
+    np.testing.assert_allclose(evidence[len(MAP_LAYERS) : -2].sigmoid().numpy(), found, atol=1e-5)
+
+
 def test_the_score_threshold_drops_boxes() -> None:
     assert len(FusionDetector.untrained(seed=1, score_threshold=0.999).detect(make_frame())[0]) == 0
 
@@ -144,6 +183,18 @@ def test_non_finite_output_is_a_model_error() -> None:
         broken.detect(make_frame())
     later = moved_on(make_frame(), 500_000_000)
     assert all((each == 0).all() for each in broken.inputs(later).past), "nothing of it is remembered"
+
+
+def test_a_broken_map_does_not_come_back_with_the_next() -> None:
+    detector = FusionDetector.untrained(engine="eager")
+    bias = detector.network.map_head.answer.bias
+    assert bias is not None
+    detector.detect(seen_at(make_frame(), 0, 0))
+    bias.fill_(torch.nan)
+    with pytest.raises(ModelError, match="map"):
+        detector.detect(seen_at(make_frame(), 1, 100_000_000))
+    bias.fill_(0)
+    assert np.isfinite(detector.detect(seen_at(make_frame(), 2, 200_000_000))[1].probability).all()
 
 
 def test_rays_meet_the_ground_where_the_pixel_looks() -> None:

@@ -35,6 +35,7 @@ class FixedDetector:
     sweeps = 2
     sweep_s = 0.0
     remove_close_m = 0.0
+    map_memory = True
     precision = "float32"
     classes, layers = DETECTION_CLASSES, MAP_LAYERS
     manifest = None

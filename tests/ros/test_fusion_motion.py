@@ -39,6 +39,10 @@ def test_earlier_sweeps_are_moved_to_where_the_vehicle_is_now(graph: Graph) -> N
         expected = now.inv().apply(in_odom - (3, 0, 0))
         np.testing.assert_allclose(sweep.points[:, :3], expected, atol=1e-4)
     assert rig.frames[0].sweeps == ()
+    pose = rig.frames[-1].fixed_from_reference
+    np.testing.assert_allclose(pose[:3, 3], (3, 0, 0), atol=1e-6)
+    np.testing.assert_allclose(pose[:3, :3], now.as_matrix(), atol=1e-4)
+    graph.await_status("fusion: output", lambda s: s.values.get("map") == "of all frames", "maps of all")
 
 
 def test_earlier_sweeps_lie_as_far_apart_as_the_network_wants_and_each_is_decoded_once(
@@ -123,6 +127,8 @@ def test_without_odometry_single_sweeps_are_used_and_that_is_said(graph: Graph) 
         rig.sense(at_ms)
         rig.answer(at_ms)
     assert rig.frames[1].sweeps == ()
+    assert rig.frames[1].fixed_from_reference is None
+    graph.await_status("fusion: output", lambda s: s.values.get("map") == "of its frame alone", "said")
     text = "earlier sweeps are left out: transform odom <- base_link"
     graph.await_status("fusion: calibration", lambda s: s.level == WARN and text in s.message, "WARN")
 

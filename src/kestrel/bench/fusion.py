@@ -60,6 +60,11 @@ class TextbookEngine:
 
         return network.run(inputs, index, network.pillars, network.camera, view, network.bird)
 
+    def refined_map(self, evidence: Tensor) -> Tensor:
+        """Return what the network's map_refiner does."""
+        logits: Tensor = self.network.map_refiner(evidence)
+        return logits
+
 
 def fusion(int8: Path | None = None) -> dict[str, Figure]:
     """Six 704x256 JPEGs and a 32-beam sweep with its earlier ones in, boxes and map messages out.

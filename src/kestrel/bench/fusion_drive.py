@@ -140,7 +140,15 @@ class FrameReader:
         messages = self.drive.frames[number]
         images = stage("decode pictures", lambda: self._pictures(messages))
         cloud, *earlier = stage("decode and move sweeps", lambda: self._sweeps(number))
-        return SensorFrame(messages.stamp_ns, BASE, cloud, images, self.drive.calibrations, tuple(earlier))
+        return SensorFrame(
+            messages.stamp_ns,
+            BASE,
+            cloud,
+            images,
+            self.drive.calibrations,
+            tuple(earlier),
+            self.drive.odom_from_base[messages.stamp_ns],
+        )
 
     def _pictures(self, messages: FrameMessages) -> dict[str, Image]:
         return {name: image_from_message(deserialize(raw, IMAGE)) for name, raw in messages.images.items()}

@@ -11,7 +11,8 @@ The camera branch sees a stream: its blocks mix in channels that they kept of th
 (online TSM, Lin et al. 2019, section 4.2). What moves in a picture moves across the line of sight, so two
 more channels tell the fuser in which direction from the vehicle each cell lies.
 
-Boxes that are found are looked at once more for their motion (kestrel_fusion_motion).
+Boxes that are found are looked at once more for their motion (kestrel_fusion_motion), the map beside what
+earlier frames said of its cells (kestrel_fusion_map).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch.nn import functional as F
 
 from kestrel.models.kestrel_fusion_camera import CameraEncoder, ViewTransform
 from kestrel.models.kestrel_fusion_heads import BoxRegression, MapHead
+from kestrel.models.kestrel_fusion_map import MapRefiner
 from kestrel.models.kestrel_fusion_motion import BoxMotion
 from kestrel.models.kestrel_fusion_types import FusionConfig, FusionInput, FusionOutput
 from kestrel.models.mobilenetv2 import State
@@ -68,6 +70,7 @@ class KestrelFusion(nn.Module):
         self.regression = BoxRegression(bev, config.num_classes)
         self.motion = BoxMotion(config)
         self.map_head = MapHead(config)
+        self.map_refiner = MapRefiner(config)
 
     def forward(self, inputs: FusionInput) -> FusionOutput:
         """Run the network on a batch of frames; every frame may have other sensors."""

@@ -94,8 +94,8 @@ class FusionOutput:
     """Raw answers of the network.
 
     heatmap: (B, classes, X, Y) logits. features: (B, C, X, Y) from which boxes are regressed.
-    map_logits: (B, layers, Xm, Ym). depth: (M, D, h, w) logits, or None without pictures. state: what the
-    camera branch kept, (M, c, h, w) for each block that mixes.
+    map_logits: (B, layers, Xm, Ym), of these frames alone. depth: (M, D, h, w) logits, or None without
+    pictures. state: what the camera branch kept, (M, c, h, w) for each block that mixes.
     """
 
     heatmap: Tensor

@@ -143,6 +143,9 @@ class BEVFusionDetector:
     remove_close_m = CLOSE_M
     """Points of earlier sweeps this close to their sensor, along both axes, are of the vehicle itself."""
 
+    map_memory = False
+    """Maps are of their frame alone."""
+
     def reset(self) -> None:
         """Do nothing: each frame stands alone."""
 

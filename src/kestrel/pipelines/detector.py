@@ -26,8 +26,9 @@ class Detector(Protocol):
 
     manifest: of the weights, None for random ones. sweeps: earlier sweeps that it makes use of, sweep_s:
     seconds from one to the next, 0: as they come. remove_close_m: points of earlier sweeps this close to
-    their sensor, along both axes, are to be left out. precision: what its convolutions multiply. classes,
-    layers: what it answers; empty where it knows only the other.
+    their sensor, along both axes, are to be left out. precision: what its convolutions multiply. map_memory:
+    whether maps are of all frames that know where the vehicle was. classes, layers: what it answers; empty
+    where it knows only the other.
     """
 
     @property
@@ -44,6 +45,10 @@ class Detector(Protocol):
 
     @property
     def precision(self) -> str:
+        """See above."""
+
+    @property
+    def map_memory(self) -> bool:
         """See above."""
 
     @property
@@ -93,15 +98,27 @@ def load_detector(
     engine: EngineName = "auto",
     int8: str | Path | None = None,
     precision: Precision = "auto",
+    *,
+    map_memory: bool = True,
 ) -> Detector:
     """Return Kestrel-Fusion or a converted BEVFusion; arguments as for FusionDetector and BEVFusionDetector.
+
+    A BEVFusion has no memory of maps.
 
     Raises:
         ModelError: the weights cannot be used.
         ConfigError: engine int8 for a BEVFusion, or not as FusionDetector wants it.
     """
     if read_manifest(weights).network != BEVFusion.__name__:
-        return FusionDetector(weights, score_threshold, threads, engine, int8=int8, precision=precision)
+        return FusionDetector(
+            weights,
+            score_threshold,
+            threads,
+            engine,
+            int8=int8,
+            precision=precision,
+            map_memory=map_memory,
+        )
     if engine == "int8" or int8 is not None:
         raise ConfigError(describe("network for engine int8", expected="KestrelFusion", found="BEVFusion"))
     return BEVFusionDetector(weights, score_threshold, threads, engine, precision)

@@ -20,6 +20,7 @@ from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig, FusionInput, FusionOutput
 from kestrel.pipelines.box_decoder import decode_boxes
 from kestrel.pipelines.fusion_engine import FusionEngine, Stage, run_stage
+from kestrel.pipelines.map_memory import MapMemory
 from kestrel.pipelines.picture_memory import PictureMemory
 from kestrel.pipelines.runtime import (
     Precision,
@@ -39,7 +40,8 @@ CLASSES = DETECTION_CLASSES + MAP_LAYERS
 class FusionDetector:
     """Detects objects and segments the map from any cameras and LiDAR.
 
-    Pictures look back on those that the same cameras took one hop earlier, where there were such.
+    Pictures look back on those that the same cameras took one hop earlier, where there were such. The map is
+    that of all frames since the last ``reset``, as far as frames know where the vehicle was.
 
     Args:
         weights: name of shipped weights or path of a .safetensors file.
@@ -49,6 +51,7 @@ class FusionDetector:
         int8: folder of quantized models (`kestrel calibrate`), with the engine of that name alone.
         precision: of the dense parts; "auto" is bfloat16 or else int8 where the CPU multiplies it in
             hardware. In int8 are the 3x3 convolutions of the engine "folded", if it is taken, and no others.
+        map_memory: whether the map is that of all frames and not of each by itself.
 
     Raises:
         ModelError: the weights, or the quantized models with these weights, cannot be used.
@@ -64,6 +67,8 @@ class FusionDetector:
         engine: EngineName = "auto",
         int8: str | Path | None = None,
         precision: Precision = "auto",
+        *,
+        map_memory: bool = True,
     ) -> None:
         if (engine == "int8") != (int8 is not None):
             expected = "a folder of int8 models with the engine int8, and with no other"
@@ -71,7 +76,7 @@ class FusionDetector:
         set_threads(threads)
         network, manifest = load_network(KestrelFusion, weights, CLASSES)
         models = None if int8 is None else Int8Models.open(int8, manifest.sha256)
-        self._start(network, manifest, score_threshold, engine, models, precision)
+        self._start(network, manifest, score_threshold, engine, models, precision, map_memory=map_memory)
 
     @classmethod
     def untrained(
@@ -83,8 +88,19 @@ class FusionDetector:
         precision: Precision = "auto",
     ) -> FusionDetector:
         """Return the same network, or one of another config, with random weights."""
-        pipeline = cls.__new__(cls)
         network = untrained_network(partial(KestrelFusion, config), seed)
+        return cls.of(network, score_threshold, engine, precision)
+
+    @classmethod
+    def of(
+        cls,
+        network: KestrelFusion,
+        score_threshold: float = 0.1,
+        engine: EngineName = "folded",
+        precision: Precision = "auto",
+    ) -> FusionDetector:
+        """Return a detector with this network, which is in evaluation mode."""
+        pipeline = cls.__new__(cls)
         pipeline._start(network, None, score_threshold, engine, precision=precision)
         return pipeline
 
@@ -96,6 +112,8 @@ class FusionDetector:
         engine: EngineName,
         int8: Int8Models | None = None,
         precision: Precision = "auto",
+        *,
+        map_memory: bool = True,
     ) -> None:
         self.network = network
         self.precision = chosen_precision(precision, ["bfloat16", "int8"])
@@ -112,6 +130,9 @@ class FusionDetector:
         self.layers = MAP_LAYERS
         self._rays: dict[bytes, tuple[Tensor, Tensor]] = {}
         self._memory = PictureMemory(network.config.hop_s, network.camera.no_past(1))
+        config = network.config
+        self._map_memory = MapMemory(config.num_layers, config.map_extent, config.map_resolution)
+        self.map_memory = map_memory
 
     remove_close_m = 0.0
     """Earlier sweeps are taken as they are."""
@@ -127,8 +148,9 @@ class FusionDetector:
         return self.network.config.sweep_s
 
     def reset(self) -> None:
-        """Forget earlier pictures."""
+        """Forget earlier frames."""
         self._memory.clear()
+        self._map_memory.clear()
 
     def detect(self, frame: SensorFrame, stage: Stage = run_stage) -> tuple[Boxes3D, BevMap]:
         """Return what is around the vehicle, in ``frame.frame_id`` at ``frame.stamp_ns``.
@@ -143,19 +165,27 @@ class FusionDetector:
         with torch.inference_mode():
             inputs = stage("inputs", lambda: self.inputs(frame))
             output = self.engine(inputs, stage)
-            answer = stage("post-processing", lambda: self._answer(output, inputs, frame))
+            boxes = stage("post-processing", lambda: self._boxes(output, inputs, frame))
+            evidence = stage("map memory", lambda: self._evidence(output, frame))
+            bev_map = stage("map", lambda: self._map(evidence, frame))
             # Only now: what is not finite must not come back with the next pictures.
             stage("memory", lambda: self._memory.keep(_pictures(frame), output.state))
-            return answer
+            return boxes, bev_map
 
-    def _answer(
-        self, output: FusionOutput, inputs: FusionInput, frame: SensorFrame
-    ) -> tuple[Boxes3D, BevMap]:
-        check_finite("Kestrel-Fusion heatmap", output.heatmap)
-        check_finite("Kestrel-Fusion map", output.map_logits)
-        return self._boxes(output, inputs, frame), self._map(output, frame)
+    def map_evidence(self, frame: SensorFrame) -> Tensor:
+        """Return what the map is made from, (2 * layers + 2, X, Y) as of MapMemory.look, without boxes.
+
+        Raises:
+            InputError, ModelError: as ``detect`` does.
+        """
+        with torch.inference_mode():
+            output = self.engine(self.inputs(frame))
+            evidence = self._evidence(output, frame)
+            self._memory.keep(_pictures(frame), output.state)
+            return evidence[0]
 
     def _boxes(self, output: FusionOutput, inputs: FusionInput, frame: SensorFrame) -> Boxes3D:
+        check_finite("Kestrel-Fusion heatmap", output.heatmap)
         box = decode_boxes(output, inputs, self.network, self.score_threshold)
         check_finite("Kestrel-Fusion boxes", box.values)
         values = box.values.float().numpy()
@@ -171,10 +201,22 @@ class FusionDetector:
             stamp_ns=frame.stamp_ns,
         )
 
-    def _map(self, output: FusionOutput, frame: SensorFrame) -> BevMap:
+    def _evidence(self, output: FusionOutput, frame: SensorFrame) -> Tensor:
+        """Return what this frame and those before it say of the cells of its map, (1, ..., X, Y)."""
+        check_finite("Kestrel-Fusion map", output.map_logits)
+        return self._map_memory.look(
+            output.map_logits[0],
+            has_lidar=frame.cloud is not None,
+            stamp_ns=frame.stamp_ns,
+            fixed_from_base=frame.fixed_from_reference if self.map_memory else None,
+        )[None]
+
+    def _map(self, evidence: Tensor, frame: SensorFrame) -> BevMap:
         config = self.network.config
+        logits = self.engine.refined_map(evidence)
+        check_finite("Kestrel-Fusion map of all frames", logits)
         return BevMap(
-            probability=output.map_logits[0].sigmoid().numpy(),
+            probability=logits[0].sigmoid().numpy(),
             layer_names=self.layers,
             lower=(-config.map_extent, -config.map_extent),
             resolution=config.map_resolution,

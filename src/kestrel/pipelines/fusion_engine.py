@@ -20,7 +20,8 @@ ResultT = TypeVar("ResultT")
 
 CAMERA: Final = "camera"
 BIRD: Final = "bird"
-"""Names of the two parts that run in engines, as quantized models are called."""
+MAP: Final = "map"
+"""Names of the parts that run in engines, as quantized models are called."""
 
 
 INT8_PARTS: Final = tuple(f"network.{part}" for part in ("decoder", "shared", "heatmap", "map_head"))
@@ -70,6 +71,7 @@ class FusionEngine:
         self._pillars = network.pillars.folded()
         self._camera: Engine | None = None
         self._bird: Engine | None = None
+        self._map: Engine | None = None
         self._index: tuple[tuple[Tensor, Tensor, Tensor], LiftSplatIndex] | None = None
 
     def __call__(self, inputs: FusionInput, stage: Stage = run_stage) -> FusionOutput:
@@ -87,6 +89,14 @@ class FusionEngine:
                 lambda *features: stage("view transform", lambda: self.network.view(*features)),
                 lambda *maps: stage("bird's-eye view", lambda: self._run_bird(*maps)),
             )
+
+    def refined_map(self, evidence: Tensor) -> Tensor:
+        """Return what the network's map_refiner does, (B, layers, X, Y)."""
+        with torch.autocast("cpu", enabled=False):
+            if self._map is None:
+                self._map = self._engine(MAP, self.network.map_refiner, (evidence,))
+            (logits,) = self._map(evidence)
+            return logits.float()
 
     def _run_camera(self, *pictures: Tensor) -> tuple[Tensor, ...]:
         if self._camera is None:
@@ -129,5 +139,5 @@ class FusionEngine:
     @property
     def parts(self) -> dict[str, Engine]:
         """The engine of each part, as far as that is decided."""
-        made = {"camera": self._camera, "bird's-eye view": self._bird}
+        made = {"camera": self._camera, "bird's-eye view": self._bird, "map": self._map}
         return {part: engine for part, engine in made.items() if engine is not None}

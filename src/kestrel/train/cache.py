@@ -30,8 +30,8 @@ REACH_M: Final = 65.0
 JPEG_QUALITY: Final = 90
 DONE: Final = "drive.json"
 
-FORMAT: Final = 3
-"""Of key frames, in ``drive.json``: 2 undoes the motion within a sweep, 3 has attributes."""
+FORMAT: Final = 4
+"""Of key frames, in ``drive.json``: 2 undoes the motion within a sweep, 3 has attributes, 4 poses."""
 
 UNREADABLE: Final = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 """What numpy raises where a file is not there, cut off or another one."""
@@ -48,7 +48,7 @@ class CachedFrame:
     sweep 0, which come first. boxes: (N, 9) float32 x, y, z, length, width, height, yaw, vx, vy; box_label,
     box_points, box_attribute: (N,) int64. map_bits: packed (layers, 200, 200) truth. pictures: one JPEG after
     the other, cut at picture_ends (M,); semantics: the same for PNG label images. matrices: (M, 3, 3) and
-    base_from_camera: (M, 4, 4) of the cameras.
+    base_from_camera: (M, 4, 4) of the cameras. odom_from_base: (4, 4) where the vehicle is.
     """
 
     points: NDArray[np.int16]
@@ -67,6 +67,7 @@ class CachedFrame:
     semantic_ends: Int64Array
     matrices: Float64Array
     base_from_camera: Float64Array
+    odom_from_base: Float64Array
 
     def cloud(self, sweeps: int | None = None) -> Float32Array:
         """Return (P, 5) [x, y, z, intensity, age] of the current and at most ``sweeps`` earlier sweeps."""

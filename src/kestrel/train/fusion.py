@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training of Kestrel-Fusion: its camera branch, then the LiDAR alone, all sensors, and velocities."""
+"""Training of Kestrel-Fusion: its camera branch, the LiDAR alone, all sensors, maps and velocities."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ from kestrel.models.kestrel_fusion_types import FusionConfig, FusionOutput
 from kestrel.pipelines.box_decoder import first_boxes
 from kestrel.pipelines.fusion import CLASSES
 from kestrel.pipelines.runtime import fast_arithmetic
-from kestrel.train import cache, fusion_cameras
+from kestrel.train import cache, fusion_cameras, fusion_map, fusion_motion
 from kestrel.train.detection_score import DetectionScore
 from kestrel.train.fusion_cameras import CameraTask, PictureSource
 from kestrel.train.fusion_cut import cut_config
 from kestrel.train.fusion_data import FrameSource
 from kestrel.train.fusion_loss import fusion_loss
-from kestrel.train.fusion_motion import MotionSource, MotionTask, Surroundings, collect
+from kestrel.train.fusion_map import MapEvidence, MapSource, MapTask
+from kestrel.train.fusion_motion import MotionSource, MotionTask, Surroundings
 from kestrel.train.fusion_sample import FusionBatch, collate
 from kestrel.train.loop import Plan, Task, fit, mean_loss, scaled
 
 
 @dataclass(frozen=True)
 class Plans:
-    """How long and how the four stages are trained; each starts from the weights of the one before it."""
+    """How long and how the five stages are trained; each starts from the weights of the one before it."""
 
     cameras: Plan
     lidar: Plan
     all_sensors: Plan
+    maps: Plan
     motion: Plan
 
     def scaled(self, steps: int | None, seed: int) -> Plans:
         """Return plans of another length, all the same, and with another seed."""
-        stages = self.cameras, self.lidar, self.all_sensors, self.motion
+        stages = self.cameras, self.lidar, self.all_sensors, self.maps, self.motion
         return Plans(*(scaled(plan, steps, seed) for plan in stages))
 
 
@@ -48,6 +50,7 @@ PLANS = Plans(
     cameras=Plan(steps=1700, batch_size=2, lr=2e-3, validate_every=850, threads=2, optimizer="muon"),
     lidar=Plan(steps=4000, batch_size=6, lr=2e-3, validate_every=1000, threads=2, optimizer="muon"),
     all_sensors=Plan(steps=1000, batch_size=2, lr=1e-3, validate_every=500, threads=2, optimizer="muon"),
+    maps=Plan(steps=4000, batch_size=6, lr=3e-3, validate_every=1000, threads=2),
     motion=Plan(steps=8000, batch_size=1, lr=2e-3, validate_every=2000, threads=2),
 )
 
@@ -124,8 +127,9 @@ def train(
     """Train Kestrel-Fusion on all training splits that have LiDAR; return the exported weights.
 
     The camera branch learns from the pictures alone what is how far away, the rest from quarters of frames of
-    the LiDAR alone; then all sensors are trained together, on whole frames; last what tells velocities, from
-    the boxes that this network finds. Each stage has its own folder below ``out``; resuming skips those that
+    the LiDAR alone; then all sensors are trained together, on whole frames; then what joins the maps of
+    several frames, from those that this network answers; last what tells velocities, from the boxes that it
+    finds. Each stage has its own folder below ``out``; resuming skips those that
     are over.
 
     Args:
@@ -156,14 +160,18 @@ def train(
 
     def found_boxes(purpose: str) -> MotionSource:
         frames = FrameSource(files[purpose], config, with_cameras=False)
-        return collect(motion.network, frames, plans.motion, augmented=purpose == "train")
+        return fusion_motion.collect(motion.network, frames, plans.motion, augmented=purpose == "train")
 
-    motion = MotionTask(plans.motion, config)
+    def found_maps(purpose: str) -> MapSource:
+        return fusion_map.collect(maps.network, files[purpose], plans.maps, varied=purpose == "train")
+
+    maps, motion = MapTask(plans.maps, config), MotionTask(plans.motion, config)
 
     stages: list[tuple[Task[KestrelFusion], str, Callable[[str], Any], Any]] = [
         (CameraTask(plans.cameras, config), "fusion-cameras", pictures, fusion_cameras.collate),
         (FusionTask(plans.lidar, config, cuts=True), "fusion-lidar", lidar, collate),
         (FusionTask(plans.all_sensors, config), "fusion-sensors", all_sensors, collate),
+        (maps, "fusion-map", found_maps, MapEvidence.joined),
         (motion, "fusion", found_boxes, Surroundings.joined),
     ]
     if not resume:  # or, interrupted, this run would go on with the later stages of an earlier one

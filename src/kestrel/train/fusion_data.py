@@ -25,7 +25,7 @@ from kestrel.train.object_paste import paste_objects
 from kestrel.train.sweep_augmentation import uniform
 from kestrel.types import Calibration, Float64Array
 
-WITH_PICTURES: Final = 0.5
+WITH_PICTURES: Final = 0.65
 """Share of the frames drawn from those with pictures, where cameras are trained at all.
 
 The boxes come from the LiDAR, of which there are many more drives without pictures.
@@ -91,11 +91,11 @@ class FrameSource:
         if not self.with_cameras:
             return range(0), True
         chance = uniform(0, 1, generator)
-        if chance < 0.45:
+        if chance < 0.4:
             return range(100), True
-        if chance < 0.6:
+        if chance < 0.5:
             return range(0), True
-        if chance < 0.87:
+        if chance < 0.85:
             return range(100), False
         kept = torch.randperm(6, generator=generator)[: 1 + int(torch.randint(5, (1,), generator=generator))]
         return kept.tolist(), uniform(0, 1, generator) < 0.8

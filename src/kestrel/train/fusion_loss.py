@@ -23,7 +23,7 @@ MOVING_WEIGHT = 3.0
 """How much more a cell of what is faster than MOVING_MPS counts: most objects stand."""
 
 DEPTH_WEIGHT = 0.2
-MAP_WEIGHT = 4.0
+MAP_WEIGHT = 6.0
 LAYER_WEIGHT = torch.tensor([1.0, 3.0, 1.5, 4.0, 2.0, 4.0])
 """How much more a cell of each map layer counts than a cell without it."""
 

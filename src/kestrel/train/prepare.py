@@ -251,6 +251,7 @@ def _frame(sweeps: tuple[LidarSample, ...], pictures: list[CameraSample]) -> cac
         semantic_ends=png_ends,
         matrices=_stack([sample.calibration.camera_matrix for sample in pictures], (3, 3)),
         base_from_camera=_stack([sample.calibration.reference_from_camera for sample in pictures], (4, 4)),
+        odom_from_base=now.odom_from_base,
     )
 
 

@@ -90,6 +90,7 @@ def sensor_frame(
         images=images,
         calibrations=calibrations,
         sweeps=tuple(clouds[1:]),
+        fixed_from_reference=cached.odom_from_base,
     )
 
 

@@ -71,6 +71,7 @@ class FusionNode(KestrelNode[FusionParameters]):
             engine,
             params.int8_folder or None,
             cast(Precision, params.precision),
+            map_memory=params.map_memory,
         )
 
     def setup(self) -> None:
@@ -219,6 +220,7 @@ class FusionNode(KestrelNode[FusionParameters]):
             frame = self._build(collected, earlier)
             output_from_base = self._output_from_base(frame.stamp_ns)
             boxes, bev_map = self.detector.detect(frame)
+            self._say_map(frame)
             boxes = self._tracked(self.selection(boxes), velocities_seen=bool(frame.sweeps))
             self._publish(frame, boxes, bev_map, output_from_base)
             self._publish_pictures(frame, boxes, bev_map)
@@ -226,6 +228,11 @@ class FusionNode(KestrelNode[FusionParameters]):
             self.fusion_health.count_failure(collected, error)
             raise
         self.fusion_health.count_answers(collected, frame)
+
+    def _say_map(self, frame: SensorFrame) -> None:
+        if self.detector.layers:
+            remembers = self.detector.map_memory and frame.fixed_from_reference is not None
+            self.health["output"].set("map", "of all frames" if remembers else "of its frame alone")
 
     def _tracked(self, boxes: Boxes3D, *, velocities_seen: bool) -> Boxes3D:
         """Return ``boxes`` with ids and motion, seen in the frame that stands still.

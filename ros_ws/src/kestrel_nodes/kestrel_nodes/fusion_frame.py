@@ -125,7 +125,15 @@ class FrameBuilder:
                 collected.reference if collected.reference in built.excluded else next(iter(built.excluded))
             )
             raise built.excluded[leading]
-        return SensorFrame(collected.stamp_ns, self.base_frame, cloud, images, calibrations, sweeps)
+        pose = self._pose(collected.stamp_ns)
+        return SensorFrame(collected.stamp_ns, self.base_frame, cloud, images, calibrations, sweeps, pose)
+
+    def _pose(self, stamp: int) -> Float64Array | None:
+        """Return where the vehicle is in the frame that stands still, None without odometry."""
+        try:
+            return self.transforms.lookup(self.odom_frame, self.base_frame, stamp)
+        except CalibrationError:
+            return None
 
     def _lidar(
         self, collected: Collected, earlier: Sequence[Any], built: BuiltFrame

@@ -51,6 +51,9 @@ class FusionParameters(NodeParameters):
     track_position_std_m: float = parameter(
         0.5, "Standard deviation of the centres of boxes along x and y.", minimum=0.01, maximum=10.0
     )
+    map_memory: bool = parameter(
+        True, "Whether a map is that of all frames so far, which needs odometry, or of its frame by itself."
+    )
     cameras: tuple[str, ...] = parameter(
         ("front", "front_right", "back_right", "back", "back_left", "front_left"),
         "Names of the cameras; none: LiDAR alone.",
