@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from kestrel.nn.image_augmentation import ImageAugmentation
@@ -43,6 +44,28 @@ def test_evaluation_cuts_the_lower_middle() -> None:
         pytest.approx([0.48, 0, 0, -32]),
         pytest.approx([0, 0.48, 0, -176]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("image_size", "resize", "crop"),
+    [
+        ((900, 1600), 0.48, (32, 176)),
+        ((900, 1600), 0.48, (-7, 3)),
+        ((900, 1600), 0.48, (500, 400)),
+        ((375, 1242), 0.6183574879227053, (32, 0)),
+        ((1080, 1920), 0.4, (32, 176)),
+        ((256, 704), 1.0, (0, 0)),
+        ((300, 500), 0.5, (2000, 10)),
+    ],
+)
+def test_a_cut_has_the_pixels_of_the_whole_resized_picture(
+    image_size: tuple[int, int], resize: float, crop: tuple[int, int]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*image_size, 3), np.uint8)
+    (left, top), (rows, columns) = crop, (256, 704)
+    whole = PIL.Image.fromarray(image).resize((int(image_size[1] * resize), int(image_size[0] * resize)))
+    expected = np.asarray(whole.crop((left, top, left + columns, top + rows)))
+    assert (ImageAugmentation(resize, crop, (rows, columns)).apply(image) == expected).all()
 
 
 def test_outside_of_the_picture_is_black() -> None:

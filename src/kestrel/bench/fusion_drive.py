@@ -7,12 +7,14 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from kestrel.bench.timing import THREADS
 from kestrel.data.bag import BagReader, deserialize
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
@@ -151,7 +153,10 @@ class FrameReader:
         )
 
     def _pictures(self, messages: FrameMessages) -> dict[str, Image]:
-        return {name: image_from_message(deserialize(raw, IMAGE)) for name, raw in messages.images.items()}
+        # OpenCV lets go of the interpreter while it decodes.
+        with ThreadPoolExecutor(THREADS) as threads:
+            pictures = threads.map(_picture, messages.images.values())
+            return dict(zip(messages.images, pictures, strict=True))
 
     def _sweeps(self, number: int) -> list[PointCloud]:
         # Earlier ones were decoded when they were the newest.
@@ -163,6 +168,10 @@ class FrameReader:
             motion = base_from_odom @ self.drive.odom_from_base[cloud.stamp_ns]
             moved.append(_moved(cloud, motion @ self.drive.base_from_lidar))
         return moved
+
+
+def _picture(raw: bytes) -> Image:
+    return image_from_message(deserialize(raw, IMAGE))
 
 
 def _decoded(messages: FrameMessages) -> PointCloud:

@@ -54,10 +54,13 @@ class ImageAugmentation:
     def apply(self, image: UInt8Array) -> UInt8Array:
         """(H, W, 3) to (size, 3) uint8; what lies outside the camera's picture is black."""
         height, width = image.shape[:2]
-        resized = (int(width * self.resize), int(height * self.resize))
-        left, top = self.crop
-        picture = PIL.Image.fromarray(image).resize(resized)
-        picture = picture.crop((left, top, left + self.size[1], top + self.size[0]))
+        (left, top), (rows, columns) = self.crop, self.size
+        across = _kept(width, int(width * self.resize), left, columns)
+        down = _kept(height, int(height * self.resize), top, rows)
+        box = across.place[0], down.place[0], across.place[1], down.place[1]
+        picture = PIL.Image.fromarray(image).resize((across.count, down.count), box=box)
+        left, top = left - across.first, top - down.first
+        picture = picture.crop((left, top, left + columns, top + rows))
         if self.flip:
             picture = picture.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
         return np.asarray(picture.rotate(self.rotate_deg))
@@ -72,6 +75,32 @@ class ImageAugmentation:
         matrix = np.eye(4, dtype=np.float32)
         matrix[:2, :2], matrix[:2, 3] = rotation, shift
         return matrix
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Pixels of a resized picture along one axis, and where they are in the picture before.
+
+    first, count: the pixels. place: (begin, end), whole pixels of the picture before.
+    """
+
+    first: int
+    count: int
+    place: tuple[int, int]
+
+
+def _kept(length: int, resized: int, first: int, count: int) -> _Kept:
+    """Return the pixels that resizing has to make for a cut of some, and some around.
+
+    To Pillow the place of what is resampled is a float32, so that pixels come out as those of the whole only
+    where it begins and ends at whole pixels: every ``unit`` of them.
+    """
+    unit = resized // math.gcd(length, resized)
+    begin, end = first // unit * unit, -(-(first + count) // unit) * unit
+    begin, end = max(0, begin), min(resized, end)
+    if begin >= end:  # nothing of the picture is in the cut
+        begin, end = 0, resized
+    return _Kept(begin, end - begin, (begin * length // resized, end * length // resized))
 
 
 def _rotate_about_middle(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kestrel.nn.camera_geometry import CameraGeometry
 from kestrel.nn.image_augmentation import ImageAugmentation
-from kestrel.types import Calibration, Float32Array, Float64Array, PointCloud, SensorFrame
+from kestrel.types import Calibration, Float32Array, Float64Array, PointCloud, SensorFrame, UInt8Array
 
 BASE_FROM_NETWORK: Final = np.array(
     [[0.0, 1.0, 0.0, 0.944], [-1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.840], [0.0, 0.0, 0.0, 1.0]]
@@ -84,10 +84,11 @@ def picture_augmentation(image_size: tuple[int, int], size: tuple[int, int]) -> 
 def _cameras(frame: SensorFrame, size: tuple[int, int]) -> tuple[Tensor, CameraGeometry]:
     network_from_base = np.linalg.inv(BASE_FROM_NETWORK)
     augmentations = [picture_augmentation(image.data.shape[:2], size) for image in frame.images.values()]
-    # Pillow lets go of the interpreter while it resamples.
+    shown = [image.data for image in frame.images.values()]
+    pictures = torch.empty(len(shown), *size, 3)
+    # Pillow and numpy let go of the interpreter while they work.
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        shown = [image.data for image in frame.images.values()]
-        pictures = list(threads.map(ImageAugmentation.apply, augmentations, shown))
+        list(threads.map(_show, augmentations, shown, pictures))
     poses, matrices = [], []
     for name in frame.images:
         calibration: Calibration = frame.calibrations[name]
@@ -97,16 +98,17 @@ def _cameras(frame: SensorFrame, size: tuple[int, int]) -> tuple[Tensor, CameraG
         matrices.append(matrix)
     moved = _batch([augmentation.matrix() for augmentation in augmentations])
     geometry = CameraGeometry.from_calibration(_batch(poses), _batch(matrices), moved)
-    return _normalised(torch.from_numpy(np.stack(pictures)))[None], geometry
+    return pictures.permute(0, 3, 1, 2)[None], geometry
 
 
-def _normalised(pictures: Tensor) -> Tensor:
-    """(N, H, W, 3) uint8 to (N, 3, H, W), channels last: with the mean 0 and the deviation 1 of ImageNet."""
-    # Row by row, since torch is slow along three channels.
-    width = pictures.shape[2]
-    values = pictures.flatten(2).float()
-    values.mul_((255 * _DEVIATION).reciprocal().repeat(width)).sub_((_MEAN / _DEVIATION).repeat(width))
-    return values.view(pictures.shape).permute(0, 3, 1, 2)
+def _show(augmentation: ImageAugmentation, image: UInt8Array, out: Tensor) -> None:
+    """Bring a picture to the size of ``out`` (H, W, 3), the mean 0 and the deviation 1 of ImageNet."""
+    shown = augmentation.apply(image)
+    # Row by row, since along three channels it is slow.
+    scale, shift = (1 / (255 * _DEVIATION)).repeat(out.shape[1]), (_MEAN / _DEVIATION).repeat(out.shape[1])
+    rows: Float32Array = out.numpy().reshape(len(shown), -1)
+    np.multiply(shown.reshape(rows.shape), scale.numpy(), out=rows)
+    rows -= shift.numpy()
 
 
 def _batch(matrices: list[Any]) -> Tensor:
@@ -127,15 +129,19 @@ def _points(frame: SensorFrame, point_cloud_range: list[float]) -> Tensor:
         near = (np.abs(parts[0][:, :2]) < CLOSE_M).all(1)
         parts += SWEEPS * [parts[0][~near]]
     points = np.concatenate(parts)
-    low, high = np.array(point_cloud_range[:3]), np.array(point_cloud_range[3:])
-    inside = ((points[:, :3] > low) & (points[:, :3] < high)).all(1)
-    return torch.from_numpy(points[inside])
+    low, high = np.array(point_cloud_range, np.float32).reshape(2, 3)
+    inside = np.ones(len(points), np.bool_)
+    for axis in range(3):  # numpy is slow along three columns
+        inside &= (points[:, axis] > low[axis]) & (points[:, axis] < high[axis])
+    return torch.from_numpy(points.take(np.flatnonzero(inside), 0))
 
 
 def _sweep(cloud: PointCloud, stamp_ns: int, network_from_base: Float64Array) -> Float32Array:
-    turn, shift = network_from_base[:3, :3].astype(np.float32), network_from_base[:3, 3].astype(np.float32)
     points = np.empty((len(cloud), 5), np.float32)
-    points[:, :3] = cloud.points[:, :3] @ turn.T + shift
-    points[:, 3] = cloud.points[:, 3] * INTENSITY
+    x, y, z, intensity = cloud.points.T
+    # A product would wake numpy's own threads, which then delay torch's.
+    for axis, (along_x, along_y, along_z, shift) in enumerate(network_from_base[:3].astype(np.float32)):
+        points[:, axis] = along_x * x + along_y * y + along_z * z + shift
+    points[:, 3] = intensity * INTENSITY
     points[:, 4] = (stamp_ns - cloud.stamp_ns) * 1e-9
     return points

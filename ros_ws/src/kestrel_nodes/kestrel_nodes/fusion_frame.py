@@ -8,10 +8,12 @@ sensor whose data or calibration cannot be used is left out with the reason; the
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,6 +28,9 @@ from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ros_arrays import read_cloud, read_image
 from kestrel_nodes.stamps import NANOSECONDS, stamp_ns
 from kestrel_nodes.tf_buffer import TransformBuffer, invert, moved
+
+DECODERS: Final = os.cpu_count() or 1
+"""Pictures that are decoded at a time, at most."""
 
 
 @dataclass
@@ -114,12 +119,15 @@ class FrameBuilder:
         cloud, sweeps = self._lidar(collected, earlier, built)
         images: dict[str, Image] = {}
         calibrations: dict[str, Calibration] = {}
-        for name, message in collected.images.items():
-            try:
-                images[name], calibrations[name] = self._camera(name, message, built)
-            except KestrelError as error:
-                images.pop(name, None)
-                built.excluded[name] = error
+        # Decoders let go of the interpreter while they work.
+        with ThreadPoolExecutor(min(DECODERS, max(1, len(collected.images)))) as threads:
+            decoded = {name: threads.submit(read_image, image) for name, image in collected.images.items()}
+            for name, message in collected.images.items():
+                try:
+                    images[name], calibrations[name] = self._camera(name, message, decoded[name], built)
+                except KestrelError as error:
+                    images.pop(name, None)
+                    built.excluded[name] = error
         if cloud is None and not images:
             leading = (
                 collected.reference if collected.reference in built.excluded else next(iter(built.excluded))
@@ -214,8 +222,10 @@ class FrameBuilder:
     def _moved(self, sweep: PointCloud, base_from_lidar: Float64Array) -> PointCloud:
         return replace(sweep, points=moved(sweep.points, base_from_lidar), frame_id=self.base_frame)
 
-    def _camera(self, name: str, message: Any, built: BuiltFrame) -> tuple[Image, Calibration]:
-        """Return the picture without distortion and its calibration; the cheap checks come first."""
+    def _camera(
+        self, name: str, message: Any, decoded: Future[Image], built: BuiltFrame
+    ) -> tuple[Image, Calibration]:
+        """Return the picture without distortion and its calibration."""
         intrinsics = self._checked_info(name)
         frame_id = message.header.frame_id or intrinsics.frame_id
         if frame_id != intrinsics.frame_id:
@@ -225,7 +235,7 @@ class FrameBuilder:
             )
         stamp = stamp_ns(message.header.stamp)
         base_from_camera = self.transforms.lookup(self.base_frame, frame_id, stamp)
-        picture = read_image(message)
+        picture = decoded.result()
         if name in self.watches:
             self.watches[name].look(stamp, message.data, picture.data)
         clean = self.undistorter(name, picture.data, intrinsics)
