@@ -17,8 +17,8 @@ from kestrel.cli import build_app
 from kestrel.errors import ConfigError, InputError
 from kestrel.sim.rig import load_rig
 from kestrel.train import cache, score
-from kestrel.train.fusion_score import Answers, score_fusion, score_rounded, score_without_sensors
-from kestrel.train.sensor_cases import CAMERAS, LIDAR, RING, Without, camera_names, sensor_frame
+from kestrel.train.fusion_score import Answers, Drive, score_fusion, score_rounded, score_without_sensors
+from kestrel.train.sensor_cases import CAMERAS, LATER, LIDAR, RING, Without, camera_names, sensor_frame
 from kestrel.types import BevMap, Boxes3D, SensorFrame
 from kestrel.weights import Manifest, read_manifest, save
 from tests.train.conftest import make_cached_frame
@@ -112,7 +112,8 @@ def test_a_frame_lacks_the_sensors_that_are_left_out_and_no_other() -> None:
 
 def test_what_each_failure_costs_is_what_the_lost_sensors_saw(drives: Path) -> None:
     values = score_without_sensors(Answers(SectorDetector(), sweeps=0), drives)
-    share = {"1 of 6 cameras": 5 / 6, "3 of 6 cameras": 1 / 2, "all cameras": 0, "LiDAR": 0}
+    share = {"1 of 6 cameras": 5 / 6, "3 of 6 cameras": 1 / 2}
+    share |= dict.fromkeys(("all cameras", "LiDAR", "LiDAR, later"), 0)
     assert values["sensors_out/none/mAP"] == pytest.approx(1)
     for case, left in share.items():
         # AP ends at the recall that is reached; recalls of up to a tenth do not count.
@@ -120,6 +121,18 @@ def test_what_each_failure_costs_is_what_the_lost_sensors_saw(drives: Path) -> N
         assert values[f"sensors_out/{case}/mAP"] == pytest.approx(expected, abs=0.01), case
         lost = 100 * (1 - values[f"sensors_out/{case}/mAP"])
         assert values[f"sensors_out/{case}/mAP_lost"] == pytest.approx(lost), case
+
+
+def test_what_fails_later_is_there_before_and_only_frames_after_it_are_scored(drives: Path) -> None:
+    detector = SectorDetector()
+    answers = Answers(detector, sweeps=0)
+    (six,) = (drive for drive in Drive.below(drives) if drive.has_ring())
+    (frame,) = answers.to([six], Without({LIDAR, LATER}))
+    assert [lidar for _, lidar in detector.seen] == [True, False]
+    assert len(frame.found) == 0
+    (frame,) = answers.to([six], Without({LATER}))
+    assert [lidar for _, lidar in detector.seen[2:]] == [True, True]
+    assert len(frame.found) == 6
 
 
 def test_every_camera_fails_in_turn_and_the_worst_is_named(drives: Path) -> None:
@@ -178,12 +191,12 @@ def test_the_command_prints_figures_and_the_manifest_keeps_them(
     class Detector:
         sweeps = 0
 
-        def __init__(self, weights: str, score_threshold: float, precision: str) -> None:
+        def __init__(self, weights: str, score_threshold: float, **how: object) -> None:
             assert weights == str(path)
             self.detect = SectorDetector()
-            made.append(precision)
+            made.append(how)
 
-    made: list[str] = []
+    made: list[dict[str, object]] = []
     monkeypatch.setattr(score, "FusionDetector", Detector)
     monkeypatch.setattr(score, "int8_is_fast", lambda: True)
     arguments = ["train", "score", "--weights", str(path), "--data", str(drives.parent), "--split", "test"]
@@ -195,7 +208,9 @@ def test_the_command_prints_figures_and_the_manifest_keeps_them(
     assert figures["test/sensors_out/LiDAR/mAP_lost"]["unit"] == "points"
     assert figures["test/camera+lidar/range/10-20 m/mAP"]["unit"] == "AP"
     assert {"test/lidar/ap/car", "test/camera+lidar/weather/rain/NDS"} <= kept.keys()
-    assert made == ["float32", "int8"]
+    exact = {"precision": "float32"}
+    assert made == [exact, {**exact, "map_memory": False}, {"precision": "int8"}]
+    assert figures["test/without map memory/map_miou"]["unit"] == "IoU"
     assert kept["test/int8/mAP"] == kept["test/camera+lidar/mAP"]
 
 

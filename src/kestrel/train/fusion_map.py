@@ -25,7 +25,15 @@ from kestrel.train import cache
 from kestrel.train.fusion_loss import map_loss
 from kestrel.train.loop import Plan, Task
 from kestrel.train.progress import track
-from kestrel.train.sensor_cases import CAMERAS, LIDAR, NOTHING, Without, sensor_frame, stamp_of
+from kestrel.train.sensor_cases import (
+    CAMERAS,
+    LIDAR,
+    NOTHING,
+    Without,
+    is_later,
+    sensor_frame,
+    stamp_of,
+)
 from kestrel.train.sweep_augmentation import uniform
 
 FRAMES: Final = 4000
@@ -122,7 +130,7 @@ def collect(network: KestrelFusion, files: list[Path], plan: Plan, *, varied: bo
             detector.reset()
         if place == 0 and varied:
             sensors = _sensors(generator) if len(frame.matrices) else (NOTHING, NOTHING)
-        without = sensors[2 * place >= len(drives[path.parent])]
+        without = sensors[is_later(place, len(drives[path.parent]))]
         seen = detector.map_evidence(sensor_frame(frame, detector.sweeps, without, stamp_of(path)))
         truth = torch.from_numpy(frame.map_truth(len(MAP_LAYERS), seen.shape[-1]) > 0)
         found.append(MapEvidence(seen.half()[None], truth[None]))

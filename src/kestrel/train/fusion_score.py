@@ -18,7 +18,18 @@ from kestrel.errors import InputError, describe
 from kestrel.eval.fusion import ScoredFrame, Values, by_class, by_range, compare, summary
 from kestrel.train import cache
 from kestrel.train.progress import track
-from kestrel.train.sensor_cases import CAMERAS, CASES, LIDAR, NOTHING, RING, Without, sensor_frame, stamp_of
+from kestrel.train.sensor_cases import (
+    CAMERAS,
+    CASES,
+    LATER,
+    LIDAR,
+    NOTHING,
+    RING,
+    Without,
+    is_later,
+    sensor_frame,
+    stamp_of,
+)
 from kestrel.types import BevMap, Boxes3D, SensorFrame
 
 SENSORS: Final[Mapping[str, Without]] = {
@@ -85,12 +96,21 @@ class Answers:
         self._known: dict[tuple[Path, Without], list[ScoredFrame]] = {}
 
     def to(self, drives: Sequence[Drive], without: Without) -> list[ScoredFrame]:
-        """Return the answers to all frames of ``drives`` without some sensors, beside their truth."""
+        """Return the answers to all frames of ``drives`` without some sensors, beside their truth.
+
+        Those to the first half of a drive in which nothing is left out yet (LATER) are asked for alone.
+        """
         missing = [drive for drive in drives if (drive.folder, without) not in self._known]
-        files = [path for drive in missing for path in drive.files]
+        frames = [
+            (path, is_later(place, len(drive.files)))
+            for drive in missing
+            for place, path in enumerate(drive.files)
+        ]
         what = f"without {', '.join(sorted(without))}" if without else "all sensors"
-        for path in track(files, what) if files else ():
-            self._known.setdefault((path.parent, without), []).append(self._answer(path, without))
+        for path, later in track(frames, what) if frames else ():
+            counts = later or LATER not in without
+            answer = self._answer(path, without if counts else NOTHING)
+            self._known.setdefault((path.parent, without), []).extend([answer] if counts else [])
         return [frame for drive in drives for frame in self._known[drive.folder, without]]
 
     def _answer(self, path: Path, without: Without) -> ScoredFrame:
@@ -137,10 +157,11 @@ def score_without_sensors(answers: Answers, folder: Path) -> dict[str, float]:
     drives = [drive for drive in Drive.below(folder) if drive.has_ring()]
     if not drives:
         raise InputError(describe(str(folder), expected="drives with six cameras", found="none"))
-    complete = _compared(answers.to(drives, NOTHING))
-    values = _below(f"{SENSORS_OUT}/none", complete)
+    values = _below(f"{SENSORS_OUT}/none", _compared(answers.to(drives, NOTHING)))
     for case, runs in CASES.items():
         found = {name: _compared(answers.to(drives, without)) for name, without in runs.items()}
+        later = any(LATER in without for without in runs.values())
+        complete = _compared(answers.to(drives, Without({LATER}) if later else NOTHING))
         for figure, whole in complete.items():
             own = [run[figure] for run in found.values()]
             values[f"{SENSORS_OUT}/{case}/{figure}"] = mean(own)

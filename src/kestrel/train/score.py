@@ -185,6 +185,11 @@ def _score_network(weights: str | Path, network: str, folder: Path, *, sensors_o
     if network == "KestrelFusion":
         answers = _answers(FusionDetector(weights, score_threshold=SCORE_THRESHOLD, precision="float32"))
         values = score_fusion(answers, folder, tuple(SENSORS))
+        forgetful = FusionDetector(
+            weights, score_threshold=SCORE_THRESHOLD, precision="float32", map_memory=False
+        )
+        alone = score_all_sensors(_answers(forgetful), folder)
+        values["without map memory/map_miou"] = alone["map_miou"]
         if int8_is_fast():
             in_bytes = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, precision="int8")
             rough = score_all_sensors(_answers(in_bytes), folder)

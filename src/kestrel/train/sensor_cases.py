@@ -17,13 +17,15 @@ BASE: Final = "base_link"
 START_NS: Final = 10**9
 CAMERAS: Final = "cameras"
 LIDAR: Final = "lidar"
+LATER: Final = "later"
 
 RING: Final = ("front", "front_left", "back_left", "back", "back_right", "front_right")
 """Cameras of a rig of six, counter-clockwise from the one that looks ahead."""
 
 
 Without = frozenset[str]
-"""Sensors that are left out: LIDAR, CAMERAS (all of them), or names of RING."""
+"""Sensors that are left out: LIDAR, CAMERAS (all of them), or names of RING; with LATER only in the second
+half of a drive."""
 
 NOTHING: Final = Without()
 CASES: Final[Mapping[str, Mapping[str, Without]]] = {
@@ -34,9 +36,16 @@ CASES: Final[Mapping[str, Mapping[str, Without]]] = {
     },
     "all cameras": {"all cameras": Without({CAMERAS})},
     "LiDAR": {"LiDAR": Without({LIDAR})},
+    "LiDAR, later": {"LiDAR, later": Without({LIDAR, LATER})},
 }
 """What fails, and the runs of which the case is the mean. Each camera fails in turn; of the ways to lose
-three the two that leave half of the surroundings unseen."""
+three the two that leave half of the surroundings unseen. Of what fails later the frames before count neither
+with it nor without."""
+
+
+def is_later(place: int, count: int) -> bool:
+    """Return whether frame ``place`` of ``count`` is in the second half of its drive."""
+    return 2 * place >= count
 
 
 def camera_names(cached: cache.CachedFrame) -> tuple[str, ...]:
