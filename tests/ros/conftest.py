@@ -16,6 +16,7 @@ import pytest
 if importlib.util.find_spec("rclpy") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
+    from tests.ros.copier import Rig
     from tests.ros.graph import Graph, participants
 
 FIRST_DOMAIN, LAST_DOMAIN = 1, 100
@@ -64,3 +65,9 @@ def graph(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graph]:
     with Graph() as graph:
         yield graph
     assert participants() == 0, "a participant that outlives its test ends during another one, which may hang"
+
+
+@pytest.fixture
+def rig(graph: Graph) -> Rig:
+    """Return a node that copies its input, and what it copied."""
+    return Rig(graph)
