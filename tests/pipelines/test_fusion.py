@@ -16,7 +16,7 @@ from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionConfig, FusionOutput
 from kestrel.pipelines import FusionDetector
 from kestrel.pipelines.box_decoder import boxes_from_regression, first_boxes, without_neighbours
-from kestrel.pipelines.fusion import camera_rays, stack_sweeps
+from kestrel.pipelines.fusion_frame import camera_rays, stack_sweeps
 from kestrel.types import Float32Array, SensorFrame
 from tests.pipelines.conftest import make_calibration, make_frame, make_image
 

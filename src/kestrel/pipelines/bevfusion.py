@@ -21,8 +21,8 @@ from kestrel.models.checkpoints import STANDARD_BOXES
 from kestrel.nn.boxes import DecodedBoxes, standard_boxes
 from kestrel.pipelines.bevfusion_engine import BEVFusionEngine
 from kestrel.pipelines.bevfusion_frame import BASE_FROM_NETWORK, CLOSE_M, SWEEPS, BEVFusionInput, read_frame
-from kestrel.pipelines.fusion import check_size
 from kestrel.pipelines.fusion_engine import Stage, run_stage
+from kestrel.pipelines.fusion_frame import check_size
 from kestrel.pipelines.runtime import (
     Precision,
     check_finite,

@@ -7,7 +7,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,11 +14,12 @@ from torch import Tensor
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.engine import EngineName
 from kestrel.engine.int8 import Int8Models
-from kestrel.errors import ConfigError, InputError, describe
+from kestrel.errors import ConfigError, describe
 from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig, FusionInput, FusionOutput
 from kestrel.pipelines.box_decoder import decode_boxes
 from kestrel.pipelines.fusion_engine import FusionEngine, Stage, run_stage
+from kestrel.pipelines.fusion_frame import camera_rays, check_size, shrink, stack_sweeps
 from kestrel.pipelines.map_memory import MapMemory
 from kestrel.pipelines.picture_memory import PictureMemory
 from kestrel.pipelines.runtime import (
@@ -30,7 +30,7 @@ from kestrel.pipelines.runtime import (
     set_threads,
     untrained_network,
 )
-from kestrel.types import BevMap, Boxes3D, Calibration, Float32Array, Image, SensorFrame, UInt8Array
+from kestrel.types import BevMap, Boxes3D, Calibration, SensorFrame
 from kestrel.weights import Manifest
 
 CLASSES = DETECTION_CLASSES + MAP_LAYERS
@@ -272,55 +272,3 @@ class FusionDetector:
 def _pictures(frame: SensorFrame) -> list[tuple[str, int]]:
     """Return camera and stamp of each picture."""
     return [(camera, image.stamp_ns) for camera, image in frame.images.items()]
-
-
-def check_size(name: str, image: Image, calibration: Calibration) -> None:
-    """Raise InputError unless the picture has the size that its calibration is for."""
-    height, width = image.data.shape[:2]
-    if (width, height) != (calibration.width, calibration.height):
-        expected = f"{calibration.width}x{calibration.height} as calibrated"
-        raise InputError(describe(f"picture of camera {name}", expected=expected, found=f"{width}x{height}"))
-
-
-def shrink(data: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-    """Resize a picture (H, W, 3) to ``size`` (h, w)."""
-    if data.shape[:2] == size:
-        return data
-    resized: UInt8Array = cv2.resize(data, (size[1], size[0]), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return resized
-
-
-def stack_sweeps(frame: SensorFrame, sweeps: int) -> Float32Array:
-    """Return the points of the current and the earlier sweeps, (P, 5) [x, y, z, intensity, age in s]."""
-    if frame.cloud is None:
-        return np.zeros((0, 5), np.float32)
-    clouds = frame.cloud, *frame.sweeps[:sweeps]
-    stacked = np.empty((sum(len(cloud) for cloud in clouds), 5), np.float32)
-    first = 0
-    for cloud in clouds:
-        rows = stacked[first : first + len(cloud)]
-        rows[:, :4], rows[:, 4] = cloud.points, (frame.stamp_ns - cloud.stamp_ns) * 1e-9
-        first += len(cloud)
-    return stacked
-
-
-def camera_rays(calibration: Calibration, config: FusionConfig) -> tuple[Float32Array, Float32Array]:
-    """Return where the feature cells of a picture look.
-
-    Lens distortion is undone for the rays alone; the picture itself stays as it is.
-
-    Returns:
-        (h, w, 3) float32 displacement in the reference frame per metre of optical depth at the middle of each
-        cell, and the (3,) float32 position of the camera.
-    """
-    h, w = config.feature_size
-    column = (np.arange(w) + 0.5) * calibration.width / w - 0.5
-    row = (np.arange(h) + 0.5) * calibration.height / h - 0.5
-    pixels = np.stack(np.meshgrid(column, row), -1).reshape(-1, 1, 2)
-    if calibration.distortion_model == "equidistant":
-        plane = cv2.fisheye.undistortPoints(pixels, calibration.camera_matrix, calibration.distortion)
-    else:
-        plane = cv2.undistortPoints(pixels, calibration.camera_matrix, calibration.distortion)
-    optical = np.concatenate((plane.reshape(h, w, 2), np.ones((h, w, 1))), -1)
-    rotation, origin = calibration.reference_from_camera[:3, :3], calibration.reference_from_camera[:3, 3]
-    return (optical @ rotation.T).astype(np.float32), origin.astype(np.float32)

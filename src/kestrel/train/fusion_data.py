@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.models.kestrel_fusion_types import FusionConfig
-from kestrel.pipelines.fusion import camera_rays
+from kestrel.pipelines.fusion_frame import camera_rays
 from kestrel.train import cache
 from kestrel.train.drawing import drawing_weights
 from kestrel.train.fusion_augmentation import augment_sensors, augment_view
