@@ -1,15 +1,17 @@
 # The few commands people type. `make demo` and `make test` do all the set-up they need.
 #   make demo TORCH="torch==2.13.0 --index-url ..."   chooses the torch build; PYTHON=python3.12 the interpreter
+#   make test EXTRAS=gpu   brings Triton to torch's CPU build, so that the kernels of the GPU are tested as well
 
 PYTHON ?= $(shell test -x .venv/bin/python && echo .venv/bin/python || echo python3)
 TORCH ?= torch>=2.13
+EXTRAS ?=
 BIN := .venv/bin
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv
 
 .PHONY: setup demo test lint bench bench-fusion peers devkit train clean
 
 setup:
-	@$(PYTHON) tools/set_up.py --torch "$(TORCH)"
+	@$(PYTHON) tools/set_up.py --torch "$(TORCH)" --extras "$(EXTRAS)"
 
 demo: setup
 	@$(BIN)/kestrel demo --out out/demo

@@ -99,6 +99,19 @@ def test_kernels_that_were_not_built_are_said_and_tried_again(
     assert "kernels" not in capsys.readouterr().out
 
 
+def test_more_extras_are_installed_when_they_are_asked_for(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(tool, "pip", lambda *arguments: asked.append(arguments[-1]))
+    python(tool, 0)
+    for more in ("", "gpu", "gpu"):
+        tool.make_environment("torch", more)
+    library = [each for each in asked if each.startswith(f"{tool.ROOT}[")]
+    assert [each.endswith(",dev]") for each in library] == [True, False]
+    assert library[1].endswith(",dev,gpu]")
+
+
 def test_any_other_step_that_fails_ends_the_set_up(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def failed(*_: str) -> None:
         raise tool.SetUpError("no network")

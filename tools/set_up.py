@@ -49,11 +49,12 @@ def main() -> int:
     """Run all steps; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--torch", default=DEFAULT_TORCH, help="requirement and pip options of torch")
+    parser.add_argument("--extras", default="", help="extras of the library besides those that it needs")
     options = parser.parse_args()
     try:
         check_python()
         check_system()
-        make_environment(options.torch)
+        make_environment(options.torch, options.extras)
     except SetUpError as error:
         print(f"set-up: {error}", file=sys.stderr)
         return 1
@@ -101,8 +102,13 @@ def missing_packages() -> list[str]:
     return missing
 
 
-def make_environment(torch: str) -> None:
-    """Create `.venv` and bring every part of it up to date."""
+def make_environment(torch: str, more: str = "") -> None:
+    """Create `.venv` and bring every part of it up to date.
+
+    Args:
+        torch: requirement and pip options of torch.
+        more: extras of the library besides those that the demo and the tests need, between commas.
+    """
     check_interpreter()
     check_disk()
     if not (PYTHON.exists() and (VENV / "bin" / "pip").exists()):  # pip comes last, if nothing interrupts
@@ -110,7 +116,7 @@ def make_environment(torch: str) -> None:
         if subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False).returncode != 0:
             raise SetUpError(f"`{sys.executable} -m venv {VENV}` failed; the reason stands above")
     stamps = read_stamps()
-    extras = "sim,show,train,ros,ros-build,dev"
+    extras = ",".join(("sim,show,train,ros,ros-build,dev", *filter(None, [more])))
     constraints = WORKSPACE / "constraints-jazzy.txt"
     pyproject = ROOT / "pyproject.toml"
 
@@ -140,6 +146,7 @@ def make_environment(torch: str) -> None:
         "libraries, ROS 2 and the kestrel library",
         [pyproject, constraints],
         lambda: pip("--constraint", str(constraints), "--editable", f"{ROOT}[{extras}]"),
+        salt=more,
     )
     step(
         "kernels",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import NATIVE, call
+from kestrel.ops.backend import NATIVE, call, triton_installed
 
 REGION_COLUMNS = 12
 
@@ -59,6 +59,18 @@ def _box_points(
         *(slots, slot_s, limit, rows, found, torch.get_num_threads()),
     )
     return rows, found
+
+
+@_box_points.register_kernel("cuda")
+def box_points_cuda(
+    points: Tensor, regions: Tensor, slots: int, slot_s: float, limit: int
+) -> tuple[Tensor, Tensor]:
+    """Compute the operator in Triton where it is installed, as ``box_points`` says."""
+    if not triton_installed():
+        return box_points_reference(points, regions, slots, slot_s, limit)
+    from kestrel.ops.gpu import box_points as gpu
+
+    return gpu.box_points(points, regions, slots, slot_s, limit)
 
 
 @_box_points.register_fake

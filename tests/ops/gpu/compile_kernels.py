@@ -101,9 +101,13 @@ def rotated_iou(module: Any, dtype: torch.dtype) -> None:
     module.rotated_iou(torch.zeros(3, 5, dtype=dtype), torch.zeros(70, 5, dtype=dtype))
 
 
+def box_points(module: Any, dtype: torch.dtype) -> None:
+    module.box_points(torch.zeros(30, 5), torch.zeros(4, 12), 3, 0.2, 8)
+
+
 CALLS = (
     *(temporal_shift, sparse_conv, coordinates, kernel_map, segments, point_voxel, bev_pool, voxelize),
-    rotated_iou,
+    *(rotated_iou, box_points),
 )
 
 
