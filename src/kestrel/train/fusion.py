@@ -50,7 +50,7 @@ PLANS = Plans(
     cameras=Plan(steps=1700, batch_size=2, lr=2e-3, validate_every=850, threads=2, optimizer="muon"),
     lidar=Plan(steps=4000, batch_size=6, lr=2e-3, validate_every=1000, threads=2, optimizer="muon"),
     all_sensors=Plan(steps=1000, batch_size=2, lr=1e-3, validate_every=500, threads=2, optimizer="muon"),
-    maps=Plan(steps=4000, batch_size=6, lr=3e-3, validate_every=1000, threads=2),
+    maps=Plan(steps=12000, batch_size=6, lr=3e-3, validate_every=3000, threads=2),
     motion=Plan(steps=8000, batch_size=1, lr=2e-3, validate_every=2000, threads=2),
 )
 
