@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kestrel.pipelines.map_memory import CAMERAS_ALONE, MOST_VIEWS, MapMemory, closeness
+from kestrel.pipelines.map_memory import CAMERAS_ALONE, HALVED_M, MOST_VIEWS, MapMemory, closeness
 from kestrel.types import Float64Array
 
 EXTENT, RESOLUTION, CELLS = 20.0, 0.5, 80
@@ -124,6 +124,15 @@ def test_what_changes_is_seen_in_time() -> None:
     while look(kept, said(4.0), 500 + 5 * views, pose())[1, CELLS // 2, CELLS // 2] < 0:
         views += 1
     assert 2 < views < 2 * MOST_VIEWS
+
+
+def test_what_was_seen_counts_the_less_the_further_the_vehicle_went() -> None:
+    """Odometry drifts."""
+    kept = memory()
+    look(kept, said(0.0), 10, pose())
+    below = round((EXTENT - 8) / RESOLUTION)
+    closest = look(kept, said(0.0), 20, pose(8, 0))[2, below, CELLS // 2]
+    assert float(closest) == pytest.approx(0.5 ** (8 / HALVED_M), abs=0.01)
 
 
 def test_what_the_lidar_saw_outlives_it() -> None:

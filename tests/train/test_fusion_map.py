@@ -70,6 +70,21 @@ def test_no_more_frames_are_collected_than_there_are_steps(network: KestrelFusio
         assert len(collect(network, files, PLAN, varied=True)) == 2
 
 
+def test_some_memories_are_short(
+    network: KestrelFusion, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remembering(forgotten: float) -> int:
+        monkeypatch.setattr(fusion_map, "FORGOTTEN", forgotten)
+        monkeypatch.setattr(fusion_map, "SENSORS", ((1.0, NOTHING),))
+        frames = collect(network, files, PLAN, varied=True).frames
+        return sum(
+            bool((each.evidence[:, :LAYERS] - each.evidence[:, LAYERS:-2]).abs().max() > 0.1)
+            for each in frames
+        )
+
+    assert (remembering(0.0), remembering(1.0)) == (4, 0)
+
+
 def test_in_some_drives_the_lidar_comes_or_goes() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = [fusion_map._sensors(generator) for _ in range(300)]
