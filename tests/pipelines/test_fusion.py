@@ -151,6 +151,8 @@ def test_the_map_is_that_of_all_frames_that_know_where_the_vehicle_was() -> None
     assert np.abs(answer(first, still) - alone).max() > 0.02
     assert np.abs(answer(first, still) - answer(first, moved)).max() > 0.02
     assert (answer(first, frame) == alone).all(), "where nobody knows the place each frame stands alone"
+    answer(first)  # and forgotten
+    np.testing.assert_allclose(answer(still), alone, atol=1e-3)
     detector.map_memory = False
     assert (answer(first, still) == alone).all()
 
