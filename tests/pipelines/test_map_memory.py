@@ -153,14 +153,20 @@ def test_what_the_lidar_saw_outlives_it() -> None:
         pytest.param(9, pose(), id="time jumped back"),
         pytest.param(10, pose(), id="the same time"),
         pytest.param(11, pose(40, 0), id="the pose jumped"),
-        pytest.param(11, None, id="the pose is not known"),
     ],
 )
-def test_after_a_jump_everything_is_forgotten(tenths: int, place: Float64Array | None) -> None:
+def test_after_a_jump_everything_is_forgotten(tenths: int, place: Float64Array) -> None:
     kept = memory()
     look(kept, said(4.0), 10, pose())
     evidence = look(kept, said(-1.0), tenths, place)
     torch.testing.assert_close(evidence[1], said(-1.0)[0], atol=1e-3, rtol=0)
+
+
+def test_a_frame_whose_place_nobody_knows_stands_alone_and_nothing_is_forgotten() -> None:
+    kept = memory()
+    look(kept, said(4.0), 10, pose())
+    assert torch.equal(look(kept, said(-1.0), 11, None)[1], said(-1.0)[0])
+    assert float(look(kept, said(-1.0), 12, pose())[1, CELLS // 2, CELLS // 2]) > 2
 
 
 def test_cleared_it_is_as_new() -> None:

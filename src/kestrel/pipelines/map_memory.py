@@ -76,7 +76,8 @@ class MapMemory:
     ) -> Tensor:
         """Add a frame and return what it and those before it say about its cells.
 
-        Everything is forgotten where time or place jumped, or where nobody knows the place.
+        Everything is forgotten where time or place jumped. A frame whose place nobody knows stands alone, and
+        those after it go on without it.
 
         Args:
             logits: (layers, X, Y) of the frame, around the vehicle, finite.
@@ -92,7 +93,6 @@ class MapMemory:
         limited = logits.clamp(-LIKELIEST, LIKELIEST)
         weight = ((1.0 if has_lidar else CAMERAS_ALONE) * self._closeness)[None]
         if fixed_from_base is None:
-            self.clear()
             return torch.cat((limited, limited, weight, weight))
         share = self._move_to(stamp_ns, fixed_from_base)
         base_from_grid = self._base_from_grid(fixed_from_base)
