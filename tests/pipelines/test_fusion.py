@@ -135,7 +135,7 @@ def seen_at(frame: SensorFrame, x: float, by_ns: int) -> SensorFrame:
 
 def test_the_map_is_that_of_all_frames_that_know_where_the_vehicle_was() -> None:
     detector = FusionDetector.untrained(seed=1, score_threshold=0.0)
-    detector.network.map_head.answer.weight.mul_(20)  # type: ignore[operator]
+    detector.network.map_head.answer.weight.mul_(20)
     before, frame = make_frame(cameras=0), moved_on(make_frame(cameras=0), 500_000_000)
     assert before.cloud is not None
     before = replace(before, cloud=replace(before.cloud, points=-before.cloud.points.clip(max=0)), sweeps=())

@@ -36,8 +36,8 @@ class MapRefiner(nn.Module):
         self.mix = conv_block(2 * fine, fine)
         self.answer = nn.Conv2d(fine, layers, 1)
         # Untrained it leaves the average as it is.
-        nn.init.zeros_(self.answer.weight)
-        nn.init.zeros_(self.answer.bias)  # type: ignore[arg-type]
+        for parameter in self.answer.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, evidence: Tensor) -> Tensor:
         """Return logits (B, layers, X, Y), X and Y even, of evidence as MapMemory.look returns it."""

@@ -24,8 +24,7 @@ def shrink(data: UInt8Array, size: tuple[int, int]) -> UInt8Array:
     """Resize a picture (H, W, 3) to ``size`` (h, w)."""
     if data.shape[:2] == size:
         return data
-    resized: UInt8Array = cv2.resize(data, (size[1], size[0]), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return resized
+    return np.asarray(cv2.resize(data, (size[1], size[0]), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def stack_sweeps(frame: SensorFrame, sweeps: int) -> Float32Array:
