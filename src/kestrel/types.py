@@ -124,7 +124,8 @@ class Calibration:
 
     camera_matrix: (3, 3) float64 K in pixels of a ``width`` x ``height`` picture.
     distortion: coefficients in the order of sensor_msgs/CameraInfo; see DISTORTION_COEFFICIENTS.
-    reference_from_camera: (4, 4) float64, optical camera frame into the frame of the SensorFrame.
+    reference_from_camera: (4, 4) float64, optical camera frame into the frame of the SensorFrame: where
+        the camera was when it took the picture, as of where the vehicle is at the stamp of the frame.
     """
 
     camera_matrix: Float64Array
@@ -262,6 +263,13 @@ class Boxes3D:
             for name in ("center", "size", "yaw", "velocity", "label", "score", *_OPTIONAL_COLUMNS)
         }
         return replace(self, **rows)  # type: ignore[arg-type]
+
+    def at(self, stamp_ns: int) -> Boxes3D:
+        """Return the boxes where they are at another stamp if they keep their velocity, in the same frame."""
+        seconds = np.float32((stamp_ns - self.stamp_ns) * 1e-9)
+        center = self.center.copy()
+        center[:, :2] += seconds * np.nan_to_num(self.velocity)
+        return replace(self, center=center, stamp_ns=stamp_ns)
 
     def contain(self, points: Float32Array) -> NDArray[np.bool_]:
         """Return which of the points (P, 3), in the frame of the boxes, are inside of which box: (N, P)."""

@@ -121,6 +121,32 @@ def test_motion_within_a_sweep_is_undone(graph: Graph) -> None:
     graph.await_status("fusion: calibration", lambda s: s.values.get("deskew") == "on", "on")
 
 
+def test_a_camera_is_where_it_was_when_it_took_its_picture(graph: Graph) -> None:
+    rig = Rig(graph, sensor_offsets_s=[0.0, 0.0, 0.02]).ready()
+    for tick in range(7):  # 10 m/s; it is known until 20 ms after the sweep
+        rig.say_odometry(tick * 20, (0.2 * tick, 0, 0))
+    rig.sense(60, "front")
+    rig.sense(140, "back")
+    rig.sense(100, "lidar")
+    rig.answer(100)
+    at = {name: item.reference_from_camera[:3, 3] for name, item in rig.frames[0].calibrations.items()}
+    # Mounted at 1.5 m and at -1 m; the stamp of the second is 20 ms ahead of its picture.
+    np.testing.assert_allclose(at["front"], (1.5 - 0.4, 0, 1.5), atol=1e-6)
+    np.testing.assert_allclose(at["back"], (-1 + 0.2, 0, 1.5), atol=1e-6)
+    graph.await_status("fusion: calibration", lambda s: s.level == 0 and s.values.get("changes") == "0", "OK")
+
+
+def test_without_odometry_cameras_count_as_where_they_are_and_that_is_said(graph: Graph) -> None:
+    rig = Rig(graph).ready()
+    rig.sense(60, "front", "back")
+    rig.sense(100, "lidar")
+    rig.answer(100)
+    place = rig.frames[0].calibrations["front"].reference_from_camera[:3, 3]
+    np.testing.assert_allclose(place, (1.5, 0, 1.5), atol=1e-6)
+    text = "motion between sweep and pictures is not undone: transform odom <- base_link"
+    graph.await_status("fusion: calibration", lambda s: s.level == WARN and text in s.message, "WARN")
+
+
 def test_without_odometry_single_sweeps_are_used_and_that_is_said(graph: Graph) -> None:
     rig = Rig(graph, cameras=[""]).ready()
     for at_ms in (100, 200):

@@ -41,6 +41,22 @@ def test_interpolation_equals_scipy_slerp_and_a_straight_line(ratio: float, seed
     np.testing.assert_allclose(found[:3, :3], Slerp([0, 1], rotations)([exact]).as_matrix()[0], atol=1e-7)
 
 
+def test_just_after_what_is_known_the_motion_goes_on_as_it_was() -> None:
+    buffer = TransformBuffer()
+    for tick in range(5):
+        buffer.add(
+            "odom", "base_link", START + tick * SECOND // 50, (0.2 * tick, 0, 0), quaternion(0, 0, tick)
+        )
+    last = START + 4 * SECOND // 50
+    known = buffer.lookup_within("odom", "base_link", last - SECOND // 100, last)
+    np.testing.assert_allclose(known, buffer.lookup("odom", "base_link", last - SECOND // 100))
+    found = buffer.lookup_within("odom", "base_link", last + SECOND // 50, last)
+    assert np.degrees(np.arctan2(found[1, 0], found[0, 0])) == pytest.approx(5, abs=1e-6)
+    assert found[0, 3] == pytest.approx(1.0, abs=0.01)
+    with pytest.raises(CalibrationError, match="odom <- base_link"):
+        buffer.lookup_within("odom", "base_link", last + SECOND, last + SECOND // 2)
+
+
 def test_opposite_signs_of_a_quaternion_interpolate_the_short_way() -> None:
     buffer = TransformBuffer()
     buffer.add("odom", "base_link", START, (0, 0, 0), quaternion(0, 0, 0))

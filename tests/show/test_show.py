@@ -48,8 +48,8 @@ def blank(**parts):
     return Frame(EPOCH, 0.0, cameras=(), latencies_ms={}, **{**empty, **parts})
 
 
-def record(path, *, cameras=("front",), lidar=True, frames=3, answers=True, late=0, lens=LENS):
-    """late: nanoseconds by which each camera in the list is behind the one before."""
+def record(path, *, cameras=("front",), lidar=True, frames=3, answers=True, late=0, lens=LENS, speed=None):
+    """late: nanoseconds by which each camera in the list is behind the one before. speed: odometry, m/s."""
     with BagWriter(path) as bag:
         mounts = [messages.transform_message(np.eye(4), "base_link", "lidar", EPOCH)]
         mounts += [
@@ -58,6 +58,10 @@ def record(path, *, cameras=("front",), lidar=True, frames=3, answers=True, late
         bag.write("/tf_static", messages.tf_message(mounts), EPOCH)
         for index in range(frames):
             stamp = EPOCH + index * 10**8
+            if speed is not None:
+                pose = np.eye(4)
+                pose[0, 3] = speed * index / 10
+                bag.write("/tf", messages.tf_message([pose_message(pose, stamp)]), stamp)
             if lidar:
                 points = np.random.default_rng(index).uniform(-20, 20, (500, 4)).astype(np.float32)
                 cloud = PointCloud(points, stamp, "lidar")
@@ -77,6 +81,10 @@ def record(path, *, cameras=("front",), lidar=True, frames=3, answers=True, late
                 found = perception_messages.objects_message(boxes([(15, 0, 0.75)], (5.0, 0.0), stamp))
                 bag.write("/fusion/output/objects", found, stamp + 3 * 10**7)
     return path
+
+
+def pose_message(pose, stamp):
+    return messages.transform_message(pose, "odom", "base_link", stamp)
 
 
 def test_corners_turn_with_the_box():
@@ -108,8 +116,31 @@ def test_lens_distortion_moves_the_box():
     assert (np.abs(bent - (160, 90)) < np.abs(straight - (160, 90)) + 1e-9).all()
 
 
+def test_a_camera_is_where_it_was_when_it_took_the_picture(tmp_path):
+    scene = Scene(record(tmp_path / "out.mcap", cameras=("a", "b"), late=4 * 10**7, speed=10.0))
+    for number, view in enumerate(scene.frame(EPOCH).cameras):
+        assert view.stamp_ns == EPOCH + number * 4 * 10**7
+        moved = view.calibration.reference_from_camera - FORWARD
+        np.testing.assert_allclose(moved[0, 3], 0.4 * number, atol=1e-9)
+        assert np.abs(moved).sum() == pytest.approx(0.4 * number)
+    standing = Scene(record(tmp_path / "none.mcap", cameras=("a", "b"), late=4 * 10**7)).frame(EPOCH)
+    for view in standing.cameras:
+        np.testing.assert_array_equal(view.calibration.reference_from_camera, FORWARD)
+
+
+def test_what_moves_is_drawn_where_it_is_by_the_time_of_the_picture():
+    moving = boxes([(15, 0, 1.5), (20, 1, 1)], (10.0, np.nan))
+    later = moving.at(EPOCH + 5 * 10**7)
+    np.testing.assert_allclose(later.center, moving.center + np.array((0.5, 0, 0)), rtol=1e-6)
+    assert later.stamp_ns == EPOCH + 5 * 10**7
+    view = CameraView("front", EPOCH + 5 * 10**7, np.zeros((180, 320, 3), np.uint8), None, LENS, None)
+    drawn = camera.annotate(view, moving, 320, 180)
+    np.testing.assert_array_equal(drawn, camera.annotate(view, later, 320, 180))
+    assert (drawn != camera.annotate(replace(view, stamp_ns=EPOCH), moving, 320, 180)).any()
+
+
 def test_camera_picture_shows_the_box_in_the_colour_of_its_class():
-    view = CameraView("front", np.zeros((180, 320, 3), np.uint8), None, LENS, ("cut_in", 0.8))
+    view = CameraView("front", 0, np.zeros((180, 320, 3), np.uint8), None, LENS, ("cut_in", 0.8))
     picture = camera.annotate(view, boxes([(15, 0, 1.5)]), 320, 180)
     near = picture[70:110, 140:180].reshape(-1, 3)
     assert (np.abs(near.astype(int) - DETECTION_COLOURS["car"]).sum(1) < 60).any()
@@ -329,14 +360,14 @@ def test_a_video_that_begins_without_cameras_shows_the_views_from_above_to_its_e
 
 @pytest.mark.parametrize("shape", [(3000, 1), (1, 3000)])
 def test_pictures_of_any_shape_are_shown(shape):
-    views = [CameraView(name, np.full((*shape, 3), 90, np.uint8), None, None, None) for name in "abc"]
+    views = [CameraView(name, 0, np.full((*shape, 3), 90, np.uint8), None, None, None) for name in "abc"]
     assert compose.cameras(replace(blank(), cameras=tuple(views))).any()
 
 
 def test_pictures_keep_their_proportions_beside_higher_ones():
     shapes = {"square": (100, 100), "wide": (100, 400), "other": (100, 400)}
     views = [
-        CameraView(name, np.full((*shape, 3), 90, np.uint8), None, None, None)
+        CameraView(name, 0, np.full((*shape, 3), 90, np.uint8), None, None, None)
         for name, shape in shapes.items()
     ]
     row = compose.cameras(replace(blank(), cameras=tuple(views)))

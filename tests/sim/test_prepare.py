@@ -13,8 +13,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from kestrel.errors import InputError, SetupError
+from kestrel.sim.rig import load_rig
 from kestrel.sim.scene import EgoState
 from kestrel.sim.splits import DriveSpec
+from kestrel.sim.world import build_world
 from kestrel.train import cache
 from kestrel.train.prepare import at_stamp, is_current, prepare, prepare_drive
 
@@ -37,6 +39,13 @@ def test_a_drive_without_video_becomes_key_frames_of_three_sweeps(
     assert len(frame.label) == (frame.sweep == 0).sum() > 5000
     assert len(frame.picture_ends) == len(frame.semantic_ends) == len(frame.matrices) == pictures
     if pictures:
+        ego = build_world("suburban", "alder", 1, 2.0, "day").ego
+        rig = {camera.name: camera for camera in load_rig("nuscenes").cameras}
+        for place, mount in enumerate(frame.base_from_camera):
+            camera = next(each for each in rig.values() if np.array_equal(each.base_from_camera, mount))
+            then, now = (ego(0.5 + late).map_from_base for late in (camera.phase_s % 0.05, 0.0))
+            np.testing.assert_allclose(frame.base_from_picture[place], np.linalg.inv(now) @ then, atol=1e-6)
+        assert np.abs(frame.base_from_picture - np.eye(4)).max() > 0.1
         assert frame.picture(0).shape == (128, 352, 3)
         assert len(np.unique(frame.semantic(0))) > 3
 

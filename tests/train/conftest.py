@@ -47,6 +47,7 @@ def make_cached_frame(seed: int = 0, cameras: int = 2) -> cache.CachedFrame:
         semantic_ends=png_ends,
         matrices=np.tile(np.array([[280.0, 0, 176], [0, 280, 64], [0, 0, 1]]), (cameras, 1, 1)),
         base_from_camera=np.tile(base_from_camera, (cameras, 1, 1)),
+        base_from_picture=np.tile(np.eye(4), (cameras, 1, 1)),
         odom_from_base=np.eye(4),
     )
 

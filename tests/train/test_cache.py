@@ -55,8 +55,8 @@ def test_key_frames_of_an_earlier_format_are_refused(data: Path, tmp_path: Path)
     shutil.copytree(data / "validation", tmp_path / "validation")
     assert len(cache.frame_files(tmp_path / "validation")) == 2
     told = json.loads((tmp_path / "validation" / "d0" / cache.DONE).read_text())
-    cache.finish(tmp_path / "validation" / "d0", {**told, "format": 3})
-    with pytest.raises(InputError, match=r"d0: expected key frames of format 4.*prepare.*found format 3"):
+    cache.finish(tmp_path / "validation" / "d0", {**told, "format": 4})
+    with pytest.raises(InputError, match=r"d0: expected key frames of format 5.*prepare.*found format 4"):
         cache.frame_files(tmp_path / "validation")
 
 

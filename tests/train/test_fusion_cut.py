@@ -74,6 +74,29 @@ def test_points_boxes_cameras_and_map_move_together(sample: FusionSample) -> Non
     assert cut.map_truth[0, x, y] == 1
 
 
+def test_cameras_that_do_not_look_into_a_cut_are_left_out(sample: FusionSample) -> None:
+    """Both cameras of the frame look ahead; here one of them is turned round."""
+    back = sample.rays * torch.tensor([-1.0, -1.0, 1.0])
+    both = replace(sample, rays=torch.stack((sample.rays[0], back[1])))
+    for ahead, kept in ((20.0, [0]), (-20.0, [1])):
+        cut = cut_at(both, CONFIG, torch.tensor([ahead + 6 * ahead / 20, 0.0]))
+        assert torch.equal(cut.pictures, both.pictures[kept])
+        assert torch.equal(cut.rays, both.rays[kept])
+        assert torch.equal(cut.depth, both.depth[kept])
+        assert cut.earlier.shape[1] == len(cut.origins) == 1
+    assert len(cut_at(both, CONFIG, torch.zeros(2)).pictures) == 2
+
+
+def test_a_cut_of_the_cameras_alone_has_a_camera_and_else_the_lidar(data: Path) -> None:
+    source = FrameSource(cache.frame_files(data / "train"), CONFIG, with_cameras=True, cuts=True)
+    drawn = [source.draw(torch.Generator().manual_seed(seed)) for seed in range(40)]
+    seen = {(sample.has_lidar, len(sample.pictures) > 0) for sample in drawn}
+    assert seen == {(True, True), (True, False), (False, True)}
+    assert all(len(sample.points) for sample in drawn if sample.has_lidar)
+    assert not any(len(sample.points) for sample in drawn if not sample.has_lidar)
+    assert sum(not sample.has_lidar for sample in drawn) > 12
+
+
 def test_most_cuts_have_an_object_and_all_lie_within_the_frame(sample: FusionSample) -> None:
     cut = cut_config(CONFIG)
     away = sample.boxes.clone()
@@ -95,7 +118,7 @@ def test_a_frame_without_objects_is_cut_too(sample: FusionSample) -> None:
 
 
 def test_the_task_learns_from_cuts_and_answers_whole_frames(data: Path) -> None:
-    task = FusionTask(PLANS.lidar, CONFIG, cuts=True)
+    task = FusionTask(PLANS.lidar, CONFIG, cuts=True, lidar_alone=True)
     for key, value in task.averaged.state_dict().items():
         assert torch.equal(value, task.network.state_dict()[key]), key
     source = FrameSource(cache.frame_files(data / "train"), CONFIG, with_cameras=False, cuts=True)

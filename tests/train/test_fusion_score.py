@@ -101,6 +101,16 @@ def test_cameras_are_known_by_where_they_look_in_whatever_order_they_come() -> N
         )
 
 
+def test_a_camera_is_where_it_was_when_it_took_its_picture() -> None:
+    cached = ring_frame(list(RING))
+    ahead = np.eye(4)
+    ahead[0, 3] = 0.4  # what the vehicle drove on until then
+    moved = sensor_frame(replace(cached, base_from_picture=np.tile(ahead, (6, 1, 1))), 0)
+    for name, calibration in sensor_frame(cached, 0).calibrations.items():
+        shift = moved.calibrations[name].reference_from_camera - calibration.reference_from_camera
+        np.testing.assert_allclose(shift, ahead - np.eye(4), atol=1e-12)
+
+
 def test_a_frame_lacks_the_sensors_that_are_left_out_and_no_other() -> None:
     cached = ring_frame(list(RING))
     assert set(sensor_frame(cached, 0, Without({"back"})).images) == set(RING) - {"back"}

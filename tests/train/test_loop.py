@@ -188,7 +188,14 @@ def test_an_interrupted_fusion_training_is_not_resumed_in_a_later_stage_of_an_ea
 ) -> None:
     checkpoints = [
         tmp_path / folder / "checkpoints" / "last.ckpt"
-        for folder in ("fusion-cameras", "fusion-lidar", "fusion-sensors", "fusion-map", "fusion")
+        for folder in (
+            "fusion-cameras",
+            "fusion-lidar",
+            "fusion-quarters",
+            "fusion-sensors",
+            "fusion-map",
+            "fusion",
+        )
     ]
     for path in checkpoints:
         path.parent.mkdir(parents=True)
@@ -198,7 +205,7 @@ def test_an_interrupted_fusion_training_is_not_resumed_in_a_later_stage_of_an_ea
         raise KilledError
 
     monkeypatch.setattr(fusion, "fit", stopped)
-    plans = fusion.Plans(PLAN, PLAN, PLAN, PLAN, PLAN)
+    plans = fusion.Plans(PLAN, PLAN, PLAN, PLAN, PLAN, PLAN)
     with pytest.raises(KilledError):
         fusion.train(data, tmp_path, plans, FusionConfig(), resume=False)
     assert not any(path.exists() for path in checkpoints)

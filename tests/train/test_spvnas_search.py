@@ -179,6 +179,7 @@ def drive(folder: Path) -> None:
             "semantic_ends": np.zeros(0, np.int64),
             "matrices": np.zeros((0, 3, 3)),
             "base_from_camera": np.zeros((0, 4, 4)),
+            "base_from_picture": np.zeros((0, 4, 4)),
             "odom_from_base": np.eye(4),
         }
         frame = cache.CachedFrame(

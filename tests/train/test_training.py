@@ -67,7 +67,7 @@ def boxes_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fusion_motion, "surroundings", lambda *_: found)
 
 
-def test_fusion_trains_in_five_stages_and_resumes_in_the_last(
+def test_fusion_trains_in_six_stages_and_resumes_in_the_last(
     data: Path, tmp_path: Path, boxes_found: None
 ) -> None:
     def last_checkpoint(folder: str) -> int:
@@ -77,24 +77,25 @@ def test_fusion_trains_in_five_stages_and_resumes_in_the_last(
         manifest = load(tmp_path / folder / "kestrel-fusion.safetensors")[1]
         return str(manifest.training["started_from"]["sha256"])
 
-    plans = fusion.Plans(MUON, MUON, MUON, PLAN, PLAN)
+    plans = fusion.Plans(MUON, MUON, MUON, MUON, PLAN, PLAN)
     weights = fusion.train(data, tmp_path, plans, FusionConfig(), resume=False, start="kestrel-fusion")
     FusionDetector(weights)
     assert sha256_of_start("fusion-cameras") == load("kestrel-fusion")[1].sha256
     for stage, before in (
         ("fusion-lidar", "fusion-cameras"),
-        ("fusion-sensors", "fusion-lidar"),
+        ("fusion-quarters", "fusion-lidar"),
+        ("fusion-sensors", "fusion-quarters"),
         ("fusion-map", "fusion-sensors"),
         ("fusion", "fusion-map"),
     ):
         assert sha256_of_start(stage) == load(tmp_path / before / "kestrel-fusion.safetensors")[1].sha256
-    earlier = ("fusion-cameras", "fusion-lidar", "fusion-sensors", "fusion-map")
+    earlier = ("fusion-cameras", "fusion-lidar", "fusion-quarters", "fusion-sensors", "fusion-map")
     done = [last_checkpoint(folder) for folder in earlier]
     longer = replace(MUON, steps=3)
     fusion.train(
         data,
         tmp_path,
-        fusion.Plans(longer, longer, longer, replace(PLAN, steps=3), replace(PLAN, steps=3)),
+        fusion.Plans(longer, longer, longer, longer, replace(PLAN, steps=3), replace(PLAN, steps=3)),
         FusionConfig(),
         resume=True,
     )
@@ -105,7 +106,7 @@ def test_fusion_trains_in_five_stages_and_resumes_in_the_last(
 def test_the_camera_stage_changes_the_camera_branch_alone(
     data: Path, tmp_path: Path, boxes_found: None
 ) -> None:
-    plans = fusion.Plans(MUON, MUON, MUON, PLAN, PLAN)
+    plans = fusion.Plans(MUON, MUON, MUON, MUON, PLAN, PLAN)
     fusion.train(data, tmp_path, plans, FusionConfig(), resume=False, start="kestrel-fusion")
     stage = load(tmp_path / "fusion-cameras" / "kestrel-fusion.safetensors")[0]
     before = load("kestrel-fusion")[0]
@@ -117,15 +118,16 @@ def test_the_camera_stage_changes_the_camera_branch_alone(
     changed = {key.split(".")[0] for key in norms if not torch.equal(lidar[key], stage[key])}
     assert "pillars" in changed
     assert not changed & {"view", "camera"}
-    sensors = load(tmp_path / "fusion-sensors" / "kestrel-fusion.safetensors")[0]
-    assert all(torch.equal(sensors[key], lidar[key]) for key in norms)
+    for folder in ("fusion-quarters", "fusion-sensors"):
+        sensors = load(tmp_path / folder / "kestrel-fusion.safetensors")[0]
+        assert all(torch.equal(sensors[key], lidar[key]) for key in norms)
     maps = load(tmp_path / "fusion-map" / "kestrel-fusion.safetensors")[0]
     assert {key.split(".")[0] for key in maps if not torch.equal(maps[key], sensors[key])} == {"map_refiner"}
 
 
 @pytest.mark.usefixtures("boxes_found")
 def test_fusion_trains_without_the_shift_and_says_so(data: Path, tmp_path: Path) -> None:
-    plans = fusion.Plans(MUON, MUON, MUON, PLAN, PLAN)
+    plans = fusion.Plans(MUON, MUON, MUON, MUON, PLAN, PLAN)
     weights = fusion.train(data, tmp_path, plans, FusionConfig(hop_s=0), resume=False)
     assert load(weights)[1].config["hop_s"] == 0
     assert FusionDetector(weights).network.camera.no_past(1) == ()

@@ -18,6 +18,7 @@ from kestrel.bench.timing import THREADS
 from kestrel.data.bag import BagReader, deserialize
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
+from kestrel.data.trajectory import Trajectory
 from kestrel.pipelines.detector import Detector, chosen_sweeps
 from kestrel.pipelines.fusion_engine import Stage
 from kestrel.sim.record import write_drive
@@ -44,13 +45,13 @@ class FrameMessages:
 class RecordedDrive:
     """Messages in the order of the sweeps, and what does not change from frame to frame.
 
-    calibrations: by camera. base_from_lidar: (4, 4). odom_from_base: by stamp, (4, 4).
+    calibrations: by camera, on the vehicle. base_from_lidar: (4, 4). trajectory: of the vehicle.
     """
 
     frames: tuple[FrameMessages, ...]
     calibrations: Mapping[str, Calibration]
     base_from_lidar: Float64Array
-    odom_from_base: Mapping[int, Float64Array]
+    trajectory: Trajectory
 
 
 def recorded_drive(
@@ -108,7 +109,7 @@ def _read(path: Path, sweeps: int) -> RecordedDrive:
     calibrations = {
         name: calibration_from_message(info, mounts[f"camera_{name}_optical"]) for name, info in infos.items()
     }
-    return RecordedDrive(tuple(frames), calibrations, mounts["lidar"], odometry)
+    return RecordedDrive(tuple(frames), calibrations, mounts["lidar"], Trajectory(odometry))
 
 
 class FrameReader:
@@ -147,10 +148,19 @@ class FrameReader:
             BASE,
             cloud,
             images,
-            self.drive.calibrations,
+            self._calibrations(images, messages.stamp_ns),
             tuple(earlier),
-            self.drive.odom_from_base[messages.stamp_ns],
+            self.drive.trajectory.at(messages.stamp_ns),
         )
+
+    def _calibrations(self, images: Mapping[str, Image], now_ns: int) -> dict[str, Calibration]:
+        """Return how each picture shows what is around the vehicle by now."""
+        placed = {}
+        for name, calibration in self.drive.calibrations.items():
+            motion = self.drive.trajectory.motion(now_ns, images[name].stamp_ns)
+            pose = motion @ calibration.reference_from_camera
+            placed[name] = replace(calibration, reference_from_camera=pose)
+        return placed
 
     def _pictures(self, messages: FrameMessages) -> dict[str, Image]:
         # OpenCV lets go of the interpreter while it decodes.
@@ -162,12 +172,11 @@ class FrameReader:
         # Earlier ones were decoded when they were the newest.
         clouds = [_decoded(self.drive.frames[number])]
         clouds += [self._decoded[index] for index in self._earlier[number]]
-        base_from_odom = np.linalg.inv(self.drive.odom_from_base[self._stamps[number]])
-        moved = []
-        for cloud in clouds:
-            motion = base_from_odom @ self.drive.odom_from_base[cloud.stamp_ns]
-            moved.append(_moved(cloud, motion @ self.drive.base_from_lidar))
-        return moved
+        now = self._stamps[number]
+        return [
+            _moved(cloud, self.drive.trajectory.motion(now, cloud.stamp_ns) @ self.drive.base_from_lidar)
+            for cloud in clouds
+        ]
 
 
 def _picture(raw: bytes) -> Image:

@@ -33,7 +33,7 @@ def keyframe_messages(folder: Path, *, repeat: int, rate_hz: float) -> Iterator[
     """Yield log time, topic and message of a keyframe repeated ``repeat`` times at ``rate_hz``.
 
     The vehicle stands still (odom -> base_link does not change), and so does all else: velocities in the
-    truth are unknown.
+    truth are unknown. On its way from picture to sweep it moved by decimetres: cameras stand where they were.
 
     Raises:
         InputError: part of the keyframe is missing.
@@ -48,7 +48,9 @@ def keyframe_messages(folder: Path, *, repeat: int, rate_hz: float) -> Iterator[
     cloud = _read_cloud(folder / frame["lidar_points"]["lidar_path"])
     cameras = {_camera_name(key): entry for key, entry in frame["images"].items()}
     pictures = {name: _read_picture(folder / entry["img_path"]) for name, entry in cameras.items()}
-    calibrations = {name: _calibration(entry, pictures[name]) for name, entry in cameras.items()}
+    calibrations = {
+        name: _calibration(entry, pictures[name], base_from_nuscenes) for name, entry in cameras.items()
+    }
     mounts = {"lidar": base_from_nuscenes @ NUSCENES_FROM_LIDAR}
     mounts |= {f"camera_{name}_optical": item.reference_from_camera for name, item in calibrations.items()}
     categories = {index: name for name, index in content["metainfo"]["categories"].items()}
@@ -106,9 +108,13 @@ def _read_picture(path: Path) -> tuple[bytes, int, int]:
     return data, decoded.shape[1], decoded.shape[0]
 
 
-def _calibration(entry: dict[str, Any], picture: tuple[bytes, int, int]) -> Calibration:
+def _calibration(
+    entry: dict[str, Any], picture: tuple[bytes, int, int], base_from_nuscenes: Float64Array
+) -> Calibration:
+    """Return where the camera was, when it took the picture, as of the vehicle at the stamp of the sweep."""
     _, width, height = picture
-    return Calibration(np.array(entry["cam2img"]), width, height, np.array(entry["cam2ego"]))
+    base_from_camera = base_from_nuscenes @ np.linalg.inv(np.array(entry["lidar2cam"]))
+    return Calibration(np.array(entry["cam2img"]), width, height, base_from_camera)
 
 
 def _boxes(

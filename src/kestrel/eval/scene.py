@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from kestrel.data.bag import BagMessage, BagReader
-from kestrel.data.messages import best_class, source_of, transform_from_message
+from kestrel.data.messages import best_class, source_of, stamp_of, transform_from_message
 from kestrel.data.perception_messages import DONT_CARE
 from kestrel.data.sensor_messages import (
     calibration_from_message,
@@ -22,6 +22,7 @@ from kestrel.data.sensor_messages import (
     cloud_from_message,
     image_from_message,
 )
+from kestrel.data.trajectory import Trajectory
 from kestrel.errors import InputError, KestrelError, describe
 from kestrel.eval.recording import BASE_FRAME, Recording, read_recording
 from kestrel.eval.timing import latencies_ms
@@ -41,9 +42,14 @@ SILENT_SWEEPS: Final = 2.5
 
 @dataclass(frozen=True)
 class CameraView:
-    """One camera at one moment. event: name and score of what its video shows, or None."""
+    """One camera at one moment.
+
+    stamp_ns: when it took the picture. calibration: how the picture shows what is around the vehicle at the
+    stamp of the frame, or None. event: name and score of what its video shows, or None.
+    """
 
     name: str
+    stamp_ns: int
     picture: UInt8Array
     encoded: bytes | None
     calibration: Calibration | None
@@ -77,14 +83,21 @@ class Scene:
         self.recording: Recording = read_recording(path)
         self._messages: dict[str, list[tuple[int, BagMessage]]] = {}
         self._base_from: dict[str, Float64Array] = {BASE_FRAME: np.eye(4)}
+        poses: dict[int, Float64Array] = {}
         reader = BagReader(path)
         for message in reader.messages([topic for topic in reader.topics if self._wanted(topic)]):
             if message.topic == "/tf_static":
                 self._add_mounts(message)
                 continue
+            if message.topic == "/tf":
+                for item in message.decode().transforms:
+                    if item.child_frame_id == BASE_FRAME:
+                        poses[stamp_of(item)] = transform_from_message(item.transform)
+                continue
             source = source_of(message.msgtype, message.raw)
             if source is not None:
                 self._messages.setdefault(message.topic, []).append((source.stamp_ns, message))
+        self._trajectory = Trajectory(poses)
         for items in self._messages.values():
             items.sort(key=lambda item: item[0])
         self.cameras = self._camera_names()
@@ -100,7 +113,9 @@ class Scene:
 
     @staticmethod
     def _wanted(topic: str) -> bool:
-        return topic in ("/tf_static", CLOUD) or bool(CAMERA.fullmatch(topic) or EVENT.fullmatch(topic))
+        return topic in ("/tf", "/tf_static", CLOUD) or bool(
+            CAMERA.fullmatch(topic) or EVENT.fullmatch(topic)
+        )
 
     def _camera_names(self) -> list[str]:
         found = [match["name"] for topic in self._messages if (match := CAMERA.fullmatch(topic))]
@@ -203,22 +218,26 @@ class Scene:
         except KestrelError:  # what a sensor delivered broken cannot be shown
             return None
         encoded = bytes(decoded.data) if hasattr(decoded, "format") else None
-        calibration = self._calibration(name, time)
+        calibration = self._calibration(name, time, stamp)
         if calibration is not None and (calibration.height, calibration.width) != image.data.shape[:2]:
             calibration = None  # of another picture: boxes would be drawn where they are not
-        return CameraView(name, image.data, encoded, calibration, self._event(name, time))
+        return CameraView(name, time, image.data, encoded, calibration, self._event(name, time))
 
     def _nearest(self, name: str, stamp: int) -> tuple[int, BagMessage]:
         return min(self._messages[self._image_topic(name)], key=lambda item: abs(item[0] - stamp))
 
-    def _calibration(self, name: str, stamp: int) -> Calibration | None:
-        message = _newest(self._messages.get(f"/camera/{name}/camera_info", []), stamp, stale_ns=None)
+    def _calibration(self, name: str, taken_ns: int, stamp: int) -> Calibration | None:
+        """Return how a picture that was taken at one stamp shows what is around the vehicle at another."""
+        message = _newest(self._messages.get(f"/camera/{name}/camera_info", []), taken_ns, stale_ns=None)
         if message is None:
             return None
         decoded = message.decode()
         base_from_camera = self._base_from.get(decoded.header.frame_id)
+        if base_from_camera is None:
+            return None
         try:
-            return None if base_from_camera is None else calibration_from_message(decoded, base_from_camera)
+            pose = self._trajectory.motion(stamp, taken_ns) @ base_from_camera
+            return calibration_from_message(decoded, pose)
         except KestrelError:  # a model that Kestrel does not know: the picture is shown without boxes
             return None
 

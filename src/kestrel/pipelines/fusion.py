@@ -30,7 +30,7 @@ from kestrel.pipelines.runtime import (
     set_threads,
     untrained_network,
 )
-from kestrel.types import BevMap, Boxes3D, Calibration, SensorFrame
+from kestrel.types import BevMap, Boxes3D, SensorFrame
 from kestrel.weights import Manifest
 
 CLASSES = DETECTION_CLASSES + MAP_LAYERS
@@ -128,7 +128,6 @@ class FusionDetector:
         self.score_threshold = score_threshold
         self.classes = DETECTION_CLASSES
         self.layers = MAP_LAYERS
-        self._rays: dict[bytes, tuple[Tensor, Tensor]] = {}
         self._memory = PictureMemory(network.config.hop_s, network.camera.no_past(1))
         config = network.config
         self._map_memory = MapMemory(config.num_layers, config.map_extent, config.map_resolution)
@@ -233,9 +232,9 @@ class FusionDetector:
             calibration = frame.calibrations[name]
             check_size(name, image, calibration)
             pictures.append(torch.from_numpy(shrink(image.data, config.image_size)))
-            ray, origin = self._camera_rays(calibration)
-            rays.append(ray)
-            origins.append(origin)
+            ray, origin = camera_rays(calibration, config)
+            rays.append(torch.from_numpy(ray))
+            origins.append(torch.from_numpy(origin))
         height, width = config.image_size
         h, w = config.feature_size
         return FusionInput(
@@ -250,23 +249,6 @@ class FusionDetector:
             has_lidar=torch.tensor([frame.cloud is not None]),
             past=self._memory.recall(_pictures(frame)),
         )
-
-    def _camera_rays(self, calibration: Calibration) -> tuple[Tensor, Tensor]:
-        """Return the rays of a calibration, computed once for each that is in use."""
-        key = b"".join(
-            (
-                calibration.camera_matrix.tobytes(),
-                calibration.reference_from_camera.tobytes(),
-                calibration.distortion.tobytes(),
-                f"{calibration.width} {calibration.height} {calibration.distortion_model}".encode(),
-            )
-        )
-        if key not in self._rays:
-            if len(self._rays) >= 64:  # a rig whose calibration drifts must not fill the memory
-                self._rays.clear()
-            ray, origin = camera_rays(calibration, self.network.config)
-            self._rays[key] = torch.from_numpy(ray), torch.from_numpy(origin)
-        return self._rays[key]
 
 
 def _pictures(frame: SensorFrame) -> list[tuple[str, int]]:

@@ -92,6 +92,7 @@ def annotate(view: CameraView, boxes: Boxes3D | None, width: int, height: int) -
     resized = cv2.resize(view.picture, (width, height), interpolation=cv2.INTER_AREA)
     picture: UInt8Array = np.asarray(resized, np.uint8)
     if boxes is not None and view.calibration is not None:
+        boxes = boxes.at(view.stamp_ns)  # what moves has moved on by then
         scale = np.array([scale_x, scale_y])
         far_first = np.argsort(-np.hypot(boxes.center[:, 0], boxes.center[:, 1]), kind="stable")
         lines = box_lines(boxes, view.calibration)

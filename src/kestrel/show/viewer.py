@@ -174,7 +174,7 @@ def _log_camera(stream: Any, view: CameraView, objects: Boxes3D | None) -> None:
     stream.log(f"{path}/image", image)
     if calibration is None or objects is None:
         return
-    lines = box_lines(objects, calibration)
+    lines = box_lines(objects.at(view.stamp_ns), calibration)
     if not lines:
         stream.log(f"{path}/boxes", rr.Clear(recursive=False))
         return

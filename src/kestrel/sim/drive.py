@@ -187,6 +187,7 @@ class Drive:
                 name=name,
                 image=Image(picture.rgb, stamp_ns, f"camera_{name}_optical"),
                 calibration=camera.calibration,
+                odom_from_base=self._odom_from_base(time_s),
                 semantic=picture.semantic,
                 instance=picture.instance,
                 event=self._world.event(time_s) if name == EVENT_CAMERA else None,

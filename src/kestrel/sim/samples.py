@@ -50,14 +50,16 @@ class LidarSample:
 class CameraSample:
     """One picture.
 
-    calibration: its reference frame is base_link. semantic: (H, W) uint8 Semantic. instance: (H, W) uint16
-    track id, 0 for none. event: what goes on in front (classes.EVENTS), of the front camera only.
+    calibration: its reference frame is base_link, as it was then: at odom_from_base, (4, 4) float64.
+    semantic: (H, W) uint8 Semantic. instance: (H, W) uint16 track id, 0 for none.
+    event: what goes on in front (classes.EVENTS), of the front camera only.
     """
 
     stamp_ns: int
     name: str
     image: Image
     calibration: Calibration
+    odom_from_base: Float64Array
     semantic: UInt8Array
     instance: UInt16Array
     event: str | None

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from kestrel.errors import InputError, describe
 from kestrel.files import write_whole
 from kestrel.sim.splits import split_names
-from kestrel.types import Float32Array, Float64Array, Int64Array, UInt8Array
+from kestrel.types import Calibration, Float32Array, Float64Array, Int64Array, UInt8Array
 
 POSITION_STEP_M: Final = 0.002
 """Positions are stored as int16 multiples of this, which reaches 65 m."""
@@ -30,8 +30,9 @@ REACH_M: Final = 65.0
 JPEG_QUALITY: Final = 90
 DONE: Final = "drive.json"
 
-FORMAT: Final = 4
-"""Of key frames, in ``drive.json``: 2 undoes the motion within a sweep, 3 has attributes, 4 poses."""
+FORMAT: Final = 5
+"""Of key frames, in ``drive.json``: 2 undoes the motion within a sweep, 3 has attributes, 4 poses, 5 those
+of the pictures."""
 
 UNREADABLE: Final = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 """What numpy raises where a file is not there, cut off or another one."""
@@ -48,7 +49,8 @@ class CachedFrame:
     sweep 0, which come first. boxes: (N, 9) float32 x, y, z, length, width, height, yaw, vx, vy; box_label,
     box_points, box_attribute: (N,) int64. map_bits: packed (layers, 200, 200) truth. pictures: one JPEG after
     the other, cut at picture_ends (M,); semantics: the same for PNG label images. matrices: (M, 3, 3) and
-    base_from_camera: (M, 4, 4) of the cameras. odom_from_base: (4, 4) where the vehicle is.
+    base_from_camera: (M, 4, 4) of the cameras on the vehicle. base_from_picture: (M, 4, 4) where the vehicle
+    was, as of where it is, when it took each picture. odom_from_base: (4, 4) where the vehicle is.
     """
 
     points: NDArray[np.int16]
@@ -67,6 +69,7 @@ class CachedFrame:
     semantic_ends: Int64Array
     matrices: Float64Array
     base_from_camera: Float64Array
+    base_from_picture: Float64Array
     odom_from_base: Float64Array
 
     def cloud(self, sweeps: int | None = None) -> Float32Array:
@@ -92,6 +95,11 @@ class CachedFrame:
     def picture(self, index: int) -> UInt8Array:
         """Return picture ``index`` (H, W, 3), RGB."""
         return decode_picture(_part(self.pictures, self.picture_ends, index))
+
+    def calibration(self, index: int, size: tuple[int, int]) -> Calibration:
+        """Return how picture ``index``, of ``size`` (H, W), shows what is around the vehicle at the stamp."""
+        pose = self.base_from_picture[index] @ self.base_from_camera[index]
+        return Calibration(self.matrices[index], size[1], size[0], pose)
 
     def semantic(self, index: int) -> UInt8Array:
         """Return the label image of picture ``index`` (H, W)."""

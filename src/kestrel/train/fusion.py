@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +32,25 @@ from kestrel.train.loop import Plan, Task, fit, mean_loss, scaled
 
 @dataclass(frozen=True)
 class Plans:
-    """How long and how the five stages are trained; each starts from the weights of the one before it."""
+    """How long and how the six stages are trained; each starts from the weights of the one before it."""
 
     cameras: Plan
     lidar: Plan
+    quarters: Plan
     all_sensors: Plan
     maps: Plan
     motion: Plan
 
     def scaled(self, steps: int | None, seed: int) -> Plans:
         """Return plans of another length, all the same, and with another seed."""
-        stages = self.cameras, self.lidar, self.all_sensors, self.maps, self.motion
-        return Plans(*(scaled(plan, steps, seed) for plan in stages))
+        plans = {stage.name: scaled(getattr(self, stage.name), steps, seed) for stage in fields(self)}
+        return Plans(**plans)
 
 
 PLANS = Plans(
     cameras=Plan(steps=1700, batch_size=2, lr=2e-3, validate_every=850, threads=2, optimizer="muon"),
     lidar=Plan(steps=4000, batch_size=6, lr=2e-3, validate_every=1000, threads=2, optimizer="muon"),
+    quarters=Plan(steps=4000, batch_size=6, lr=1e-3, validate_every=2000, threads=2, optimizer="muon"),
     all_sensors=Plan(steps=1000, batch_size=2, lr=1e-3, validate_every=500, threads=2, optimizer="muon"),
     maps=Plan(steps=12000, batch_size=6, lr=3e-3, validate_every=3000, threads=2),
     motion=Plan(steps=8000, batch_size=1, lr=2e-3, validate_every=2000, threads=2),
@@ -64,15 +66,17 @@ class FusionTask(Task[KestrelFusion]):
     What layers normalise by is learned from the LiDAR alone, as it is most of the time. Of a batch in which
     one of two frames lacks its LiDAR it would be of neither.
 
-    cuts: whether the batches hold quarters of frames, of the LiDAR alone.
+    cuts: whether the batches hold quarters of frames. lidar_alone: whether they never have pictures.
     """
 
     name = "kestrel-fusion"
     classes = CLASSES
 
-    def __init__(self, plan: Plan, config: FusionConfig, *, cuts: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, config: FusionConfig, *, cuts: bool = False, lidar_alone: bool = False
+    ) -> None:
         super().__init__(KestrelFusion(cut_config(config) if cuts else config), plan)
-        self.cuts = cuts
+        self.lidar_alone = lidar_alone
         if cuts:
             whole = KestrelFusion(config).requires_grad_(False).eval()
             whole.load_state_dict(self.network.state_dict())
@@ -87,7 +91,7 @@ class FusionTask(Task[KestrelFusion]):
     def training_step(self, batch: FusionBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         # Without pictures the view transform would get used to seeing nothing at all.
-        (self.network.view if self.cuts else self.network).eval()
+        (self.network.view if self.lidar_alone else self.network).eval()
         with fast_arithmetic():
             output = self.network(batch.inputs_of(self.network))
         parts = fusion_loss(output, batch, self.network)
@@ -127,10 +131,10 @@ def train(
     """Train Kestrel-Fusion on all training splits that have LiDAR; return the exported weights.
 
     The camera branch learns from the pictures alone what is how far away, the rest from quarters of frames of
-    the LiDAR alone; then all sensors are trained together, on whole frames; then what joins the maps of
-    several frames, from those that this network answers; last what tells velocities, from the boxes that it
-    finds. Each stage has its own folder below ``out``; resuming skips those that
-    are over.
+    the LiDAR alone; then all sensors together, first on quarters, most of them of the cameras alone, then on
+    whole frames; then what joins the maps of several frames, from those that this network answers; last what
+    tells velocities, from the boxes that it finds. Each stage has its own folder below ``out``; resuming
+    skips those that are over.
 
     Args:
         data: folder of the splits; for training and for validation one each suffices.
@@ -152,15 +156,12 @@ def train(
     def pictures(purpose: str) -> PictureSource:
         return PictureSource(files[purpose], config)
 
-    def lidar(purpose: str) -> FrameSource:
-        return FrameSource(files[purpose], config, with_cameras=False, cuts=True)
-
-    def all_sensors(purpose: str) -> FrameSource:
-        return FrameSource(files[purpose], config, with_cameras=True)
+    def frames(*, with_cameras: bool, cuts: bool) -> Callable[[str], FrameSource]:
+        return lambda purpose: FrameSource(files[purpose], config, with_cameras=with_cameras, cuts=cuts)
 
     def found_boxes(purpose: str) -> MotionSource:
-        frames = FrameSource(files[purpose], config, with_cameras=False)
-        return fusion_motion.collect(motion.network, frames, plans.motion, augmented=purpose == "train")
+        source = frames(with_cameras=False, cuts=False)(purpose)
+        return fusion_motion.collect(motion.network, source, plans.motion, augmented=purpose == "train")
 
     def found_maps(purpose: str) -> MapSource:
         return fusion_map.collect(maps.network, files[purpose], plans.maps, varied=purpose == "train")
@@ -169,8 +170,24 @@ def train(
 
     stages: list[tuple[Task[KestrelFusion], str, Callable[[str], Any], Any]] = [
         (CameraTask(plans.cameras, config), "fusion-cameras", pictures, fusion_cameras.collate),
-        (FusionTask(plans.lidar, config, cuts=True), "fusion-lidar", lidar, collate),
-        (FusionTask(plans.all_sensors, config), "fusion-sensors", all_sensors, collate),
+        (
+            FusionTask(plans.lidar, config, cuts=True, lidar_alone=True),
+            "fusion-lidar",
+            frames(with_cameras=False, cuts=True),
+            collate,
+        ),
+        (
+            FusionTask(plans.quarters, config, cuts=True),
+            "fusion-quarters",
+            frames(with_cameras=True, cuts=True),
+            collate,
+        ),
+        (
+            FusionTask(plans.all_sensors, config),
+            "fusion-sensors",
+            frames(with_cameras=True, cuts=False),
+            collate,
+        ),
         (maps, "fusion-map", found_maps, MapEvidence.joined),
         (motion, "fusion", found_boxes, Surroundings.joined),
     ]

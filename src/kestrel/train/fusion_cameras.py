@@ -31,7 +31,7 @@ from kestrel.train.fusion_data import PASTS, depth_bins, described_frame, draw_p
 from kestrel.train.fusion_sample import collate_earlier
 from kestrel.train.loop import Plan, Task, mean_loss
 from kestrel.train.sweep_augmentation import uniform
-from kestrel.types import Calibration, UInt8Array
+from kestrel.types import UInt8Array
 
 KINDS: Final = len(Semantic)
 
@@ -100,13 +100,9 @@ class PictureSource:
 
     def _load(self, index: int, past: int) -> Pictures:
         frame = cache.read(cache.CachedFrame, self.files[index])
-        height, width = self.config.image_size
         points = frame.cloud(0)[:, :3]
         cameras = range(len(frame.matrices))
-        calibrations = [
-            Calibration(frame.matrices[number], width, height, frame.base_from_camera[number])
-            for number in cameras
-        ]
+        calibrations = [frame.calibration(number, self.config.image_size) for number in cameras]
         return Pictures(
             torch.stack([torch.from_numpy(frame.picture(number)).permute(2, 0, 1) for number in cameras]),
             earlier_pictures(self.files[index], frame.base_from_camera, self.config, past),

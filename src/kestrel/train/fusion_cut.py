@@ -39,7 +39,8 @@ def cut_out(sample: FusionSample, config: FusionConfig, generator: torch.Generat
 def cut_at(sample: FusionSample, config: FusionConfig, middle: Tensor) -> FusionSample:
     """Return the quarter of a frame around ``middle`` (2,), metres from the vehicle, in its coordinates.
 
-    ``middle`` lies on a corner of four cells of the map, and the cut within it.
+    ``middle`` lies on a corner of four cells of the map, and the cut within it. Cameras that do not look
+    into the cut are left out.
     """
     cut = cut_config(config)
     shift = torch.cat((middle, torch.zeros(1)))
@@ -49,14 +50,29 @@ def cut_at(sample: FusionSample, config: FusionConfig, middle: Tensor) -> Fusion
     cells = round(2 * cut.map_extent / cut.map_resolution)
     first = ((middle + config.map_extent - cut.map_extent) / config.map_resolution).round().int()
     row, column = first.tolist()
+    origins = sample.origins - shift
+    looking = _looking_in(sample.rays, origins, cut)
     return replace(
         sample,
         points=points[(points[:, :2].abs() < cut.extent).all(1)],
-        origins=sample.origins - shift,
+        pictures=sample.pictures[looking],
+        earlier=sample.earlier[:, looking],
+        rays=sample.rays[looking],
+        origins=origins[looking],
+        depth=sample.depth[looking],
         boxes=boxes,
         map_truth=sample.map_truth[:, row : row + cells, column : column + cells],
         vehicle=sample.vehicle - middle,
     )
+
+
+def _looking_in(rays: Tensor, origins: Tensor, cut: FusionConfig) -> Tensor:
+    """Return which cameras, rays (M, h, w, 3) and origins (M, 3), look into the cut: (M,) bool."""
+    first, step, count = cut.depth
+    ends = rays[:, [0, -1], :, :2].flatten(1, 2)  # from above all others lie between top and bottom
+    depths = first + step * torch.arange(count)
+    places = origins[:, None, None, :2] + ends[:, :, None] * depths[:, None]
+    return (places.abs() < cut.extent).all(-1).any((1, 2))
 
 
 def _middle(sample: FusionSample, config: FusionConfig, generator: torch.Generator) -> Tensor:

@@ -31,6 +31,13 @@ WITH_PICTURES: Final = 0.65
 The boxes come from the LiDAR, of which there are many more drives without pictures.
 """
 
+CHOICES: Final = (0.4, 0.1, 0.35, 0.15)
+"""How often a frame with pictures has all sensors, the LiDAR alone, the cameras alone and some cameras."""
+
+WITH_PICTURES_CUT: Final = 0.9
+CHOICES_CUT: Final = (0.25, 0.0, 0.6, 0.15)
+"""The same for quarters of frames: what cameras alone see takes longest to learn."""
+
 PASTS: Final = (0.2, 0.4, 0.4)
 """How often the pictures of a sample look back on none, one and two earlier ones."""
 
@@ -72,17 +79,20 @@ class FrameSource:
         sweeps = int(torch.randint(self.config.sweeps + 1, (1,), generator=generator))
         sweeps = self.config.sweeps if uniform(0, 1, generator) < ALL_SWEEPS else sweeps
         sample = self._load(self._index(generator), cameras, sweeps, draw_past(generator))
-        if not lidar and len(sample.pictures):
-            sample = replace(sample, points=sample.points[:0], has_lidar=False)
         if not len(sample.pictures) and uniform(0, 1, generator) < PASTED_INTO:
             other = self._load(self._index(generator), range(0), sweeps, 0)
             sample = paste_objects(sample, other, self.config, generator)
         sample = augment_view(augment_sensors(sample, generator), self.config, generator)
-        return cut_out(sample, self.config, generator) if self.cuts else sample
+        if self.cuts:
+            sample = cut_out(sample, self.config, generator)
+        if not lidar and len(sample.pictures):
+            sample = replace(sample, points=sample.points[:0], has_lidar=False)
+        return sample
 
     def _index(self, generator: torch.Generator) -> int:
         chance = self._chance
-        if self.with_cameras and self._has_pictures.any() and uniform(0, 1, generator) < WITH_PICTURES:
+        share = WITH_PICTURES_CUT if self.cuts else WITH_PICTURES
+        if self.with_cameras and self._has_pictures.any() and uniform(0, 1, generator) < share:
             chance = chance * self._has_pictures
         return int(torch.multinomial(chance, 1, generator=generator))
 
@@ -90,13 +100,10 @@ class FrameSource:
         """Draw which cameras take part and whether LiDAR does."""
         if not self.with_cameras:
             return range(0), True
-        chance = uniform(0, 1, generator)
-        if chance < 0.4:
-            return range(100), True
-        if chance < 0.5:
-            return range(0), True
-        if chance < 0.85:
-            return range(100), False
+        shares = torch.tensor(CHOICES_CUT if self.cuts else CHOICES)
+        choice = int(torch.multinomial(shares, 1, generator=generator))
+        if choice < 3:
+            return (range(100), range(0), range(100))[choice], choice < 2
         kept = torch.randperm(6, generator=generator)[: 1 + int(torch.randint(5, (1,), generator=generator))]
         return kept.tolist(), uniform(0, 1, generator) < 0.8
 
@@ -106,10 +113,7 @@ class FrameSource:
         chosen = [number for number in range(len(frame.matrices)) if number in cameras]
         height, width = config.image_size
         pictures = [torch.from_numpy(frame.picture(number)).permute(2, 0, 1) for number in chosen]
-        calibrations = [
-            Calibration(frame.matrices[number], width, height, frame.base_from_camera[number])
-            for number in chosen
-        ]
+        calibrations = [frame.calibration(number, config.image_size) for number in chosen]
         looks = [camera_rays(calibration, config) for calibration in calibrations]
         current = frame.cloud(0)[:, :3]
         h, w = config.feature_size

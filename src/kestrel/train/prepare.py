@@ -231,7 +231,7 @@ def _frame(sweeps: tuple[LidarSample, ...], pictures: list[CameraSample]) -> cac
             label = POINT_CLASS_TABLE[sample.semantic[kept]]
         clouds.append(moved[kept])
     cloud = np.concatenate(clouds)
-    boxes = now.truth
+    boxes, base_from_odom = now.truth, np.linalg.inv(now.odom_from_base)
     jpeg, jpeg_ends = cache.encode([sample.image.data for sample in pictures], ".jpg")
     png, png_ends = cache.encode([sample.semantic for sample in pictures], ".png")
     return cache.CachedFrame(
@@ -251,6 +251,7 @@ def _frame(sweeps: tuple[LidarSample, ...], pictures: list[CameraSample]) -> cac
         semantic_ends=png_ends,
         matrices=_stack([sample.calibration.camera_matrix for sample in pictures], (3, 3)),
         base_from_camera=_stack([sample.calibration.reference_from_camera for sample in pictures], (4, 4)),
+        base_from_picture=_stack([base_from_odom @ sample.odom_from_base for sample in pictures], (4, 4)),
         odom_from_base=now.odom_from_base,
     )
 

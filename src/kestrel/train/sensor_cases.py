@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from kestrel.train import cache
-from kestrel.types import Calibration, Image, Int64Array, PointCloud, SensorFrame
+from kestrel.types import Image, Int64Array, PointCloud, SensorFrame
 
 BASE: Final = "base_link"
 START_NS: Final = 10**9
@@ -88,9 +88,7 @@ def sensor_frame(
             continue
         picture = cached.picture(number)
         images[name] = Image(picture, stamp_ns, name)
-        calibrations[name] = Calibration(
-            cached.matrices[number], picture.shape[1], picture.shape[0], cached.base_from_camera[number]
-        )
+        calibrations[name] = cached.calibration(number, (picture.shape[0], picture.shape[1]))
     clouds = [] if LIDAR in without else _clouds(cached, sweeps, stamp_ns)
     return SensorFrame(
         stamp_ns=stamp_ns,

@@ -69,9 +69,10 @@ class Deskewer:
 
     def _corrected(self, cloud: PointCloud, times: Float64Array) -> PointCloud:
         first, last = float(times.min()), float(times.max())
-        now = self._pose(cloud, cloud.stamp_ns)
+        frames, stamp = (self._fixed_frame, cloud.frame_id), cloud.stamp_ns
+        now = self._transforms.lookup(*frames, stamp)
         motions = [
-            invert(now) @ self._pose_within(cloud, cloud.stamp_ns + round(knot * NANOSECONDS), now)
+            invert(now) @ self._transforms.lookup_within(*frames, stamp + round(knot * NANOSECONDS), stamp)
             for knot in np.linspace(first, last, KNOTS)
         ]
         place = (times - first) / max(last - first, SHORTEST_S) * (KNOTS - 1)
@@ -84,16 +85,3 @@ class Deskewer:
             begin, end = (moved(cloud.points[rows], motion) for motion in motions[knot : knot + 2])
             points[rows] = begin + share[rows] * (end - begin)
         return replace(cloud, points=points)
-
-    def _pose(self, cloud: PointCloud, at_ns: int, *, exact: bool = False) -> Float64Array:
-        return self._transforms.lookup(self._fixed_frame, cloud.frame_id, at_ns, exact=exact)
-
-    def _pose_within(self, cloud: PointCloud, at_ns: int, now: Float64Array) -> Float64Array:
-        """Return the pose at ``at_ns``; where odometry is not there yet, by the motion before the stamp."""
-        try:
-            return self._pose(cloud, at_ns, exact=True)
-        except CalibrationError:
-            if at_ns <= cloud.stamp_ns:
-                return self._pose(cloud, at_ns)
-            mirrored = self._pose(cloud, 2 * cloud.stamp_ns - at_ns)
-            return now @ invert(mirrored) @ now

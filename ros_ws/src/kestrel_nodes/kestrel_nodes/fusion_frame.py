@@ -38,12 +38,14 @@ class BuiltFrame:
     """A frame and what had to be left out of it.
 
     excluded: by sensor, why it could not take part. no_motion: why earlier sweeps were left out, or None.
+    standing: why pictures count as taken where the vehicle is at the stamp of the frame, or None.
     changes: calibrations that are not what they were. notes: what was not understood of the cloud.
     points: counters of points that were left out.
     """
 
     excluded: dict[str, KestrelError] = field(default_factory=dict)
     no_motion: KestrelError | None = None
+    standing: KestrelError | None = None
     changes: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
     points: Counter[str] = field(default_factory=Counter)
@@ -124,7 +126,9 @@ class FrameBuilder:
             decoded = {name: threads.submit(read_image, image) for name, image in collected.images.items()}
             for name, message in collected.images.items():
                 try:
-                    images[name], calibrations[name] = self._camera(name, message, decoded[name], built)
+                    images[name], calibrations[name] = self._camera(
+                        name, message, decoded[name], collected, built
+                    )
                 except KestrelError as error:
                     images.pop(name, None)
                     built.excluded[name] = error
@@ -223,9 +227,9 @@ class FrameBuilder:
         return replace(sweep, points=moved(sweep.points, base_from_lidar), frame_id=self.base_frame)
 
     def _camera(
-        self, name: str, message: Any, decoded: Future[Image], built: BuiltFrame
+        self, name: str, message: Any, decoded: Future[Image], collected: Collected, built: BuiltFrame
     ) -> tuple[Image, Calibration]:
-        """Return the picture without distortion and its calibration."""
+        """Return the picture without distortion, and how it shows what is around the vehicle by now."""
         intrinsics = self._checked_info(name)
         frame_id = message.header.frame_id or intrinsics.frame_id
         if frame_id != intrinsics.frame_id:
@@ -240,7 +244,20 @@ class FrameBuilder:
             self.watches[name].look(stamp, message.data, picture.data)
         clean = self.undistorter(name, picture.data, intrinsics)
         self._note_change(name, intrinsics, base_from_camera, built)
-        return Image(clean, stamp, frame_id), intrinsics.calibration(base_from_camera)
+        motion = self._motion(collected.stamp_ns, collected.skews_ns[name], built)
+        return Image(clean, stamp, frame_id), intrinsics.calibration(motion @ base_from_camera)
+
+    def _motion(self, now_ns: int, skew_ns: int, built: BuiltFrame) -> Float64Array:
+        """Return where the vehicle was ``skew_ns`` after ``now_ns``, as of where it is then, (4, 4)."""
+        if skew_ns == 0:
+            return np.eye(4)
+        frames = self.odom_frame, self.base_frame
+        try:
+            then = self.transforms.lookup_within(*frames, now_ns + skew_ns, now_ns)
+            return invert(self.transforms.lookup(*frames, now_ns)) @ then
+        except CalibrationError as error:
+            built.standing = error
+            return np.eye(4)
 
     def _checked_info(self, name: str) -> Intrinsics:
         info = self.camera_infos.get(name)

@@ -52,6 +52,8 @@ class FusionHealth:
         self._calibration.check(
             "motion", None if built.no_motion is None else f"earlier sweeps are left out: {built.no_motion}"
         )
+        standing = f"motion between sweep and pictures is not undone: {built.standing}"
+        self._calibration.check("pictures", None if built.standing is None else standing)
         self._calibration.count("changes", len(built.changes))
 
     def count_answers(self, collected: Collected, frame: SensorFrame) -> None:

@@ -182,10 +182,11 @@ def draw_overlay(
     from kestrel.eval.scene import CameraView
     from kestrel.show.camera import annotate
 
-    picture, calibration = frame.images[camera].data.copy(), frame.calibrations[camera]
+    image, calibration = frame.images[camera], frame.calibrations[camera]
+    picture = image.data.copy()
     if frame.cloud is not None:
         _draw_points(picture, frame.cloud, calibration)
-    view = CameraView(name=camera, picture=picture, encoded=None, calibration=calibration, event=None)
+    view = CameraView(camera, image.stamp_ns, picture, encoded=None, calibration=calibration, event=None)
     height, width = picture.shape[:2]
     return annotate(view, boxes.chosen(boxes.score >= minimum_score), width, height)
 

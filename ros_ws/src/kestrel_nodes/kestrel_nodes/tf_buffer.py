@@ -201,6 +201,22 @@ class TransformBuffer:
             to_source = self._climb(name, source_chain, common, stamp_ns, tolerance_ns)
         return invert(to_target) @ to_source
 
+    def lookup_within(self, target: str, source: str, stamp_ns: int, now_ns: int) -> Float64Array:
+        """Return ``target_from_source``, (4, 4) float64, at a stamp shortly before or after ``now_ns``.
+
+        Where it is not known yet, the motion before ``now_ns`` goes on as it was.
+
+        Raises:
+            CalibrationError: as ``lookup`` does.
+        """
+        try:
+            return self.lookup(target, source, stamp_ns, exact=True)
+        except CalibrationError:
+            if stamp_ns <= now_ns:
+                return self.lookup(target, source, stamp_ns)
+            now = self.lookup(target, source, now_ns)
+            return now @ invert(self.lookup(target, source, 2 * now_ns - stamp_ns)) @ now
+
     def _ancestors(self, name: str, frame: str) -> list[str]:
         """Return ``frame`` and all frames above it, nearest first."""
         chain = [frame.lstrip("/")]
