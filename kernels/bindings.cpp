@@ -147,12 +147,18 @@ void lift_splat_backward(Address depth, Address context, const Sizes& depth_stri
                                         at<void>(to_context), threads});
 }
 
-int64_t build_splat_index(Address cells, int images, int depths, int height, int width, int64_t num_cells,
-                          Address row_start, Address runs, Address by_column, Address column_start,
-                          int threads) {
-  return kestrel::build_splat_index({at<int64_t>(cells), images, depths, height, width, num_cells,
-                                     at<int32_t>(row_start), at<int32_t>(runs), at<int32_t>(by_column),
-                                     at<int32_t>(column_start), threads});
+// grid: lower corner and size of a cell along x, y, z. shape: images, depths, height, width and the cells of
+// the grid along x, y, z.
+int64_t build_splat_index(Address rays, Address origins, Address depths, Address frames,
+                        const std::vector<float>& grid, bool truncated, const std::vector<int>& shape,
+                        int64_t num_cells, Address row_start, Address runs, Address by_column,
+                        Address column_start, int threads) {
+  const kestrel::FrustumRays frustum{at<float>(rays), at<float>(origins), at<float>(depths), at<int64_t>(frames),
+                                     {grid.at(0), grid.at(1), grid.at(2)}, {grid.at(3), grid.at(4), grid.at(5)},
+                                     shape.at(4), shape.at(5), shape.at(6), truncated};
+  return kestrel::build_splat_index({frustum, shape.at(0), shape.at(1), shape.at(2), shape.at(3),
+                                     num_cells, at<int32_t>(row_start), at<int32_t>(runs),
+                                     at<int32_t>(by_column), at<int32_t>(column_start), threads});
 }
 
 void winograd(Address input, Address weight, Address bias, Address out, int64_t images, int height, int width,
@@ -254,7 +260,7 @@ void box_points(Address points, int64_t count, Address regions, int64_t region_c
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
-constexpr int interface_version = 11;
+constexpr int interface_version = 12;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;

@@ -43,9 +43,20 @@ struct LiftSplatBackward {
   int threads;
 };
 
-// Cells of the points to the arrays of SplatIndex; `runs` and `by_column` have room for every point.
+// Where the points of the pictures are: origin + ray * depth. The rest of a grid is in SplatIndexing.
+struct FrustumRays {
+  const float* rays;          // (images, height, width, 3)
+  const float* origins;       // (images, 3)
+  const float* depths;        // (depths)
+  const int64_t* frames;      // (images) sample of the batch, -1 for a picture that took no part
+  float lower[3], step[3];    // corner and cell of the grid
+  int32_t nx, ny, nz;         // cells are (batch, nz, nx, ny)
+  bool truncated;             // places are rounded toward zero: up to a cell below the corner is cell 0
+};
+
+// Points along rays to the arrays of SplatIndex; `runs` and `by_column` have room for every point.
 struct SplatIndexing {
-  const int64_t* cells;       // (images, depths, height, width), -1 for points outside
+  FrustumRays frustum;
   int32_t images, depths, height, width;
   int64_t num_cells;
   int32_t* row_start;

@@ -8,53 +8,73 @@
 namespace kestrel {
 namespace {
 
-constexpr int kStrip = 8;  // picture columns read together: one cache line of cells
-
 struct Run {
   int32_t cell, point, length;
 };
 
-// The runs of a range of strips in the order of (n, w, d, h), and how many each cell has.
+// The runs of a range of picture columns in the order of (n, w, d, h), and how many each cell has.
 struct Part {
-  int64_t first_strip, last_strip;
+  int64_t first, last;
   std::vector<Run> runs;
   std::vector<int32_t> count;
   int64_t base;
 };
 
-// Cells of a strip turned to (w, d, h).
-void turn(const SplatIndexing& request, int64_t n, int first, int columns, std::vector<int32_t>& cells) {
-  const int64_t lines = static_cast<int64_t>(request.depths) * request.height;
-  const int64_t* from = request.cells + n * lines * request.width + first;
-  for (int64_t line = 0; line < lines; ++line, from += request.width)
-    for (int w = 0; w < columns; ++w) cells[w * lines + line] = static_cast<int32_t>(from[w]);
+// Which of `cells` cells along one axis each of `count` places is in, -1 for none.
+void axis_cells(const float* ray, int64_t count, float origin, float depth, float lower, float step, int32_t cells,
+                bool truncated, int32_t* to) {
+  // Not (x >= bound): what is not a number is in no cell.
+  const float last = static_cast<float>(cells);
+  for (int64_t i = 0; i < count; ++i) {
+    const float place = (ray[i] * depth + origin - lower) / step;
+    const bool inside = (truncated ? place > -1.0f : place >= 0.0f) && place < last;
+    to[i] = inside ? static_cast<int32_t>(place) : -1;
+  }
+}
+
+// Cells of the points of one picture column, (d, h).
+void column_cells(const SplatIndexing& request, int64_t n, int64_t w, std::vector<float>& ray,
+                  std::vector<int32_t>& along, int32_t* cells) {
+  const FrustumRays& frustum = request.frustum;
+  const int64_t height = request.height, frame = frustum.frames[n];
+  const int32_t sizes[3] = {frustum.nx, frustum.ny, frustum.nz};
+  for (int64_t h = 0; h < height; ++h)
+    for (int axis = 0; axis < 3; ++axis)
+      ray[axis * height + h] = frustum.rays[((n * height + h) * request.width + w) * 3 + axis];
+  for (int64_t d = 0; d < request.depths; ++d, cells += height) {
+    for (int axis = 0; axis < 3; ++axis)
+      axis_cells(ray.data() + axis * height, height, frustum.origins[n * 3 + axis], frustum.depths[d],
+                 frustum.lower[axis], frustum.step[axis], sizes[axis], frustum.truncated,
+                 along.data() + axis * height);
+    const int32_t *x = along.data(), *y = x + height, *z = y + height;
+    const int32_t base = static_cast<int32_t>(frame) * frustum.nz;
+    for (int64_t h = 0; h < height; ++h) {
+      const bool outside = frame < 0 || (x[h] | y[h] | z[h]) < 0;
+      cells[h] = outside ? -1 : ((base + z[h]) * frustum.nx + x[h]) * frustum.ny + y[h];
+    }
+  }
 }
 
 void find_runs(const SplatIndexing& request, Part& part) {
-  const int64_t strips = (request.width + kStrip - 1) / kStrip;
   const int64_t lines = static_cast<int64_t>(request.depths) * request.height;
-  std::vector<int32_t> cells(kStrip * lines);
+  std::vector<int32_t> cells(lines), along(3 * request.height);
+  std::vector<float> ray(3 * request.height);
   part.count.assign(request.num_cells, 0);
-  for (int64_t strip = part.first_strip; strip < part.last_strip; ++strip) {
-    const int64_t n = strip / strips;
-    const int first = static_cast<int>(strip % strips) * kStrip;
-    const int columns = std::min(kStrip, request.width - first);
-    turn(request, n, first, columns, cells);
-    for (int w = 0; w < columns; ++w) {
-      request.column_start[n * request.width + first + w] = static_cast<int32_t>(part.runs.size());
-      const int32_t* column = cells.data() + w * lines;
-      for (int64_t line = 0; line < lines;) {
-        const int64_t bottom = (line / request.height + 1) * request.height;
-        const int32_t cell = column[line];
-        int64_t end = line + 1;
-        while (end < bottom && column[end] == cell) ++end;
-        if (cell >= 0) {
-          const int64_t point = (n * lines + line) * request.width + first + w;
-          part.runs.push_back({cell, static_cast<int32_t>(point), static_cast<int32_t>(end - line)});
-          ++part.count[cell];
-        }
-        line = end;
+  for (int64_t column = part.first; column < part.last; ++column) {
+    const int64_t n = column / request.width, w = column % request.width;
+    column_cells(request, n, w, ray, along, cells.data());
+    request.column_start[column] = static_cast<int32_t>(part.runs.size());
+    for (int64_t line = 0; line < lines;) {
+      const int64_t bottom = (line / request.height + 1) * request.height;
+      const int32_t cell = cells[line];
+      int64_t end = line + 1;
+      while (end < bottom && cells[end] == cell) ++end;
+      if (cell >= 0) {
+        const int64_t point = (n * lines + line) * request.width + w;
+        part.runs.push_back({cell, static_cast<int32_t>(point), static_cast<int32_t>(end - line)});
+        ++part.count[cell];
       }
+      line = end;
     }
   }
 }
@@ -81,12 +101,8 @@ int64_t number_cells(const SplatIndexing& request, std::vector<Part>& parts) {
 }
 
 void place_runs(const SplatIndexing& request, Part& part) {
-  const int64_t strips = (request.width + kStrip - 1) / kStrip;
-  const auto column = [&](int64_t strip) {
-    return strip / strips * request.width + std::min<int64_t>(strip % strips * kStrip, request.width);
-  };
-  for (int64_t at = column(part.first_strip); at < column(part.last_strip); ++at)
-    request.column_start[at] += static_cast<int32_t>(part.base);
+  for (int64_t column = part.first; column < part.last; ++column)
+    request.column_start[column] += static_cast<int32_t>(part.base);
   for (size_t i = 0; i < part.runs.size(); ++i) {
     const Run& run = part.runs[i];
     const int32_t at = part.count[run.cell]++;
@@ -99,13 +115,13 @@ void place_runs(const SplatIndexing& request, Part& part) {
 }  // namespace
 
 int64_t build_splat_index(const SplatIndexing& request) {
-  const int64_t strips = static_cast<int64_t>(request.images) * ((request.width + kStrip - 1) / kStrip);
+  const int64_t columns = static_cast<int64_t>(request.images) * request.width;
   std::vector<Part> parts(std::max(1, request.threads));
   const int count = static_cast<int>(parts.size());
 #pragma omp parallel for num_threads(request.threads) schedule(static, 1)
   for (int i = 0; i < count; ++i) {
-    parts[i].first_strip = strips * i / count;
-    parts[i].last_strip = strips * (i + 1) / count;
+    parts[i].first = columns * i / count;
+    parts[i].last = columns * (i + 1) / count;
     find_runs(request, parts[i]);
   }
   const int64_t runs = number_cells(request, parts);

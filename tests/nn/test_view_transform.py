@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kestrel.nn.camera_geometry import CameraGeometry, depth_images, frustum_points
+from kestrel.nn.camera_geometry import CameraGeometry, depth_images, frustum_points, frustum_rays
 from kestrel.nn.view_transform import DepthLSSTransform, LSSTransform, cells_of
 from kestrel.ops.bev_pool import bev_cells
 
@@ -55,6 +55,18 @@ def test_cloud_augmentation_turns_the_map_with_the_cloud() -> None:
     augmented = dataclasses.replace(cameras(), cloud_augmentation=turn[None])
     found = frustum_points(frustum, augmented).view(2, 3)
     torch.testing.assert_close(found[0], torch.tensor([2.0, 3.5, 1.2]))
+
+
+def test_rays_lead_to_the_points_of_the_frustum() -> None:
+    turn = torch.tensor([[0.0, -1, 0, 2], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    resize = torch.eye(4).repeat(1, 2, 1, 1)
+    resize[..., :2, :2] = torch.tensor([[0.5, 0.1], [-0.1, 0.5]])
+    resize[..., :2, 3] = torch.tensor([3.0, -5.0])
+    both = dataclasses.replace(cameras(), cloud_augmentation=turn[None], image_augmentation=resize)
+    frustum = transform().frustum
+    rays, origins = frustum_rays(frustum, both)
+    points = origins[:, :, None, None, None] + rays[:, :, None] * frustum[:, 0, 0, 2].view(1, 1, -1, 1, 1, 1)
+    torch.testing.assert_close(points, frustum_points(frustum, both))
 
 
 def test_number_of_cells_is_truncated() -> None:

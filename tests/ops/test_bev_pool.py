@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from kestrel.errors import InputError
 from kestrel.ops.bev_pool import (
+    BevGrid,
+    FrustumRays,
     GridShape,
     LiftSplatIndex,
     bev_cells,
@@ -101,19 +105,6 @@ def test_operators_are_registered_completely() -> None:
     torch.library.opcheck(torch.ops.kestrel.bev_pool.default, (features, torch.tensor([0, 2, -1, 2, 1]), 4))
 
 
-@pytest.mark.parametrize("column", [True, False])
-def test_the_compiled_index_is_that_of_the_reference(column: bool) -> None:
-    cells = scene()[2].flatten(0, 1)
-    if column:  # a level camera: all rows of a column share a cell
-        cells = cells[:, :, :1].expand(-1, -1, 7, -1)
-    built = LiftSplatIndex.build(cells, 2, SHAPE)
-    expected = index_reference(cells, 48)
-    for found, wanted in zip((built.row_start, built.runs, built.by_column), expected, strict=False):
-        assert torch.equal(found, wanted)
-    assert torch.equal(built.column_start, expected[3])
-    assert int(built.runs[:, 2].max()) == (7 if column else 1)
-
-
 def test_what_does_not_fit_is_named() -> None:
     depth, context, cells = scene()
     with pytest.raises(InputError, match="cell of a point"):
@@ -142,3 +133,59 @@ def test_an_index_serves_only_pictures_of_the_size_that_it_was_built_for() -> No
     ):
         with pytest.raises(InputError, match="lift-splat"):
             lift_splat(torch.rand(size), torch.rand(size[0], context.shape[1], *size[2:]), index)
+
+
+def rays_of_pictures(*, level: bool = False) -> FrustumRays:
+    """Four pictures of two samples, one of which took no part, looking about from within the grid.
+
+    level: in a column of a picture all look the same way.
+    """
+    generator = torch.Generator().manual_seed(5)
+    rays = torch.randn(4, 6, 11, 3, generator=generator)
+    if level:
+        rays = rays[:, :1].expand_as(rays)
+    origins = torch.rand(4, 3, generator=generator) * torch.tensor([4.0, 6.0, 2.0]) + LOWER
+    return FrustumRays(rays, origins, 0.25 * torch.arange(9) + 0.1, torch.tensor([0, 1, -1, 1]))
+
+
+@pytest.mark.parametrize("level", [True, False])
+@pytest.mark.parametrize("truncated", [True, False])
+def test_points_along_rays_fall_into_the_cells_of_their_places(truncated: bool, level: bool) -> None:
+    rays = rays_of_pictures(level=level)
+    grid = BevGrid(tuple(LOWER.tolist()), tuple(STEP.tolist()), SHAPE, truncated)
+    points = rays.origins[:, None, None, None] + rays.rays[:, None] * rays.depths.view(1, -1, 1, 1, 1)
+    if not truncated:
+        points[((points - LOWER) < 0).any(-1)] = 1e6
+    cells = bev_cells(points[None], LOWER, STEP, SHAPE)[0]
+    cells = torch.where(cells >= 0, cells + 24 * rays.frames.view(-1, 1, 1, 1), -1)
+    cells[2] = -1
+    assert torch.equal(rays.cells(grid), cells)
+    assert (cells >= 0).float().mean() > 0.2
+    built, expected = LiftSplatIndex.along(rays, grid, 2), index_reference(cells, 48)
+    found = built.row_start, built.runs, built.by_column, built.column_start
+    for table, wanted in zip(found, expected, strict=True):
+        assert torch.equal(table, wanted)
+    assert set(built.runs[:, 2].tolist()) == {6} if level else {1, 2} <= set(built.runs[:, 2].tolist())
+    assert built.points == (4, 9, 6, 11)
+    assert (built.batch, built.shape) == (2, SHAPE)
+
+
+def test_rays_that_lead_nowhere_fall_into_no_cell() -> None:
+    rays = rays_of_pictures()
+    grid = BevGrid(tuple(LOWER.tolist()), tuple(STEP.tolist()), SHAPE)
+    for nowhere in (torch.nan, torch.inf, -torch.inf, 1e30):
+        lost = replace(rays, rays=torch.full_like(rays.rays, nowhere))
+        assert (lost.cells(grid) == -1).all()
+        assert len(LiftSplatIndex.along(lost, grid, 2).runs) == 0
+    assert len(LiftSplatIndex.along(replace(rays, frames=torch.full((4,), -1)), grid, 2).runs) == 0
+
+
+def test_rays_of_other_types_and_without_pictures_have_an_index_too() -> None:
+    rays = rays_of_pictures()
+    grid = BevGrid(tuple(LOWER.tolist()), tuple(STEP.tolist()), SHAPE)
+    wide = FrustumRays(rays.rays.double(), rays.origins.double(), rays.depths.double(), rays.frames)
+    assert torch.equal(LiftSplatIndex.along(wide, grid, 2).runs, index_reference(wide.cells(grid), 48)[1])
+    none = FrustumRays(rays.rays[:0], rays.origins[:0], rays.depths, rays.frames[:0])
+    assert len(LiftSplatIndex.along(none, grid, 2).runs) == 0
+    with pytest.raises(InputError, match="sample of a picture: expected below 1, found 1"):
+        LiftSplatIndex.along(rays, grid, 1)

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from kestrel.bench.bev import lss_pool
+from kestrel.bench.bev import cells_of, lss_pool
 from kestrel.bench.fusion import answer
 from kestrel.bench.fusion_drive import FrameReader, recorded_drive
 from kestrel.bench.peer import relative_difference
@@ -24,7 +24,6 @@ from kestrel.engine.folded import FoldedEngine
 from kestrel.models.bevfusion import BEVFusion, CameraEncoder, LidarEncoder
 from kestrel.models.bevfusion_released import released_config
 from kestrel.ops import int8_is_fast
-from kestrel.ops.bev_pool import bev_cells
 from kestrel.pipelines.bevfusion import BEVFusionDetector
 from kestrel.pipelines.bevfusion_frame import BEVFusionInput
 from kestrel.pipelines.fusion_engine import Stage, run_stage
@@ -64,9 +63,9 @@ class TextbookEngine:
         assert inputs.images is not None
         assert inputs.cameras is not None
         depth, context = view.lift(encoder.features(inputs.images), inputs.cameras, inputs.clouds)
-        cells = bev_cells(view.points(inputs.cameras), view.bx - view.dx / 2, view.dx, view.grid_shape)
+        cells = cells_of(view, inputs.cameras)
         nx, ny, nz = view.grid_shape
-        pooled = lss_pool(depth, context, cells.flatten(0, 1), nx * ny * nz)
+        pooled = lss_pool(depth, context, cells, nx * ny * nz)
         answer: Tensor = view.downsample(pooled.view(1, nx, ny, -1).permute(0, 3, 1, 2))
         return answer
 

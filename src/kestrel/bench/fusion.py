@@ -46,7 +46,7 @@ class TextbookEngine:
         """Run the network on a batch of frames."""
         network = self.network
         index = network.view.index(inputs)
-        cells = network.view.cells(inputs)
+        cells = network.view.frustum(inputs).cells(network.view.grid)
 
         def view(depth: Tensor, context: Tensor, _: LiftSplatIndex) -> tuple[Tensor, Tensor]:
             side = network.config.pillars // 2

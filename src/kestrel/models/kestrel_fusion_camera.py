@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionConfig, FusionInput
 from kestrel.models.mobilenetv2 import STAGES, MobileNetV2, OnlineTSMMobileNetV2, State
 from kestrel.nn.conv import conv_block
-from kestrel.ops.bev_pool import LiftSplatIndex, lift_splat
+from kestrel.ops.bev_pool import BevGrid, FrustumRays, LiftSplatIndex, lift_splat
 
 TRUNK = STAGES[:-1]
 """All but the last, whose channels are of use to a classifier alone."""
@@ -90,23 +90,21 @@ class ViewTransform(nn.Module):
         self.register_buffer("depths", first + step * torch.arange(count), persistent=False)
         self.reduce = conv_block(config.camera_channels, config.camera_channels)
 
-    def cells(self, inputs: FusionInput) -> Tensor:
-        """Return the flat (frame, x, y) cell of every frustum point (M, D, h, w), -1 where outside."""
+    @property
+    def grid(self) -> BevGrid:
+        """The cells of the map, all heights in one."""
         config = self.config
-        side = config.pillars // 2
-        places = inputs.origins[:, None, None, None] + (
-            inputs.rays[:, None] * self.depths.view(1, -1, 1, 1, 1)
-        )
-        grid = torch.floor((places[..., :2] + config.extent) / config.cell_size).long()
+        side, size = config.pillars // 2, config.cell_size
         low, high = config.height_range
-        inside = ((grid >= 0) & (grid < side)).all(-1) & (places[..., 2] > low) & (places[..., 2] < high)
-        frame = inputs.image_batch.view(-1, 1, 1, 1)
-        return torch.where(inside, (frame * side + grid[..., 0]) * side + grid[..., 1], -1)
+        return BevGrid((-config.extent, -config.extent, low), (size, size, high - low), (side, side, 1))
+
+    def frustum(self, inputs: FusionInput) -> FrustumRays:
+        """Return where the points of all pictures are."""
+        return FrustumRays(inputs.rays, inputs.origins, self.depths, inputs.image_batch)
 
     def index(self, inputs: FusionInput) -> LiftSplatIndex:
         """Sort the frustum points by cell; it stays valid for as long as the calibrations do."""
-        side, frames = self.config.pillars // 2, len(inputs.has_lidar)
-        return LiftSplatIndex.build(self.cells(inputs), frames, (side, side, 1))
+        return LiftSplatIndex.along(self.frustum(inputs), self.grid, len(inputs.has_lidar))
 
     def forward(self, depth: Tensor, context: Tensor, index: LiftSplatIndex) -> tuple[Tensor, Tensor]:
         """Return pooled features (B, C, X, Y) and which cells any camera sees, (B, 1, X, Y)."""

@@ -79,6 +79,29 @@ def frustum_points(frustum: Tensor, cameras: CameraGeometry) -> Tensor:
     return _rotate(augment[..., :3, :3], placed) + _per_point(augment[..., :3, 3])
 
 
+def frustum_rays(frustum: Tensor, cameras: CameraGeometry) -> tuple[Tensor, Tensor]:
+    """Return the same points as rays: each is at origin + ray * depth.
+
+    The augmentation of pictures changes columns and rows alone, so that a pixel has one ray at all depths.
+
+    Args:
+        frustum: (D, H, W, 3) as of ``frustum_points``; all depths have the same pixels.
+        cameras: of B samples with N cameras.
+
+    Returns:
+        (B, N, H, W, 3) metres per metre of depth and (B, N, 3) metres.
+    """
+    turn, shift = cameras.image_augmentation[..., :2, :2], cameras.image_augmentation[..., :2, 3]
+    pixels = frustum[0, ..., :2] - shift[:, :, None, None, :]
+    plane = torch.einsum("bnij,bnhwj->bnhwi", torch.linalg.inv(turn), pixels)
+    optical = torch.cat((plane, torch.ones_like(plane[..., :1])), -1)
+    pose, augment = cameras.reference_from_camera, cameras.cloud_augmentation[:, None]
+    unproject = pose[..., :3, :3] @ torch.linalg.inv(cameras.intrinsics[..., :3, :3])
+    rays = torch.einsum("bnij,bnhwj->bnhwi", augment[..., :3, :3] @ unproject, optical)
+    origins = (augment[..., :3, :3] @ pose[..., :3, 3:])[..., 0] + augment[..., :3, 3]
+    return rays, origins
+
+
 def _rotate(matrix: Tensor, points: Tensor) -> Tensor:
     """Apply (B, N, 3, 3) to (B, N, D, H, W, 3)."""
     return torch.einsum("bnij,bndhwj->bndhwi", matrix.expand(*points.shape[:2], 3, 3), points)

@@ -14,9 +14,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from kestrel.nn.camera_geometry import CameraGeometry, depth_images, frustum_points
+from kestrel.nn.camera_geometry import CameraGeometry, depth_images, frustum_points, frustum_rays
 from kestrel.nn.conv import conv_bn_relu
-from kestrel.ops.bev_pool import LiftSplatIndex, bev_cells, lift_splat
+from kestrel.ops.bev_pool import BevGrid, FrustumRays, LiftSplatIndex, lift_splat
 
 Bound: TypeAlias = Sequence[float]
 """Lower end, upper end, step; metres. The number of cells is truncated, never rounded up."""
@@ -90,11 +90,16 @@ class LSSTransform(nn.Module):
 
     def index(self, cameras: CameraGeometry) -> LiftSplatIndex:
         """Assign the frustum points to cells; worth keeping for as long as the calibration stays."""
-        lower = self.bx - self.dx / 2
-        cells = bev_cells(self.points(cameras), lower, self.dx, self.grid_shape)
+        x, y, z = (self.bx - self.dx / 2).tolist()
+        grid = BevGrid((x, y, z), tuple(self.dx.tolist()), self.grid_shape, truncated=True)
+        rays, origins = frustum_rays(self.frustum, cameras)
+        batch, count = origins.shape[:2]
+        frames = torch.arange(batch, device=rays.device)[:, None].expand(batch, count)
         if cameras.present is not None:
-            cells = cells.masked_fill(~cameras.present[:, :, None, None, None], -1)
-        return LiftSplatIndex.build(cells.flatten(0, 1), len(cells), self.grid_shape)
+            frames = frames.masked_fill(~cameras.present, -1)
+        depths = self.frustum[:, 0, 0, 2]
+        flat = FrustumRays(rays.flatten(0, 1), origins.flatten(0, 1), depths, frames.flatten())
+        return LiftSplatIndex.along(flat, grid, batch)
 
     def lift(
         self, features: Tensor, cameras: CameraGeometry, clouds: Sequence[Tensor] | None = None

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from kestrel.ops.axis_sampling import sample_axes
 from kestrel.ops.backend import dispatch_level
-from kestrel.ops.bev_pool import LiftSplatIndex, bev_cells, bev_pool, lift_splat
+from kestrel.ops.bev_pool import BevGrid, FrustumRays, LiftSplatIndex, bev_cells, bev_pool, lift_splat
 from kestrel.ops.box_points import box_points
 from kestrel.ops.classification import most_likely
 from kestrel.ops.kernel_map import (
@@ -27,7 +27,9 @@ from kestrel.ops.voxelize import Voxels, voxelize
 from kestrel.ops.window_attention import window_attention
 
 __all__ = [
+    "BevGrid",
     "CoordinateSet",
+    "FrustumRays",
     "KernelMap",
     "LiftSplatIndex",
     "PackedWeight",

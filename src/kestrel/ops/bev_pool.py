@@ -3,25 +3,26 @@
 """Pooling of image features into bird's-eye-view cells (BEVFusion, Liu et al. 2022, section III-B).
 
 A camera feature at every depth of its ray is a point in space; all points of one cell are summed. Which point
-falls into which cell depends on the calibration alone, so it is computed once (:func:`bev_cells`,
-:class:`LiftSplatIndex`) and reused. The features of the points are depth probability times context;
-:func:`lift_splat` never builds them. The compiled kernel multiplies inside of the sum over the points of a
-cell; the reference multiplies by a sparse matrix: with A[cell, pixel] = sum of the depth probabilities of
-that pixel's points in that cell, the map is A @ context.
+falls into which cell depends on where the cameras are alone, so it is computed once for as long as that stays
+(:class:`FrustumRays`, :class:`LiftSplatIndex`); of a vehicle that moves it is computed for every frame. The
+features of the points are depth probability times context; :func:`lift_splat` never builds them. The compiled
+kernel multiplies inside of the sum over the points of a cell; the reference multiplies by a sparse matrix:
+with A[cell, pixel] = sum of the depth probabilities of that pixel's points in that cell, the map is
+A @ context.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import NATIVE, call, native_for, triton_for
+from kestrel.ops.backend import call, native_for, triton_for
 
 GridShape: TypeAlias = tuple[int, int, int]
 _Tables: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -83,6 +84,47 @@ def bev_pool(features: Tensor, cells: Tensor, batch: int, shape: GridShape) -> T
 def _as_map(pooled: Tensor, batch: int, shape: GridShape) -> Tensor:
     nx, ny, nz = shape
     return pooled.view(batch, nz, nx, ny, -1).permute(0, 1, 4, 2, 3).reshape(batch, -1, nx, ny)
+
+
+@dataclass(frozen=True)
+class BevGrid:
+    """Cells that points along rays fall into.
+
+    lower: (x, y, z) of the lower corner, metres. step: size of a cell along them, metres. shape: how many.
+    truncated: places are truncated toward zero, as in :func:`bev_cells`; else what is below the lower corner
+        is outside.
+    """
+
+    lower: tuple[float, float, float]
+    step: tuple[float, float, float]
+    shape: GridShape
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class FrustumRays:
+    """Where the points of N pictures are: origin + ray * depth.
+
+    rays: (N, H, W, 3) metres per metre of depth. origins: (N, 3) metres. depths: (D,) metres.
+    frames: (N,) int64 to which sample of a batch a picture belongs, -1 if it took no part.
+    """
+
+    rays: Tensor
+    origins: Tensor
+    depths: Tensor
+    frames: Tensor
+
+    def cells(self, grid: BevGrid) -> Tensor:
+        """Return the (N, D, H, W) int64 cell of every point, ordered (sample, z, x, y), -1 outside."""
+        rays, depths = self.rays[:, None], self.depths.view(1, -1, 1, 1, 1)
+        points = rays * depths + self.origins[:, None, None, None]
+        places = (points - points.new_tensor(grid.lower)) / points.new_tensor(grid.step)
+        lowest = places > -1 if grid.truncated else places >= 0
+        nx, ny, nz = grid.shape
+        frame = self.frames.view(-1, 1, 1, 1)
+        inside = (lowest & (places < places.new_tensor(grid.shape))).all(-1) & (frame >= 0)
+        x, y, z = torch.where(inside[..., None], places, 0).long().unbind(-1)
+        return torch.where(inside, ((frame * nz + z) * nx + x) * ny + y, -1)
 
 
 @torch.library.custom_op("kestrel::bev_pool", mutates_args=())
@@ -174,22 +216,47 @@ class LiftSplatIndex:
         if highest >= num_cells or max(cells.numel(), num_cells) > limit:
             found = f"{highest} in {cells.numel()} points and {num_cells} cells"
             raise InputError(describe("cell of a point", expected=f"below {num_cells}", found=found))
-        if NATIVE is not None and cells.device.type == "cpu":
-            return cls(*_index_native(NATIVE, cells, num_cells), batch, shape, points)
         return cls(*index_reference(cells, num_cells), batch, shape, points)
 
+    @classmethod
+    def along(cls, rays: FrustumRays, grid: BevGrid, batch: int) -> LiftSplatIndex:
+        """Sort the points along rays by cell.
 
-def _index_native(native: ModuleType, cells: Tensor, num_cells: int) -> _Tables:
-    images, depths, height, width = cells.shape
-    row_start = torch.empty(num_cells + 1, dtype=torch.int32)
-    runs = torch.empty(cells.numel(), 3, dtype=torch.int32)
-    by_column = torch.empty(cells.numel(), dtype=torch.int32)
-    column_start = torch.empty(images * width + 1, dtype=torch.int32)
-    made = row_start, runs, by_column, column_start
-    threads = torch.get_num_threads()
-    count = call(native.build_splat_index, cells, images, depths, height, width, num_cells, *made, threads)
-    # The room for the worst case is given back.
-    return row_start, runs[:count].clone(), by_column[:count].clone(), column_start
+        Args:
+            rays: of all pictures.
+            grid: whose cells they fall into.
+            batch: number of samples.
+
+        Raises:
+            InputError: a picture of a sample that the batch does not have, or more points than 32 bits count.
+        """
+        highest = int(rays.frames.max()) if len(rays.frames) else -1
+        if highest >= batch:
+            expected = f"below {batch}"
+            raise InputError(describe("sample of a picture", expected=expected, found=highest))
+        native = native_for(rays.rays, rays.origins, rays.depths)
+        if native is None or rays.rays.dtype != torch.float32:
+            return cls.build(rays.cells(grid), batch, grid.shape)
+        images, height, width, _ = rays.rays.shape
+        points = images, len(rays.depths), height, width
+        num_cells = batch * math.prod(grid.shape)
+        limit = torch.iinfo(torch.int32).max
+        if max(math.prod(points), num_cells) > limit:
+            found = f"{math.prod(points)} points and {num_cells} cells"
+            raise InputError(describe("points along rays", expected=f"at most {limit}", found=found))
+        row_start = torch.empty(num_cells + 1, dtype=torch.int32)
+        runs = torch.empty(math.prod(points), 3, dtype=torch.int32)
+        by_column = torch.empty(math.prod(points), dtype=torch.int32)
+        column_start = torch.empty(images * width + 1, dtype=torch.int32)
+        count = call(
+            native.build_splat_index,
+            *(rays.rays, rays.origins, rays.depths, rays.frames),
+            *((*grid.lower, *grid.step), grid.truncated, (*points, *grid.shape), num_cells),
+            *(row_start, runs, by_column, column_start, torch.get_num_threads()),
+        )
+        # The room for the worst case is given back.
+        tables = row_start, runs[:count].clone(), by_column[:count].clone(), column_start
+        return cls(*tables, batch, grid.shape, points)
 
 
 def index_reference(cells: Tensor, num_cells: int) -> _Tables:
