@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import call, native_for
+from kestrel.ops.backend import call, native_for, triton_for
 
 
 def sample_axes(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequence[Tensor]) -> Tensor:
@@ -52,10 +52,7 @@ def _sample_axes(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequen
     batch, places, channels = len(grids[0]), len(lower[0]), sum(grid.shape[1] for grid in grids)
     out = grids[0].new_empty(batch, places, places, channels)
     first = 0
-    for grid, below in zip(grids, lower, strict=True):
-        if not 0 <= int(below.min()) <= int(below.max()) <= grid.shape[2] - 2:
-            found = f"{int(below.min())} to {int(below.max())}"
-            raise InputError(describe("lines of a grid", expected=f"0 to {grid.shape[2] - 2}", found=found))
+    _check_lines(grids, lower)
     for grid, below, part in zip(grids, lower, share, strict=True):
         call(
             native.sample_axes,
@@ -67,10 +64,28 @@ def _sample_axes(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequen
     return out.permute(0, 3, 1, 2)
 
 
+@_sample_axes.register_kernel("cuda")
+def sample_axes_cuda(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequence[Tensor]) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_for(*grids):
+        return sample_axes_reference(grids, lower, share).contiguous(memory_format=torch.channels_last)
+    from kestrel.ops.gpu import axis_sampling as gpu
+
+    _check_lines(grids, lower)
+    return gpu.sample_axes(grids, lower, share)
+
+
 @_sample_axes.register_fake
 def _(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequence[Tensor]) -> Tensor:
     places, channels = lower[0].shape[0], sum(grid.shape[1] for grid in grids)
     return grids[0].new_empty(grids[0].shape[0], places, places, channels).permute(0, 3, 1, 2)
+
+
+def _check_lines(grids: Sequence[Tensor], lower: Sequence[Tensor]) -> None:
+    for grid, below in zip(grids, lower, strict=True):
+        if not 0 <= int(below.min()) <= int(below.max()) <= grid.shape[2] - 2:
+            found = f"{int(below.min())} to {int(below.max())}"
+            raise InputError(describe("lines of a grid", expected=f"0 to {grid.shape[2] - 2}", found=found))
 
 
 def sample_axes_reference(

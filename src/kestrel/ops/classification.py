@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import call, native_for
+from kestrel.ops.backend import call, native_for, triton_for
 
 MOST_CLASSES: Final = 256
 
@@ -44,6 +44,16 @@ def _most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
     probability = torch.empty(len(logits))
     call(native.most_likely, logits, *logits.shape, label, probability, torch.get_num_threads())
     return label, probability
+
+
+@_most_likely.register_kernel("cuda")
+def most_likely_cuda(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_for(logits):
+        return most_likely_reference(logits)
+    from kestrel.ops.gpu import classification as gpu
+
+    return gpu.most_likely(logits)
 
 
 @_most_likely.register_fake

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import NATIVE, call
+from kestrel.ops.backend import NATIVE, call, triton_installed
 from kestrel.ops.rotated_iou import rotated_iou, rotated_iou_reference
 
 
@@ -104,9 +104,9 @@ def _rotated_nms(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int
 
 @_rotated_nms.register_kernel("cuda")
 def rotated_nms_cuda(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """Compute the operator on a GPU: the overlaps there, the choice on the CPU."""
+    """Compute the operator on a GPU: in Triton where it is installed."""
     wide = boxes.double()
-    return _greedy(rotated_iou(wide, wide) > iou_threshold, labels, limit)
+    return _chosen_there(rotated_iou(wide, wide) > iou_threshold, labels, limit)
 
 
 @_rotated_nms.register_fake
@@ -124,6 +124,12 @@ def _circle_nms(centers: Tensor, labels: Tensor, squared: Tensor, limit: int) ->
     return kept[:found].clone()
 
 
+@_circle_nms.register_kernel("cuda")
+def circle_nms_cuda(centers: Tensor, labels: Tensor, squared: Tensor, limit: int) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    return _chosen_there(_within(centers, squared), labels, limit)
+
+
 @_circle_nms.register_fake
 def _(centers: Tensor, labels: Tensor, squared: Tensor, limit: int) -> Tensor:
     return labels.new_empty(torch.library.get_ctx().new_dynamic_size())
@@ -137,9 +143,22 @@ def rotated_nms_reference(boxes: Tensor, labels: Tensor, iou_threshold: float, l
 
 def circle_nms_reference(centers: Tensor, labels: Tensor, squared: Tensor, limit: int) -> Tensor:
     """Compute the operator in torch."""
+    return _greedy(_within(centers, squared), labels, limit)
+
+
+def _within(centers: Tensor, squared: Tensor) -> Tensor:
+    """Return which boxes are within the distance of which (first)."""
     wide = centers.double()
-    distance = (wide[:, None] - wide[None]).square().sum(dim=-1)
-    return _greedy(distance <= squared[:, None], labels, limit)
+    return (wide[:, None] - wide[None]).square().sum(dim=-1) <= squared[:, None]
+
+
+def _chosen_there(close: Tensor, labels: Tensor, limit: int) -> Tensor:
+    """Go down the ranking on the device of the boxes, or on the CPU without Triton."""
+    if not triton_installed():
+        return _greedy(close, labels, limit)
+    from kestrel.ops.gpu import nms as gpu
+
+    return gpu.greedy(close, labels, limit)
 
 
 def _greedy(close: Tensor, labels: Tensor, limit: int) -> Tensor:

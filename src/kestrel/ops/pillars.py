@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import call, native_for
+from kestrel.ops.backend import call, native_for, triton_for
 
 LEAST_POINTS: Final = 2
 """With fewer points inside of the grid the canvas stays empty: of one, training knows no variance."""
@@ -39,6 +39,15 @@ class PillarGrid:
         return (torch.arange(self.side, device=like.device) + 0.5).to(like) * self.size - self.extent
 
 
+def points_in_pillars(points: Tensor, batch: Tensor, grid: PillarGrid) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the points inside of the grid, their (n, 2) cells, and the (n,) pillar, by frame, x, y."""
+    side, (low, high) = grid.side, grid.height_range
+    cell = torch.floor((points[:, :2] + grid.extent) / grid.size).long()
+    inside = ((cell >= 0) & (cell < side)).all(1) & (points[:, 2] >= low) & (points[:, 2] < high)
+    points, cell, batch = points[inside], cell[inside], batch[inside]
+    return points, cell, (batch * side + cell[:, 0]) * side + cell[:, 1]
+
+
 def pillar_features(points: Tensor, batch: Tensor, grid: PillarGrid, frames: int) -> tuple[Tensor, Tensor]:
     """Describe the points inside of the grid.
 
@@ -52,13 +61,9 @@ def pillar_features(points: Tensor, batch: Tensor, grid: PillarGrid, frames: int
         (n, 9) the columns of the points, their x and y from the centre of the pillar and from the mean of its
         points; and the (n,) int64 pillar, counted by frame, x, y.
     """
-    side, (low, high) = grid.side, grid.height_range
-    cell = torch.floor((points[:, :2] + grid.extent) / grid.size).long()
-    inside = ((cell >= 0) & (cell < side)).all(1) & (points[:, 2] >= low) & (points[:, 2] < high)
-    points, cell, batch = points[inside], cell[inside], batch[inside]
-    pillar = (batch * side + cell[:, 0]) * side + cell[:, 1]
+    points, cell, pillar = points_in_pillars(points, batch, grid)
     places = points[:, :2]
-    total = places.new_zeros(frames * side * side, 2).index_add_(0, pillar, places)
+    total = places.new_zeros(frames * grid.side**2, 2).index_add_(0, pillar, places)
     number = torch.bincount(pillar, minlength=len(total)).clamp(min=1)
     mean = (total / number[:, None])[pillar]
     return torch.cat((points, places - grid.centers(points)[cell], places - mean), 1), pillar
@@ -171,6 +176,23 @@ def _pillar_canvas(
     return out.permute(0, 3, 1, 2)
 
 
+@_pillar_canvas.register_kernel("cuda")
+def pillar_canvas_cuda(
+    points: Tensor, batch: Tensor, weight: Tensor, bias: Tensor, lengths: Sequence[float], frames: int
+) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    grid = PillarGrid(lengths[0], lengths[1], (lengths[2], lengths[3]))
+    if points.dtype != torch.float32 or not triton_for(points, weight, bias):
+        return pillar_canvas_reference(points, batch, weight, bias, grid, frames)
+    from kestrel.ops.gpu import pillars as gpu
+
+    _check_frames(batch, frames)
+    points, _, pillar = points_in_pillars(points, batch, grid)
+    if len(points) < LEAST_POINTS:
+        points, pillar = points[:0], pillar[:0]
+    return gpu.pillar_canvas(points, pillar, weight, bias, grid.centers(points), frames)
+
+
 @_pillar_canvas.register_fake
 def _(
     points: Tensor, batch: Tensor, weight: Tensor, bias: Tensor, lengths: Sequence[float], frames: int
@@ -183,12 +205,16 @@ def pillar_canvas_reference(
     points: Tensor, batch: Tensor, weight: Tensor, bias: Tensor, grid: PillarGrid, frames: int
 ) -> Tensor:
     """Do the same in torch."""
-    if len(batch) and not 0 <= int(batch.min()) <= int(batch.max()) < frames:
-        raise _unknown_frame(batch, frames)
+    _check_frames(batch, frames)
     features, pillar = pillar_features(points, batch, grid, frames)
     if len(features) < LEAST_POINTS:
         features, pillar = features[:0], pillar[:0]
     return pillar_maximum(features, pillar, weight, bias, frames, grid.side)
+
+
+def _check_frames(batch: Tensor, frames: int) -> None:
+    if len(batch) and not 0 <= int(batch.min()) <= int(batch.max()) < frames:
+        raise _unknown_frame(batch, frames)
 
 
 def _unknown_frame(batch: Tensor, frames: int) -> InputError:

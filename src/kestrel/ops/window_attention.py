@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import call, native_for
+from kestrel.ops.backend import call, native_for, triton_for
 
 HIDDEN: Final = -100.0
 """Added to the scores between cells that only the cyclic shift brought together."""
@@ -65,6 +65,16 @@ def _window_attention(qkv: Tensor, padding: Tensor, bias: Tensor, window: int, s
         *(window, shift, depth**-0.5, HIDDEN, qkv.dtype == torch.bfloat16, torch.get_num_threads()),
     )
     return out
+
+
+@_window_attention.register_kernel("cuda")
+def window_attention_cuda(qkv: Tensor, padding: Tensor, bias: Tensor, window: int, shift: int) -> Tensor:
+    """Compute the operator on a GPU: in Triton where it is installed."""
+    if not triton_for(qkv):
+        return window_attention_reference(qkv, padding, bias, window, shift)
+    from kestrel.ops.gpu import window_attention as gpu
+
+    return gpu.window_attention(qkv, padding, bias, window, shift, HIDDEN)
 
 
 @_window_attention.register_fake

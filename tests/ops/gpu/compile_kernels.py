@@ -105,9 +105,34 @@ def box_points(module: Any, dtype: torch.dtype) -> None:
     module.box_points(torch.zeros(30, 5), torch.zeros(4, 12), 3, 0.2, 8)
 
 
+def classification(module: Any, dtype: torch.dtype) -> None:
+    module.most_likely(torch.zeros(40, 19))
+
+
+def nms(module: Any, dtype: torch.dtype) -> None:
+    module.greedy(torch.zeros(70, 70, dtype=torch.bool), torch.zeros(70, dtype=torch.int64), 20)
+
+
+def axis_sampling(module: Any, dtype: torch.dtype) -> None:
+    for kind in (torch.float32, dtype):
+        module.sample_axes([torch.zeros(2, 40, 8, 8, dtype=kind)], [rows(20)], [torch.zeros(20)])
+
+
+def pillars(module: Any, dtype: torch.dtype) -> None:
+    pillar = torch.arange(30)
+    arrays = torch.zeros(9, 32), torch.zeros(32), torch.zeros(24)
+    module.pillar_canvas(torch.zeros(30, 5), pillar, *arrays, 2)
+
+
+def window_attention(module: Any, dtype: torch.dtype) -> None:
+    for kind in (torch.float32, dtype):
+        qkv, padding = torch.zeros(2, 9, 13, 3 * 64, dtype=kind), torch.zeros(3 * 64)
+        module.window_attention(qkv, padding, torch.zeros(2, 49, 49), 7, 3, -100.0)
+
+
 CALLS = (
     *(temporal_shift, sparse_conv, coordinates, kernel_map, segments, point_voxel, bev_pool, voxelize),
-    *(rotated_iou, box_points),
+    *(rotated_iou, box_points, classification, nms, axis_sampling, pillars, window_attention),
 )
 
 
