@@ -90,6 +90,10 @@ def test_pictures_look_back_on_those_of_half_a_second_before() -> None:
     assert (answers[0] != alone).any()
     assert (answers[1] != answers[0]).any()
     assert (answers[2] == alone).all()
+    detector.picture_memory = False
+    detector.reset()
+    detector.detect(frame)
+    assert (detector.detect(moved_on(frame, 500_000_000))[1].probability == alone).all()
 
 
 def test_what_is_remembered_is_what_the_training_computes() -> None:

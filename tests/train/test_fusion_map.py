@@ -88,7 +88,7 @@ def test_some_memories_are_short(
 def test_in_some_drives_the_lidar_comes_or_goes() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = [fusion_map._sensors(generator) for _ in range(300)]
-    gone = Without({LIDAR})
+    gone = Without.of(LIDAR)
     assert {(NOTHING, gone), (gone, NOTHING)} < set(drawn)
     assert 0.35 < drawn.count((NOTHING, NOTHING)) / len(drawn) < 0.55
 

@@ -18,7 +18,7 @@ from kestrel.errors import ConfigError, InputError
 from kestrel.sim.rig import load_rig
 from kestrel.train import cache, score
 from kestrel.train.fusion_score import Answers, Drive, score_fusion, score_rounded, score_without_sensors
-from kestrel.train.sensor_cases import CAMERAS, LATER, LIDAR, RING, Without, camera_names, sensor_frame
+from kestrel.train.sensor_cases import CAMERAS, LIDAR, RING, Without, camera_names, sensor_frame
 from kestrel.types import BevMap, Boxes3D, SensorFrame
 from kestrel.weights import Manifest, read_manifest, save
 from tests.train.conftest import make_cached_frame
@@ -113,11 +113,11 @@ def test_a_camera_is_where_it_was_when_it_took_its_picture() -> None:
 
 def test_a_frame_lacks_the_sensors_that_are_left_out_and_no_other() -> None:
     cached = ring_frame(list(RING))
-    assert set(sensor_frame(cached, 0, Without({"back"})).images) == set(RING) - {"back"}
-    blind = sensor_frame(cached, 2, Without({CAMERAS}))
+    assert set(sensor_frame(cached, 0, Without.of("back")).images) == set(RING) - {"back"}
+    blind = sensor_frame(cached, 2, Without.of(CAMERAS))
     assert blind.modality == "lidar"
     assert len(blind.sweeps) == 2
-    assert sensor_frame(cached, 2, Without({LIDAR})).modality == "camera"
+    assert sensor_frame(cached, 2, Without.of(LIDAR)).modality == "camera"
 
 
 def test_what_each_failure_costs_is_what_the_lost_sensors_saw(drives: Path) -> None:
@@ -137,10 +137,10 @@ def test_what_fails_later_is_there_before_and_only_frames_after_it_are_scored(dr
     detector = SectorDetector()
     answers = Answers(detector, sweeps=0)
     (six,) = (drive for drive in Drive.below(drives) if drive.has_ring())
-    (frame,) = answers.to([six], Without({LIDAR, LATER}))
+    (frame,) = answers.to([six], Without.of(LIDAR, later=True))
     assert [lidar for _, lidar in detector.seen] == [True, False]
     assert len(frame.found) == 0
-    (frame,) = answers.to([six], Without({LATER}))
+    (frame,) = answers.to([six], Without(later=True))
     assert [lidar for _, lidar in detector.seen[2:]] == [True, True]
     assert len(frame.found) == 6
 
@@ -219,7 +219,9 @@ def test_the_command_prints_figures_and_the_manifest_keeps_them(
     assert figures["test/camera+lidar/range/10-20 m/mAP"]["unit"] == "AP"
     assert {"test/lidar/ap/car", "test/camera+lidar/weather/rain/NDS"} <= kept.keys()
     exact = {"precision": "float32"}
-    assert made == [exact, {**exact, "map_memory": False}, {"precision": "int8"}]
+    without = [{**exact, "map_memory": False}, {**exact, "picture_memory": False}]
+    assert made == [exact, *without, {"precision": "int8"}]
+    assert kept["test/camera/without picture memory/mAVE"] == kept["test/camera/mAVE"]
     assert figures["test/without map memory/map_miou"]["unit"] == "IoU"
     assert kept["test/int8/mAP"] == kept["test/camera+lidar/mAP"]
 

@@ -52,6 +52,7 @@ class FusionDetector:
         precision: of the dense parts; "auto" is bfloat16 or else int8 where the CPU multiplies it in
             hardware. In int8 are the 3x3 convolutions of the engine "folded", if it is taken, and no others.
         map_memory: whether the map is that of all frames and not of each by itself.
+        picture_memory: whether pictures look back.
 
     Raises:
         ModelError: the weights, or the quantized models with these weights, cannot be used.
@@ -69,6 +70,7 @@ class FusionDetector:
         precision: Precision = "auto",
         *,
         map_memory: bool = True,
+        picture_memory: bool = True,
     ) -> None:
         if (engine == "int8") != (int8 is not None):
             expected = "a folder of int8 models with the engine int8, and with no other"
@@ -76,7 +78,8 @@ class FusionDetector:
         set_threads(threads)
         network, manifest = load_network(KestrelFusion, weights, CLASSES)
         models = None if int8 is None else Int8Models.open(int8, manifest.sha256)
-        self._start(network, manifest, score_threshold, engine, models, precision, map_memory=map_memory)
+        self._start(network, manifest, score_threshold, engine, models, precision)
+        self.map_memory, self.picture_memory = map_memory, picture_memory
 
     @classmethod
     def untrained(
@@ -112,8 +115,6 @@ class FusionDetector:
         engine: EngineName,
         int8: Int8Models | None = None,
         precision: Precision = "auto",
-        *,
-        map_memory: bool = True,
     ) -> None:
         self.network = network
         self.precision = chosen_precision(precision, ["bfloat16", "int8"])
@@ -131,7 +132,7 @@ class FusionDetector:
         self._memory = PictureMemory(network.config.hop_s, network.camera.no_past(1))
         config = network.config
         self._map_memory = MapMemory(config.num_layers, config.map_extent, config.map_resolution)
-        self.map_memory = map_memory
+        self.map_memory = self.picture_memory = True
 
     remove_close_m = 0.0
     """Earlier sweeps are taken as they are."""
@@ -247,7 +248,7 @@ class FusionDetector:
             rays=torch.stack(rays) if rays else torch.zeros(0, h, w, 3),
             origins=torch.stack(origins) if origins else torch.zeros(0, 3),
             has_lidar=torch.tensor([frame.cloud is not None]),
-            past=self._memory.recall(_pictures(frame)),
+            past=self._memory.recall(_pictures(frame)) if self.picture_memory else (),
         )
 
 

@@ -39,7 +39,7 @@ from kestrel.train.sweep_augmentation import uniform
 FRAMES: Final = 3500
 """Frames that are collected, at most, drive by drive; together they take 5 GB of memory."""
 
-SENSORS: Final = ((0.45, NOTHING), (0.2, Without({CAMERAS})), (0.2, Without({LIDAR})))
+SENSORS: Final = ((0.45, NOTHING), (0.2, Without.of(CAMERAS)), (0.2, Without.of(LIDAR)))
 """Share of the drives with pictures that are seen without these sensors; in the others the LiDAR comes or
 goes."""
 
@@ -144,7 +144,7 @@ def _sensors(generator: torch.Generator) -> tuple[Without, Without]:
         if chance < share:
             return without, without
         chance -= share
-    there, gone = NOTHING, Without({LIDAR})
+    there, gone = NOTHING, Without.of(LIDAR)
     return (there, gone) if uniform(0, 1, generator) < 0.5 else (gone, there)
 
 

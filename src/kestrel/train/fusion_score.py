@@ -21,7 +21,6 @@ from kestrel.train.progress import track
 from kestrel.train.sensor_cases import (
     CAMERAS,
     CASES,
-    LATER,
     LIDAR,
     NOTHING,
     RING,
@@ -34,8 +33,8 @@ from kestrel.types import BevMap, Boxes3D, SensorFrame
 
 SENSORS: Final[Mapping[str, Without]] = {
     "camera+lidar": NOTHING,
-    "lidar": Without({CAMERAS}),
-    "camera": Without({LIDAR}),
+    "lidar": Without.of(CAMERAS),
+    "camera": Without.of(LIDAR),
 }
 """Sensors that are there, and so those that are left out."""
 
@@ -98,7 +97,7 @@ class Answers:
     def to(self, drives: Sequence[Drive], without: Without) -> list[ScoredFrame]:
         """Return the answers to all frames of ``drives`` without some sensors, beside their truth.
 
-        Those to the first half of a drive in which nothing is left out yet (LATER) are asked for alone.
+        Those to the first half of a drive in which nothing is left out yet are asked for alone.
         """
         missing = [drive for drive in drives if (drive.folder, without) not in self._known]
         frames = [
@@ -106,9 +105,8 @@ class Answers:
             for drive in missing
             for place, path in enumerate(drive.files)
         ]
-        what = f"without {', '.join(sorted(without))}" if without else "all sensors"
-        for path, later in track(frames, what) if frames else ():
-            counts = later or LATER not in without
+        for path, later in track(frames, str(without)) if frames else ():
+            counts = later or not without.later
             answer = self._answer(path, without if counts else NOTHING)
             self._known.setdefault((path.parent, without), []).extend([answer] if counts else [])
         return [frame for drive in drives for frame in self._known[drive.folder, without]]
@@ -145,6 +143,11 @@ def score_all_sensors(answers: Answers, folder: Path) -> dict[str, float]:
     return _compared(answers.to(Drive.below(folder), NOTHING))
 
 
+def score_cameras_alone(answers: Answers, folder: Path) -> dict[str, float]:
+    """Return all figures of the cameras alone on the drives below ``folder``."""
+    return summary(answers.to(Drive.below(folder), SENSORS["camera"]))
+
+
 def score_without_sensors(answers: Answers, folder: Path) -> dict[str, float]:
     """Return the scores of all CASES, on the drives below ``folder`` that six cameras saw.
 
@@ -160,8 +163,8 @@ def score_without_sensors(answers: Answers, folder: Path) -> dict[str, float]:
     values = _below(f"{SENSORS_OUT}/none", _compared(answers.to(drives, NOTHING)))
     for case, runs in CASES.items():
         found = {name: _compared(answers.to(drives, without)) for name, without in runs.items()}
-        later = any(LATER in without for without in runs.values())
-        complete = _compared(answers.to(drives, Without({LATER}) if later else NOTHING))
+        later = any(without.later for without in runs.values())
+        complete = _compared(answers.to(drives, Without(later=later)))
         for figure, whole in complete.items():
             own = [run[figure] for run in found.values()]
             values[f"{SENSORS_OUT}/{case}/{figure}"] = mean(own)

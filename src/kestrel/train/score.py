@@ -24,6 +24,7 @@ from kestrel.train.fusion_score import (
     Answers,
     Drive,
     score_all_sensors,
+    score_cameras_alone,
     score_fusion,
     score_rounded,
     score_without_sensors,
@@ -190,6 +191,11 @@ def _score_network(weights: str | Path, network: str, folder: Path, *, sensors_o
         )
         alone = score_all_sensors(_answers(forgetful), folder)
         values["without map memory/map_miou"] = alone["map_miou"]
+        unaware = FusionDetector(
+            weights, score_threshold=SCORE_THRESHOLD, precision="float32", picture_memory=False
+        )
+        for name, value in score_cameras_alone(_answers(unaware), folder).items():
+            values[f"camera/without picture memory/{name}"] = value
         if int8_is_fast():
             in_bytes = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, precision="int8")
             rough = score_all_sensors(_answers(in_bytes), folder)

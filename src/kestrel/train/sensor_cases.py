@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,26 +18,45 @@ BASE: Final = "base_link"
 START_NS: Final = 10**9
 CAMERAS: Final = "cameras"
 LIDAR: Final = "lidar"
-LATER: Final = "later"
 
 RING: Final = ("front", "front_left", "back_left", "back", "back_right", "front_right")
 """Cameras of a rig of six, counter-clockwise from the one that looks ahead."""
 
 
-Without = frozenset[str]
-"""Sensors that are left out: LIDAR, CAMERAS (all of them), or names of RING; with LATER only in the second
-half of a drive."""
+@dataclass(frozen=True)
+class Without:
+    """Sensors that are left out of a drive.
+
+    sensors: LIDAR, CAMERAS (all of them), or names of RING. later: whether only in its second half.
+    """
+
+    sensors: frozenset[str] = frozenset()
+    later: bool = False
+
+    @classmethod
+    def of(cls, *sensors: str, later: bool = False) -> Without:
+        """Return what leaves these sensors out."""
+        return cls(frozenset(sensors), later)
+
+    def __contains__(self, sensor: str) -> bool:
+        return sensor in self.sensors
+
+    def __str__(self) -> str:
+        if not self.sensors:
+            return "all sensors"
+        return f"without {', '.join(sorted(self.sensors))}{', later' if self.later else ''}"
+
 
 NOTHING: Final = Without()
 CASES: Final[Mapping[str, Mapping[str, Without]]] = {
-    "1 of 6 cameras": {name: Without({name}) for name in RING},
+    "1 of 6 cameras": {name: Without.of(name) for name in RING},
     "3 of 6 cameras": {
-        "all ahead": Without({"front_left", "front", "front_right"}),
-        "all behind": Without({"back_left", "back", "back_right"}),
+        "all ahead": Without.of("front_left", "front", "front_right"),
+        "all behind": Without.of("back_left", "back", "back_right"),
     },
-    "all cameras": {"all cameras": Without({CAMERAS})},
-    "LiDAR": {"LiDAR": Without({LIDAR})},
-    "LiDAR, later": {"LiDAR, later": Without({LIDAR, LATER})},
+    "all cameras": {"all cameras": Without.of(CAMERAS)},
+    "LiDAR": {"LiDAR": Without.of(LIDAR)},
+    "LiDAR, later": {"LiDAR, later": Without.of(LIDAR, later=True)},
 }
 """What fails, and the runs of which the case is the mean. Each camera fails in turn; of the ways to lose
 three the two that leave half of the surroundings unseen. Of what fails later the frames before count neither
