@@ -16,50 +16,13 @@ from threading import RLock
 import cv2
 import numpy as np
 
+from kestrel.data.trajectory import Quaternion, Vector3, pose_between, pose_matrix
 from kestrel.errors import CalibrationError, describe
 from kestrel.types import Float32Array, Float64Array
 
 NANOSECONDS = 1_000_000_000
 QUATERNION_NORM_TOLERANCE = 1e-2
 """How far the norm of a received quaternion may be from 1 (tf2 allows the same)."""
-
-Vector3 = tuple[float, float, float]
-Quaternion = tuple[float, float, float, float]
-"""(x, y, z, w), as in geometry_msgs."""
-
-
-def rotation_from_quaternion(quaternion: Quaternion) -> Float64Array:
-    """Return the (3, 3) rotation of a unit ``quaternion`` (x, y, z, w)."""
-    x, y, z, w = quaternion
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-def slerp(first: Quaternion, second: Quaternion, ratio: float) -> Quaternion:
-    """Return the rotation ``ratio`` (0..1) of the shorter way from ``first`` to ``second``."""
-    a, b = np.asarray(first), np.asarray(second)
-    cosine = float(a @ b)
-    if cosine < 0.0:
-        b, cosine = -b, -cosine
-    if cosine > 1.0 - 1e-10:
-        mixed = a + ratio * (b - a)
-    else:
-        angle = np.arccos(cosine)
-        mixed = (np.sin((1.0 - ratio) * angle) * a + np.sin(ratio * angle) * b) / np.sin(angle)
-    x, y, z, w = (mixed / np.linalg.norm(mixed)).tolist()
-    return (x, y, z, w)
-
-
-def _matrix(translation: Vector3, quaternion: Quaternion) -> Float64Array:
-    transform = np.eye(4)
-    transform[:3, :3] = rotation_from_quaternion(quaternion)
-    transform[:3, 3] = translation
-    return transform
 
 
 def invert(transform: Float64Array) -> Float64Array:
@@ -244,33 +207,25 @@ class TransformBuffer:
         """Return ``parent_from_child`` at ``stamp_ns``, at most ``tolerance_ns`` beyond what is known."""
         edge = self._edges[child]
         if edge.static:
-            return _matrix(*edge.poses[0])
+            return pose_matrix(*edge.poses[0])
         stamps = edge.stamps_ns
         after = bisect_left(stamps, stamp_ns)
         if after < len(stamps) and stamps[after] == stamp_ns:
-            return _matrix(*edge.poses[after])
+            return pose_matrix(*edge.poses[after])
         if 0 < after < len(stamps):
             gap_ns = stamps[after] - stamps[after - 1]
             if gap_ns <= self._max_gap_ns:
                 ratio = (stamp_ns - stamps[after - 1]) / gap_ns
-                return _between(edge.poses[after - 1], edge.poses[after], ratio)
+                return pose_between(edge.poses[after - 1], edge.poses[after], ratio)
         nearest = min(
             (stamp for stamp in stamps[max(after - 1, 0) : after + 1]), key=lambda s: abs(s - stamp_ns)
         )
         if abs(nearest - stamp_ns) <= tolerance_ns:
-            return _matrix(*edge.poses[stamps.index(nearest)])
+            return pose_matrix(*edge.poses[stamps.index(nearest)])
         away_s = (nearest - stamp_ns) / NANOSECONDS
         found = f"{edge.parent!r} <- {child!r} {away_s:+.3f} s away from the stamp"
         expected = f"a transform within {tolerance_ns / NANOSECONDS:g} s"
         raise CalibrationError(describe(name, expected=expected, found=found))
-
-
-def _between(
-    first: tuple[Vector3, Quaternion], second: tuple[Vector3, Quaternion], ratio: float
-) -> Float64Array:
-    start, end = np.asarray(first[0]), np.asarray(second[0])
-    x, y, z = (start + ratio * (end - start)).tolist()
-    return _matrix((x, y, z), slerp(first[1], second[1], ratio))
 
 
 def _refusal(
