@@ -23,7 +23,7 @@ struct Part {
 // Which of `cells` cells along one axis each of `count` places is in, -1 for none.
 void axis_cells(const float* ray, int64_t count, float origin, float depth, float lower, float step, int32_t cells,
                 bool truncated, int32_t* to) {
-  // Not (x >= bound): what is not a number is in no cell.
+  // What is not a number is in no cell: no comparison holds.
   const float last = static_cast<float>(cells);
   for (int64_t i = 0; i < count; ++i) {
     const float place = (ray[i] * depth + origin - lower) / step;
