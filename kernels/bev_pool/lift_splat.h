@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sums of depth times context per cell. The context of a picture column lies in a row of memory, and the points
 // of a cell come in runs down such columns: a run is a short vector times a small matrix that the cache holds.
+// Runs are summed first, column by column, then those of each cell.
 #pragma once
 
 namespace kestrel {
@@ -13,6 +14,11 @@ template <bool kBfloat16>
 inline float read_element(const void* from, int64_t at) {
   if constexpr (kBfloat16) return to_float(static_cast<const uint16_t*>(from)[at]);
   return static_cast<const float*>(from)[at];
+}
+
+template <bool kBfloat16>
+inline void prefetch_element(const void* from, int64_t at) {
+  __builtin_prefetch(static_cast<const char*>(from) + at * (kBfloat16 ? 2 : 4));
 }
 
 template <bool kBfloat16>
@@ -49,14 +55,22 @@ void pack_context(const Frustum& frustum, int padded, float* packed, int threads
     for (int block = 0; block < blocks; ++block) {
       const int first = block * kBlock, last = static_cast<int>(smaller(frustum.width, first + kBlock));
       for (int h = 0; h < frustum.height; ++h) {
-        const int64_t from = n * stride[0] + h * stride[2];
-        for (int c = 0; c < padded; ++c) {
-          for (int w = first; w < last; ++w) {
-            float* to = packed + ((static_cast<int64_t>(n) * frustum.width + w) * frustum.height + h) * padded;
-            to[c] = c < frustum.channels
-                        ? read_element<kBfloat16>(frustum.context, from + c * stride[1] + w * stride[3])
-                        : 0.0f;
+        // By tiles: the columns of a picture are kilobytes apart, and would drive each other out of the cache.
+        for (int channel = 0; channel < padded; channel += kWidth) {
+          float tile[kBlock][kWidth];
+          // Channels are kilobytes apart, so that no processor foresees the next tile.
+          const int64_t next = channel + kWidth < padded ? kWidth * stride[1] : stride[2] - channel * stride[1];
+          for (int c = 0; c < kWidth; ++c) {
+            const bool known = channel + c < frustum.channels;
+            const int64_t from = n * stride[0] + h * stride[2] + (channel + c) * stride[1];
+            prefetch_element<kBfloat16>(frustum.context, from + next + first * stride[3]);
+            prefetch_element<kBfloat16>(frustum.context, from + next + (last - 1) * stride[3]);
+            for (int w = first; w < last; ++w)
+              tile[w - first][c] = known ? read_element<kBfloat16>(frustum.context, from + w * stride[3]) : 0.0f;
           }
+          for (int w = first; w < last; ++w)
+            store(packed + ((static_cast<int64_t>(n) * frustum.width + w) * frustum.height + h) * padded + channel,
+                  load(tile[w - first]));
         }
       }
     }
@@ -80,41 +94,38 @@ inline void for_pool_panels(int padded, const Action& act) {
   }
 }
 
+// The sum of one run.
 template <bool kBfloat16>
-struct CellSum {
-  const LiftSplat& splat;
+struct RunSum {
+  const Frustum& frustum;
   const float* packed;
   int padded;
-  int32_t first_run, last_run;
+  RunStart start;
+  int length;
   float* sums;
 
   // Few vectors alone would wait for each other's sums: every other point then has sums of its own.
   template <int V>
   void operator()(int channel) const {
     constexpr int kChains = V <= 6 ? 2 : 1;
-    const Frustum& frustum = splat.frustum;
     const int64_t step = frustum.depth_stride[2];
+    const float* from = packed + (start.column * frustum.height + start.row) * padded + channel;
     Vector sum[kChains][V] = {};
-    for (int32_t run = first_run; run < last_run; ++run) {
-      const RunStart start(frustum, splat.index.runs[3 * run + 1]);
-      const int length = splat.index.runs[3 * run + 2];
-      const float* from = packed + (start.column * frustum.height + start.row) * padded + channel;
-      int i = 0;
-      for (; i + kChains <= length; i += kChains) {
+    int i = 0;
+    for (; i + kChains <= length; i += kChains) {
 #pragma GCC unroll 2
-        for (int chain = 0; chain < kChains; ++chain) {
-          const int64_t at = start.depth + (i + chain) * step;
-          const Vector weight = Vector{} + read_element<kBfloat16>(frustum.depth, at);
+      for (int chain = 0; chain < kChains; ++chain) {
+        const int64_t at = start.depth + (i + chain) * step;
+        const Vector weight = broadcast(read_element<kBfloat16>(frustum.depth, at));
 #pragma GCC unroll 12
-          for (int v = 0; v < V; ++v)
-            sum[chain][v] += weight * load(from + (i + chain) * padded + v * kWidth);
-        }
+        for (int v = 0; v < V; ++v)
+          sum[chain][v] += weight * load(from + (i + chain) * padded + v * kWidth);
       }
-      if (i < length) {
-        const Vector weight = Vector{} + read_element<kBfloat16>(frustum.depth, start.depth + i * step);
+    }
+    if (i < length) {
+      const Vector weight = broadcast(read_element<kBfloat16>(frustum.depth, start.depth + i * step));
 #pragma GCC unroll 12
-        for (int v = 0; v < V; ++v) sum[0][v] += weight * load(from + i * padded + v * kWidth);
-      }
+      for (int v = 0; v < V; ++v) sum[0][v] += weight * load(from + i * padded + v * kWidth);
     }
 #pragma GCC unroll 12
     for (int v = 0; v < V; ++v)
@@ -122,42 +133,77 @@ struct CellSum {
   }
 };
 
+// Sums of the runs from `first` to `last`, column by column: its context then stays in the nearest cache.
+template <bool kBfloat16>
+void sum_runs(const LiftSplat& splat, const float* packed, int padded, int32_t first, int32_t last, float* sums) {
+  const Frustum& frustum = splat.frustum;
+  const SplatIndex& index = splat.index;
+  const int64_t columns = static_cast<int64_t>(frustum.images) * frustum.width;
+  constexpr int kAhead = 8;
+#pragma omp parallel for num_threads(splat.threads) schedule(dynamic, 16)
+  for (int64_t column = 0; column < columns; ++column) {
+    const int32_t end = index.column_start[column + 1];
+    for (int32_t at = index.column_start[column]; at < end; ++at) {
+      const int32_t run = index.by_column[at];
+      __builtin_prefetch(index.runs + 3 * index.by_column[smaller(at + kAhead, end - 1)]);
+      if (run < first || run >= last) continue;
+      const RunStart start(frustum, index.runs[3 * run + 1]);
+      float* into = sums + static_cast<int64_t>(run - first) * padded;
+      for_pool_panels(padded,
+                      RunSum<kBfloat16>{frustum, packed, padded, start, index.runs[3 * run + 2], into});
+    }
+  }
+}
+
+// Sums of the cells from `first` to `last`, whose runs follow each other in `sums`.
+template <bool kBfloat16>
+void sum_cells(const LiftSplat& splat, int padded, int64_t first, int64_t last, const float* sums) {
+  const int channels = splat.frustum.channels;
+  const int32_t* row_start = splat.index.row_start;
+#pragma omp parallel num_threads(splat.threads)
+  {
+    Scratch memory(padded * 4);
+#pragma omp for schedule(static)
+    for (int64_t cell = first; cell < last; ++cell) {
+      const int32_t runs = row_start[cell + 1] - row_start[cell];
+      const float* total = sums + static_cast<int64_t>(row_start[cell] - row_start[first]) * padded;
+      if (runs != 1) {  // most cells have one or none
+        float* into = memory.floats();
+        memset(into, 0, padded * 4);
+        for (int32_t run = 0; run < runs; ++run, total += padded)
+          for (int c = 0; c < padded; c += kWidth) store(into + c, load(into + c) + load(total + c));
+        total = into;
+      }
+      if constexpr (kBfloat16) {
+        for (int c = 0; c < channels; ++c) write_element<kBfloat16>(splat.out, cell * channels + c, total[c]);
+      } else {
+        memcpy(static_cast<float*>(splat.out) + cell * channels, total, channels * 4);
+      }
+    }
+  }
+}
+
 template <bool kBfloat16>
 void splat_cells(const LiftSplat& splat) {
   const Frustum& frustum = splat.frustum;
-  const int channels = frustum.channels, padded = static_cast<int>(round_up(channels, kWidth));
-  Scratch memory(static_cast<int64_t>(frustum.images) * frustum.width * frustum.height * padded * 4);
-  pack_context<kBfloat16>(frustum, padded, memory.floats(), splat.threads);
-  // Cells in blocks: neighbours are crossed by the same picture columns, which then come from the cache.
-  constexpr int kBlock = 16;
-  const int64_t rows = (splat.nx + kBlock - 1) / kBlock, columns = (splat.ny + kBlock - 1) / kBlock;
-#pragma omp parallel num_threads(splat.threads)
-  {
-    Scratch sums(padded * 4);
-#pragma omp for schedule(dynamic) collapse(3)
-    for (int64_t layer = 0; layer < splat.layers; ++layer) {
-      for (int64_t row = 0; row < rows; ++row) {
-        for (int64_t column = 0; column < columns; ++column) {
-          const int64_t last_x = smaller(splat.nx, (row + 1) * kBlock);
-          const int64_t first_y = column * kBlock, last_y = smaller(splat.ny, first_y + kBlock);
-          for (int64_t x = row * kBlock; x < last_x; ++x) {
-            for (int64_t y = first_y; y < last_y; ++y) {
-              const int64_t cell = (layer * splat.nx + x) * splat.ny + y;
-              const int32_t first = splat.index.row_start[cell], last = splat.index.row_start[cell + 1];
-              const bool direct = !kBfloat16 && padded == channels;
-              float* into = direct ? static_cast<float*>(splat.out) + cell * channels : sums.floats();
-              if (first == last)
-                memset(into, 0, 4 * padded);
-              else
-                for_pool_panels(padded,
-                                CellSum<kBfloat16>{splat, memory.floats(), padded, first, last, into});
-              if (direct) continue;
-              for (int c = 0; c < channels; ++c) write_element<kBfloat16>(splat.out, cell * channels + c, into[c]);
-            }
-          }
-        }
-      }
-    }
+  const int padded = static_cast<int>(round_up(frustum.channels, kWidth));
+  const int64_t cells = splat.layers * splat.nx * splat.ny;
+  const int32_t* row_start = splat.index.row_start;
+  Scratch packed(static_cast<int64_t>(frustum.images) * frustum.width * frustum.height * padded * 4);
+  pack_context<kBfloat16>(frustum, padded, packed.floats(), splat.threads);
+  // Level cameras have few runs, which are all at once; of others there may be as many as points.
+  constexpr int32_t kAtOnce = 1 << 17;
+  for (int64_t first = 0; first < cells;) {
+    int64_t last = first + 1;
+    if (row_start[cells] - row_start[first] <= kAtOnce)
+      last = cells;
+    else
+      while (last < cells && row_start[last + 1] - row_start[first] <= kAtOnce) ++last;
+    const int32_t runs = row_start[last] - row_start[first];
+    Scratch sums(static_cast<int64_t>(runs) * padded * 4);
+    sum_runs<kBfloat16>(splat, packed.floats(), padded, row_start[first], row_start[last], sums.floats());
+    sum_cells<kBfloat16>(splat, padded, first, last, sums.floats());
+    first = last;
   }
 }
 

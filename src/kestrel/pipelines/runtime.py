@@ -35,10 +35,10 @@ NETWORKS: Final[dict[type[nn.Module], type[Any]]] = {
 }
 """Networks that can be built from a manifest, and the dataclass of their arguments."""
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-_KEEPING: Final = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: (1 << 31) - 1, _M_TOP_PAD: 64 << 20}
-"""Arguments of mallopt, see malloc.h: blocks up to 32 MiB, the most there may be, come from the heap, which
-never shrinks and grows in steps of 64 MiB."""
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_KEEPING: Final = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: (1 << 31) - 1, _M_TOP_PAD: 64 << 20}
+"""Arguments of mallopt, see malloc.h: blocks of any size come from the heap, which never shrinks and grows in
+steps of 64 MiB."""
 
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
