@@ -131,16 +131,20 @@ def depth_images(clouds: Sequence[Tensor], cameras: CameraGeometry, image_size: 
     for sample, cloud in enumerate(clouds):
         augment = cameras.cloud_augmentation[sample]
         points = (cloud[:, :3] - augment[:3, 3]) @ torch.linalg.inv(augment[:3, :3]).T
-        project = cameras.image_from_reference[sample]
-        camera = points @ project[:, :3, :3].transpose(1, 2) + project[:, None, :3, 3]
-        depth = camera[..., 2:]
-        homogeneous = torch.cat((camera[..., :2] / depth.clamp(1e-5, 1e5), torch.ones_like(depth)), dim=-1)
-        resize = cameras.image_augmentation[sample]
-        pixel = homogeneous @ resize[:, :3, :3].transpose(1, 2) + resize[:, None, :3, 3]
-        column, row = pixel[..., 0], pixel[..., 1]
+        project, resize = cameras.image_from_reference[sample], cameras.image_augmentation[sample]
+        # All points along one row: products of three columns take torch many times as long.
+        camera = project[:, :3, :3] @ points.T + project[:, :3, 3:]
+        depth = camera[:, 2]
+        away = depth.clamp(1e-5, 1e5)
+        x, y = camera[:, 0] / away, camera[:, 1] / away
+        shift = resize[:, :2, 2] + resize[:, :2, 3]
+        column, row = (
+            x * resize[:, axis, 0, None] + y * resize[:, axis, 1, None] + shift[:, axis, None]
+            for axis in range(2)
+        )
         seen = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         target = torch.where(seen, row.long() * width + column.long(), 0)
-        value = torch.where(seen, depth[..., 0], torch.inf)
+        value = torch.where(seen, depth, torch.inf)
         images[sample].scatter_reduce_(1, target, value, "amin")
     images = images.masked_fill(images.isinf(), 0)
     return images.view(batch, count, 1, height, width)
