@@ -16,7 +16,7 @@ from kestrel.pipelines.box_decoder import DecodedBoxes, boxes_from_regression
 from kestrel.train import cache
 from kestrel.train.detection_score import DetectionScore
 from kestrel.train.fusion_augmentation import augment_sensors, augment_view
-from kestrel.train.fusion_data import FrameSource, depth_bins, draw_past
+from kestrel.train.fusion_data import CamerasAlone, FrameSource, depth_bins, draw_past
 from kestrel.train.fusion_loss import (
     box_loss,
     center_targets,
@@ -29,6 +29,7 @@ from kestrel.train.fusion_loss import (
 from kestrel.train.fusion_sample import FusionSample, collate, collate_earlier
 from kestrel.train.lovasz import lovasz_softmax
 from kestrel.types import Calibration
+from tests.train.conftest import make_cached_frame
 
 CONFIG = FusionConfig()
 
@@ -97,6 +98,19 @@ def test_samples_look_back_on_none_to_two_and_a_batch_says_on_how_many(data: Pat
         batch.images[:, :, 0, 0, 0], torch.tensor([[0.4, 0.4, 0, 0, 0], [0.4, 0.4, 0.2, 0.2, 0]])
     )
     assert collate_earlier([first[:0]]).known.shape == (0, 2)
+
+
+def test_of_the_cameras_alone_there_are_frames_with_pictures_only(data: Path, tmp_path: Path) -> None:
+    blind = tmp_path / "frame_0000.npz"
+    cache.write(blind, make_cached_frame(7, cameras=0))
+    (tmp_path / cache.DONE).write_text('{"frame_hz": 2.0}')
+    source = FrameSource([blind, *cache.frame_files(data / "train")], CONFIG, with_cameras=True)
+    alone = CamerasAlone(source)
+    assert (len(source), len(alone)) == (3, 2)
+    assert torch.equal(alone[0].pictures, source[1].pictures)
+    assert not len(alone[0].points)
+    assert not alone[0].has_lidar
+    assert source[1].has_lidar
 
 
 def test_depth_bins_hold_the_nearest_point() -> None:

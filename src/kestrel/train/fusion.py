@@ -22,7 +22,7 @@ from kestrel.train import cache, fusion_cameras, fusion_map, fusion_motion
 from kestrel.train.detection_score import DetectionScore
 from kestrel.train.fusion_cameras import CameraTask, PictureSource
 from kestrel.train.fusion_cut import cut_config
-from kestrel.train.fusion_data import FrameSource
+from kestrel.train.fusion_data import CamerasAlone, FrameSource
 from kestrel.train.fusion_loss import fusion_loss
 from kestrel.train.fusion_map import MapEvidence, MapSource, MapTask
 from kestrel.train.fusion_motion import MotionSource, MotionTask, Surroundings
@@ -131,8 +131,8 @@ def train(
     """Train Kestrel-Fusion on all training splits that have LiDAR; return the exported weights.
 
     The camera branch learns from the pictures alone what is how far away, the rest from quarters of frames of
-    the LiDAR alone; then all sensors together, first on quarters, most of them of the cameras alone, then on
-    whole frames; then what joins the maps of several frames, from those that this network answers; last what
+    the LiDAR alone; then all sensors together, first on quarters, most of them of the cameras alone, by which
+    it is judged, then on whole frames; then what joins the maps of several frames, from those that this network answers; last what
     tells velocities, from the boxes that it finds. Each stage has its own folder below ``out``; resuming
     skips those that are over.
 
@@ -159,6 +159,11 @@ def train(
     def frames(*, with_cameras: bool, cuts: bool) -> Callable[[str], FrameSource]:
         return lambda purpose: FrameSource(files[purpose], config, with_cameras=with_cameras, cuts=cuts)
 
+    def quarters(purpose: str) -> FrameSource | CamerasAlone:
+        source = frames(with_cameras=True, cuts=True)(purpose)
+        # Judged by all sensors, it would stop before the cameras have learned.
+        return source if purpose == "train" else CamerasAlone(source)
+
     def found_boxes(purpose: str) -> MotionSource:
         source = frames(with_cameras=False, cuts=False)(purpose)
         return fusion_motion.collect(motion.network, source, plans.motion, augmented=purpose == "train")
@@ -176,12 +181,7 @@ def train(
             frames(with_cameras=False, cuts=True),
             collate,
         ),
-        (
-            FusionTask(plans.quarters, config, cuts=True),
-            "fusion-quarters",
-            frames(with_cameras=True, cuts=True),
-            collate,
-        ),
+        (FusionTask(plans.quarters, config, cuts=True), "fusion-quarters", quarters, collate),
         (
             FusionTask(plans.all_sensors, config),
             "fusion-sensors",

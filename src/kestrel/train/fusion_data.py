@@ -63,7 +63,7 @@ class FrameSource:
         self.cuts = cuts
         described = [described_frame(path) for path in files]
         self._chance = torch.from_numpy(drawing_weights(np.array([classes for classes, _ in described])))
-        self._has_pictures = torch.tensor([pictures for _, pictures in described])
+        self.has_pictures = torch.tensor([pictures for _, pictures in described])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -85,15 +85,13 @@ class FrameSource:
         sample = augment_view(augment_sensors(sample, generator), self.config, generator)
         if self.cuts:
             sample = cut_out(sample, self.config, generator)
-        if not lidar and len(sample.pictures):
-            sample = replace(sample, points=sample.points[:0], has_lidar=False)
-        return sample
+        return without_lidar(sample) if not lidar and len(sample.pictures) else sample
 
     def _index(self, generator: torch.Generator) -> int:
         chance = self._chance
         share = WITH_PICTURES_CUT if self.cuts else WITH_PICTURES
-        if self.with_cameras and self._has_pictures.any() and uniform(0, 1, generator) < share:
-            chance = chance * self._has_pictures
+        if self.with_cameras and self.has_pictures.any() and uniform(0, 1, generator) < share:
+            chance = chance * self.has_pictures
         return int(torch.multinomial(chance, 1, generator=generator))
 
     def _sensors(self, generator: torch.Generator) -> tuple[range | list[int], bool]:
@@ -136,6 +134,26 @@ class FrameSource:
             if calibrations
             else torch.zeros(0, h, w, dtype=torch.int64),
         )
+
+
+class CamerasAlone:
+    """The frames of a source that have pictures, as they are but without their LiDAR."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self._source = source
+        self._rows = source.has_pictures.nonzero()[:, 0].tolist()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> FusionSample:
+        """Return frame ``index`` of those with pictures."""
+        return without_lidar(self._source[self._rows[index]])
+
+
+def without_lidar(sample: FusionSample) -> FusionSample:
+    """Return what the cameras alone see."""
+    return replace(sample, points=sample.points[:0], has_lidar=False)
 
 
 def draw_past(generator: torch.Generator) -> int:
