@@ -132,9 +132,9 @@ def train(
 
     The camera branch learns from the pictures alone what is how far away, the rest from quarters of frames of
     the LiDAR alone; then all sensors together, first on quarters, most of them of the cameras alone, by which
-    it is judged, then on whole frames; then what joins the maps of several frames, from those that this network answers; last what
-    tells velocities, from the boxes that it finds. Each stage has its own folder below ``out``; resuming
-    skips those that are over.
+    it is judged, then on whole frames; then what joins the maps of several frames, from those that this
+    network answers; last what tells velocities, from the boxes that it finds. Each stage has its own folder
+    below ``out``; resuming skips those that are over.
 
     Args:
         data: folder of the splits; for training and for validation one each suffices.
