@@ -18,6 +18,7 @@ from kestrel.nn.sparse import use_int8
 from kestrel.ops.bev_pool import LiftSplatIndex
 from kestrel.pipelines.bevfusion_frame import BEVFusionInput
 from kestrel.pipelines.fusion_engine import Stage, run_stage
+from kestrel.pipelines.runtime import has_fast_bfloat16
 
 _Key = tuple[Tensor, Tensor, Tensor]
 
@@ -65,7 +66,8 @@ class BEVFusionEngine:
         network: in evaluation mode.
         engine: how the camera branch and the bird's-eye view run; the heads run folded except with "eager".
         bfloat16: whether they may use bfloat16.
-        dynamic_int8: whether sparse convolutions and the 3x3 ones of decoder and heads may multiply bytes.
+        dynamic_int8: whether sparse convolutions and the 3x3 ones of decoder and heads may multiply bytes;
+            the camera branch then is in bfloat16 where the CPU has it.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class BEVFusionEngine:
         self.network = network
         self.engine_name: EngineName = engine
         self.bfloat16, self.dynamic_int8 = bfloat16, dynamic_int8
+        self.camera_bfloat16 = bfloat16 or (dynamic_int8 and has_fast_bfloat16())
         use_int8(network, dynamic_int8)
         self._camera: Engine | None = None
         self._bird: Engine | None = None
@@ -136,7 +139,7 @@ class BEVFusionEngine:
         if self._camera is None:
             branch = CameraBranch(cast(CameraEncoder, self.network.encoders["camera"])).eval()
             self._camera = make_engine(
-                branch, inputs, self.engine_name, bfloat16=self.bfloat16, dynamic_batch=True
+                branch, inputs, self.engine_name, bfloat16=self.camera_bfloat16, dynamic_batch=True
             )
         return self._camera(*inputs)
 
