@@ -61,7 +61,9 @@ def test_in_int8_the_shipped_fusion_finds_what_it_finds_in_float32() -> None:
 def test_a_bevfusion_is_int8_only_where_that_was_asked_for() -> None:
     config = small_config("det", "camera+lidar")
     asked, default = (
-        BEVFusionDetector.untrained(config, DETECTION_CLASSES, score_threshold=0.0, precision=name)
+        BEVFusionDetector.untrained(
+            config, DETECTION_CLASSES, score_threshold=0.0, precision=name, engine="folded"
+        )
         for name in ("int8", "auto")
     )
     assert (asked.precision, default.precision != "int8") == ("int8", True)
@@ -71,3 +73,7 @@ def test_a_bevfusion_is_int8_only_where_that_was_asked_for() -> None:
         ]
     apart = float((answers[0] - answers[1]).norm() / answers[1].norm())
     assert 0 < apart < 0.1
+    # No byte is multiplied there, so that float32 would be a waste.
+    parts = asked.engine.parts
+    assert parts["camera"].bfloat16 == runtime.has_fast_bfloat16()
+    assert not parts["bird's-eye view"].bfloat16
