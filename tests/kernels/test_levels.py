@@ -23,7 +23,8 @@ from kestrel.ops import (
     sparse_conv,
     torchsparse_offsets,
 )
-from kestrel.ops.bev_pool import LiftSplatIndex, lift_splat
+from kestrel.ops.bev_pool import lift_splat
+from kestrel.ops.frustum import LiftSplatIndex
 from kestrel.ops.packed_weight import MOST_PRODUCTS
 from kestrel.ops.sparse_conv import (
     convolve_int8_reference,

@@ -11,16 +11,8 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError
-from kestrel.ops.bev_pool import (
-    BevGrid,
-    FrustumRays,
-    GridShape,
-    LiftSplatIndex,
-    bev_cells,
-    bev_pool,
-    index_reference,
-    lift_splat,
-)
+from kestrel.ops.bev_pool import bev_cells, bev_pool, lift_splat
+from kestrel.ops.frustum import BevGrid, FrustumRays, GridShape, LiftSplatIndex, index_reference
 
 SHAPE: GridShape = (4, 3, 2)
 LOWER, STEP = torch.tensor([-2.0, 0.0, -1.0]), torch.tensor([1.0, 2.0, 1.0])

@@ -15,7 +15,7 @@ import torch
 
 from kestrel.errors import SetupError
 from kestrel.ops import backend, torchsparse_offsets, trilinear_neighbours
-from kestrel.ops.bev_pool import index_reference
+from kestrel.ops.frustum import index_reference
 from tests.ops.voxels import random_voxels
 
 OPERATORS = (

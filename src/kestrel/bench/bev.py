@@ -16,7 +16,8 @@ from kestrel.bench.stage_clock import PeakMemory
 from kestrel.bench.timing import medians, timed
 from kestrel.nn.camera_geometry import CameraGeometry
 from kestrel.nn.view_transform import LSSTransform
-from kestrel.ops.bev_pool import LiftSplatIndex, bev_cells, lift_splat
+from kestrel.ops.bev_pool import bev_cells, lift_splat
+from kestrel.ops.frustum import LiftSplatIndex
 from kestrel.report import Figure
 
 CHANNELS: Final = 80

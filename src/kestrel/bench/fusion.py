@@ -21,7 +21,7 @@ from kestrel.engine import EngineName
 from kestrel.engine.folded import FoldedEngine
 from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionInput, FusionOutput
-from kestrel.ops.bev_pool import LiftSplatIndex
+from kestrel.ops.frustum import LiftSplatIndex
 from kestrel.pipelines.bevfusion import BEVFusionDetector
 from kestrel.pipelines.fusion import FusionDetector
 from kestrel.pipelines.fusion_engine import Stage, run_stage

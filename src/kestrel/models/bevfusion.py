@@ -25,7 +25,7 @@ from kestrel.nn.lss_fpn import GeneralizedLSSFPN
 from kestrel.nn.transfusion_head import TransFusionHead
 from kestrel.nn.view_transform import LSSTransform
 from kestrel.ops import voxelize
-from kestrel.ops.bev_pool import LiftSplatIndex
+from kestrel.ops.frustum import LiftSplatIndex
 
 
 class CameraEncoder(nn.Module):

@@ -32,7 +32,7 @@ from kestrel.models.kestrel_fusion_types import FusionConfig, FusionInput, Fusio
 from kestrel.models.mobilenetv2 import State
 from kestrel.nn.conv import conv_block
 from kestrel.nn.pillar_encoder import PillarEncoder
-from kestrel.ops.bev_pool import LiftSplatIndex
+from kestrel.ops.frustum import LiftSplatIndex
 from kestrel.ops.pillars import PillarGrid
 
 

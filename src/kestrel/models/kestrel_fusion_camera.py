@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionConfig, FusionInput
 from kestrel.models.mobilenetv2 import STAGES, MobileNetV2, OnlineTSMMobileNetV2, State
 from kestrel.nn.conv import conv_block
-from kestrel.ops.bev_pool import BevGrid, FrustumRays, LiftSplatIndex, lift_splat
+from kestrel.ops.bev_pool import lift_splat
+from kestrel.ops.frustum import BevGrid, FrustumRays, LiftSplatIndex
 
 TRUNK = STAGES[:-1]
 """All but the last, whose channels are of use to a classifier alone."""

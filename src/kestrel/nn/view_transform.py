@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from kestrel.nn.camera_geometry import CameraGeometry, depth_images, frustum_points, frustum_rays
 from kestrel.nn.conv import conv_bn_relu
-from kestrel.ops.bev_pool import BevGrid, FrustumRays, LiftSplatIndex, lift_splat
+from kestrel.ops.bev_pool import lift_splat
+from kestrel.ops.frustum import BevGrid, FrustumRays, LiftSplatIndex
 
 Bound: TypeAlias = Sequence[float]
 """Lower end, upper end, step; metres. The number of cells is truncated, never rounded up."""

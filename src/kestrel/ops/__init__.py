@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from kestrel.ops.axis_sampling import sample_axes
 from kestrel.ops.backend import dispatch_level
-from kestrel.ops.bev_pool import BevGrid, FrustumRays, LiftSplatIndex, bev_cells, bev_pool, lift_splat
+from kestrel.ops.bev_pool import bev_cells, bev_pool, lift_splat
 from kestrel.ops.box_points import box_points
 from kestrel.ops.classification import most_likely
+from kestrel.ops.frustum import BevGrid, FrustumRays, LiftSplatIndex
 from kestrel.ops.kernel_map import (
     CoordinateSet,
     KernelMap,

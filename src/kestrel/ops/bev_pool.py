@@ -3,29 +3,23 @@
 """Pooling of image features into bird's-eye-view cells (BEVFusion, Liu et al. 2022, section III-B).
 
 A camera feature at every depth of its ray is a point in space; all points of one cell are summed. Which point
-falls into which cell depends on where the cameras are alone, so it is computed once for as long as that stays
-(:class:`FrustumRays`, :class:`LiftSplatIndex`); of a vehicle that moves it is computed for every frame. The
-features of the points are depth probability times context; :func:`lift_splat` never builds them. The compiled
-kernel multiplies inside of the sum over the points of a cell; the reference multiplies by a sparse matrix:
-with A[cell, pixel] = sum of the depth probabilities of that pixel's points in that cell, the map is
-A @ context.
+falls into which cell is found apart from that (kestrel.ops.frustum). The features of the points are depth
+probability times context; :func:`lift_splat` never builds them. The compiled kernel multiplies inside of the
+sum over the points of a cell; the reference multiplies by a sparse matrix: with A[cell, pixel] = sum of the
+depth probabilities of that pixel's points in that cell, the map is A @ context.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import call, native_for, triton_for
-
-GridShape: TypeAlias = tuple[int, int, int]
-_Tables: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+from kestrel.ops.backend import native_for, triton_for
+from kestrel.ops.frustum import GridShape, LiftSplatIndex, Tables
 
 # The one product we use (rows of a CSR matrix times a dense one) has been stable for years.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -86,47 +80,6 @@ def _as_map(pooled: Tensor, batch: int, shape: GridShape) -> Tensor:
     return pooled.view(batch, nz, nx, ny, -1).permute(0, 1, 4, 2, 3).reshape(batch, -1, nx, ny)
 
 
-@dataclass(frozen=True)
-class BevGrid:
-    """Cells that points along rays fall into.
-
-    lower: (x, y, z) of the lower corner, metres. step: size of a cell along them, metres. shape: how many.
-    truncated: places are truncated toward zero, as in :func:`bev_cells`; else what is below the lower corner
-        is outside.
-    """
-
-    lower: tuple[float, float, float]
-    step: tuple[float, float, float]
-    shape: GridShape
-    truncated: bool = False
-
-
-@dataclass(frozen=True)
-class FrustumRays:
-    """Where the points of N pictures are: origin + ray * depth.
-
-    rays: (N, H, W, 3) metres per metre of depth. origins: (N, 3) metres. depths: (D,) metres.
-    frames: (N,) int64 to which sample of a batch a picture belongs, -1 if it took no part.
-    """
-
-    rays: Tensor
-    origins: Tensor
-    depths: Tensor
-    frames: Tensor
-
-    def cells(self, grid: BevGrid) -> Tensor:
-        """Return the (N, D, H, W) int64 cell of every point, ordered (sample, z, x, y), -1 outside."""
-        rays, depths = self.rays[:, None], self.depths.view(1, -1, 1, 1, 1)
-        points = rays * depths + self.origins[:, None, None, None]
-        places = (points - points.new_tensor(grid.lower)) / points.new_tensor(grid.step)
-        lowest = places > -1 if grid.truncated else places >= 0
-        nx, ny, nz = grid.shape
-        frame = self.frames.view(-1, 1, 1, 1)
-        inside = (lowest & (places < places.new_tensor(grid.shape))).all(-1) & (frame >= 0)
-        x, y, z = torch.where(inside[..., None], places, 0).long().unbind(-1)
-        return torch.where(inside, ((frame * nz + z) * nx + x) * ny + y, -1)
-
-
 @torch.library.custom_op("kestrel::bev_pool", mutates_args=())
 def _bev_pool(features: Tensor, cells: Tensor, num_cells: int) -> Tensor:
     return bev_pool_reference(features, cells, num_cells)
@@ -168,126 +121,6 @@ def bev_pool_reference(features: Tensor, cells: Tensor, num_cells: int) -> Tenso
     return pooled.index_add_(0, cells[kept], features[kept])
 
 
-@dataclass(frozen=True)
-class LiftSplatIndex:
-    """Which points of the camera frustums fall into which cell: depends on the calibration alone.
-
-    Points that follow each other down a picture column, at one depth and in one cell, form a run; a level
-    camera has one run for each column and depth. The index holds the runs of all points inside of the grid.
-
-    row_start: (num_cells + 1,) int32 first run of each cell.
-    runs: (R, 3) int32 cell, index of the first point into the flattened (N, D, H, W) points, number of
-        points; ordered by cell, within a cell by (n, w, d, h).
-    by_column: (R,) int32 the runs in the order of (n, w, d, h).
-    column_start: (N * W + 1,) int32 first entry of by_column of each picture column.
-    batch, shape: of the map.
-    points: N, D, H, W of the points.
-    """
-
-    row_start: Tensor
-    runs: Tensor
-    by_column: Tensor
-    column_start: Tensor
-    batch: int
-    shape: GridShape
-    points: tuple[int, int, int, int]
-
-    @classmethod
-    def build(cls, cells: Tensor, batch: int, shape: GridShape) -> LiftSplatIndex:
-        """Sort the points by cell.
-
-        Args:
-            cells: (N, D, H, W) int64 from :func:`bev_cells`, N = batch * cameras, -1 for points to drop.
-            batch: number of samples.
-            shape: cells along x, y, z.
-
-        Raises:
-            InputError: cells of another shape or type, a cell that the map does not have, or more points
-                than 32 bits count.
-        """
-        if cells.ndim != 4 or cells.dtype != torch.int64:
-            found = f"{cells.dtype} of shape {tuple(cells.shape)}"
-            raise InputError(describe("cells of points", expected="int64 (N, D, H, W)", found=found))
-        images, depths, height, width = cells.shape
-        points = images, depths, height, width
-        num_cells = batch * shape[0] * shape[1] * shape[2]
-        limit = torch.iinfo(torch.int32).max
-        highest = int(cells.max()) if cells.numel() else -1
-        if highest >= num_cells or max(cells.numel(), num_cells) > limit:
-            found = f"{highest} in {cells.numel()} points and {num_cells} cells"
-            raise InputError(describe("cell of a point", expected=f"below {num_cells}", found=found))
-        return cls(*index_reference(cells, num_cells), batch, shape, points)
-
-    @classmethod
-    def along(cls, rays: FrustumRays, grid: BevGrid, batch: int) -> LiftSplatIndex:
-        """Sort the points along rays by cell.
-
-        Args:
-            rays: of all pictures.
-            grid: whose cells they fall into.
-            batch: number of samples.
-
-        Raises:
-            InputError: a picture of a sample that the batch does not have, or more points than 32 bits count.
-        """
-        highest = int(rays.frames.max()) if len(rays.frames) else -1
-        if highest >= batch:
-            expected = f"below {batch}"
-            raise InputError(describe("sample of a picture", expected=expected, found=highest))
-        native = native_for(rays.rays, rays.origins, rays.depths)
-        if native is None or rays.rays.dtype != torch.float32:
-            return cls.build(rays.cells(grid), batch, grid.shape)
-        images, height, width, _ = rays.rays.shape
-        points = images, len(rays.depths), height, width
-        num_cells = batch * math.prod(grid.shape)
-        limit = torch.iinfo(torch.int32).max
-        if max(math.prod(points), num_cells) > limit:
-            found = f"{math.prod(points)} points and {num_cells} cells"
-            raise InputError(describe("points along rays", expected=f"at most {limit}", found=found))
-        row_start = torch.empty(num_cells + 1, dtype=torch.int32)
-        runs = torch.empty(math.prod(points), 3, dtype=torch.int32)
-        by_column = torch.empty(math.prod(points), dtype=torch.int32)
-        column_start = torch.empty(images * width + 1, dtype=torch.int32)
-        count = call(
-            native.build_splat_index,
-            *(rays.rays, rays.origins, rays.depths, rays.frames),
-            *((*grid.lower, *grid.step), grid.truncated, (*points, *grid.shape), num_cells),
-            *(row_start, runs, by_column, column_start, torch.get_num_threads()),
-        )
-        # The room for the worst case is given back.
-        tables = row_start, runs[:count].clone(), by_column[:count].clone(), column_start
-        return cls(*tables, batch, grid.shape, points)
-
-
-def index_reference(cells: Tensor, num_cells: int) -> _Tables:
-    """Compute the tensors of a LiftSplatIndex in torch."""
-    images, depths, height, width = cells.shape
-
-    def turned(values: Tensor) -> Tensor:
-        return values.view(cells.shape).permute(0, 3, 1, 2).reshape(-1)
-
-    column = turned(cells.contiguous())
-    place = torch.arange(len(column), device=cells.device)
-    breaks = place % height == 0
-    breaks[1:] |= column[1:] != column[:-1]
-    start = breaks.nonzero().squeeze(1)
-    length = torch.diff(start, append=start.new_tensor([len(column)]))
-    kept = column[start] >= 0
-    start, length = start[kept], length[kept]
-    cell, order = column[start].sort(stable=True)
-    runs = torch.stack((cell, turned(place)[start[order]], length[order]), dim=1)
-    row_start = _starts(cell, num_cells)
-    column_start = _starts(start.div(depths * height, rounding_mode="floor"), images * width)
-    return row_start, runs.int(), order.argsort().int(), column_start
-
-
-def _starts(group: Tensor, groups: int) -> Tensor:
-    """Return (groups + 1,) int32: how many entries belong to lower groups."""
-    starts = torch.zeros(groups + 1, dtype=torch.int32, device=group.device)
-    starts[1:] = torch.bincount(group, minlength=groups).cumsum(0)
-    return starts
-
-
 def lift_splat(depth: Tensor, context: Tensor, index: LiftSplatIndex) -> Tensor:
     """Lift image features along their rays and sum them per cell (Philion and Fidler 2020, section 3).
 
@@ -316,7 +149,7 @@ def lift_splat(depth: Tensor, context: Tensor, index: LiftSplatIndex) -> Tensor:
     return _as_map(pooled, index.batch, index.shape)
 
 
-def _frustum(depth: Tensor, context: Tensor, tables: _Tables) -> tuple[object, ...]:
+def _frustum(depth: Tensor, context: Tensor, tables: Tables) -> tuple[object, ...]:
     """Return the first arguments of both compiled functions."""
     images, depths, height, width = depth.shape
     return (

@@ -15,7 +15,7 @@ from kestrel.engine.folded import FoldedEngine
 from kestrel.models.bevfusion import BEVFusion, CameraEncoder, LidarEncoder
 from kestrel.nn.camera_geometry import CameraGeometry
 from kestrel.nn.sparse import use_int8
-from kestrel.ops.bev_pool import LiftSplatIndex
+from kestrel.ops.frustum import LiftSplatIndex
 from kestrel.pipelines.bevfusion_frame import BEVFusionInput
 from kestrel.pipelines.fusion_engine import Stage, run_stage
 from kestrel.pipelines.runtime import has_fast_bfloat16

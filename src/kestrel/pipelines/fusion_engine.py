@@ -14,7 +14,7 @@ from kestrel.engine import Engine, EngineName, make_engine
 from kestrel.engine.int8 import Int8Models
 from kestrel.models.kestrel_fusion import BirdView, KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionInput, FusionOutput
-from kestrel.ops.bev_pool import LiftSplatIndex
+from kestrel.ops.frustum import LiftSplatIndex
 
 ResultT = TypeVar("ResultT")
 

@@ -6,12 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kestrel.ops.bev_pool import (
-    bev_pool_reference,
-    index_reference,
-    lift_splat_backward_reference,
-    lift_splat_reference,
-)
+from kestrel.ops.bev_pool import bev_pool_reference, lift_splat_backward_reference, lift_splat_reference
+from kestrel.ops.frustum import index_reference
 
 CELLS = 12
 DTYPES = [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)]
