@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Public recordings become bags whose sensors agree with each other; needs KESTREL_DATA."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -113,6 +114,19 @@ def test_keyframe_front_camera_looks_ahead(keyframe):
     np.testing.assert_allclose(camera[:3, 2], (1, 0, 0), atol=0.05)
     back = mounts(keyframe)["camera_back_optical"]
     np.testing.assert_allclose(back[:3, 2], (-1, 0, 0), atol=0.05)
+
+
+def test_keyframe_cameras_are_where_they_took_their_picture(keyframe):
+    """Which is where they are on the vehicle, less its way from there to the sweep: all tell one speed."""
+    frame = json.loads((folder("nuscenes_sample") / "frame.json").read_text())["frame"]
+    speeds = []
+    for name, entry in frame["images"].items():
+        camera = mounts(keyframe)[f"camera_{name.removeprefix('CAM_').lower()}_optical"]
+        early = frame["timestamp"] - entry["timestamp"]
+        if early > 0.005:
+            speeds.append((np.array(entry["cam2ego"])[0, 3] - camera[0, 3]) / early)
+    assert len(speeds) == 5
+    np.testing.assert_allclose(speeds, 9.3, atol=0.1)
 
 
 def test_raw_recording_has_camera_and_lidar_with_one_stamp_and_no_poses(raw):

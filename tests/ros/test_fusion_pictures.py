@@ -4,15 +4,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
 
 from kestrel.classes import DETECTION_CLASSES, DETECTION_COLOURS, MAP_COLOURS, MAP_LAYERS
-from kestrel.types import BevMap, Boxes3D, PointCloud
+from kestrel.types import BevMap, Boxes3D, Calibration, Image, PointCloud, SensorFrame
 from kestrel_nodes.fusion_messages import place_boxes
-from kestrel_nodes.fusion_pictures import BACKGROUND, POINT_GREY, draw_from_above, markers_message
+from kestrel_nodes.fusion_pictures import (
+    BACKGROUND,
+    POINT_GREY,
+    draw_from_above,
+    draw_overlay,
+    markers_message,
+)
 
 
 def boxes(*rows: tuple[float, float, float, float]) -> Boxes3D:
@@ -83,3 +91,21 @@ def test_place_boxes_turns_unknown_velocity_into_unknown_velocity() -> None:
     assert np.isnan(placed.velocity[:2]).all()
     assert placed.center == pytest.approx((-3, 10, 1))
     assert place_boxes(boxes(), quarter) == []
+
+
+def test_an_overlay_has_what_moves_where_it_is_by_the_time_of_its_picture() -> None:
+    pose = np.array([[0, 0, 1, 1.5], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]], float)
+    lens = Calibration(np.array([[200.0, 0, 160], [0, 200.0, 90], [0, 0, 1]]), 320, 180, pose)
+    picture = np.zeros((180, 320, 3), np.uint8)
+    car = replace(boxes((15, 0, 0, 1)), velocity=np.array([[0, 10]], np.float32))
+
+    def overlay(late_ns: int) -> np.ndarray:
+        image = Image(picture, car.stamp_ns + late_ns, "front")
+        frame = SensorFrame(car.stamp_ns, "base_link", None, {"front": image}, {"front": lens})
+        return draw_overlay("front", frame, car)
+
+    def column(drawn: np.ndarray) -> float:
+        return float(drawn[40:].any((0, 2)).nonzero()[0].mean())  # below the name of the camera
+
+    # Half a metre to the left, 11.5 to 15.5 m from the camera: 7 pixels.
+    assert column(overlay(0)) - column(overlay(50_000_000)) == pytest.approx(7.5, abs=1.5)

@@ -16,9 +16,10 @@ from kestrel.models.kestrel_fusion_motion import BoxMotion
 from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines import Augmenter, FusionDetector, PointSegmenter, VideoUnderstanding
 from kestrel.train import augment, fusion, fusion_motion, seg, video
+from kestrel.train.fusion_data import CamerasAlone
 from kestrel.train.fusion_motion import Surroundings
 from kestrel.train.loop import Endless, Plan
-from kestrel.weights import load
+from kestrel.weights import load, save
 
 PLAN = Plan(steps=2, batch_size=2, lr=1e-3, validate_every=2, validation_batches=1, workers=0)
 MUON = replace(PLAN, optimizer="muon")
@@ -101,6 +102,26 @@ def test_fusion_trains_in_six_stages_and_resumes_in_the_last(
     )
     assert [last_checkpoint(folder) for folder in earlier] == done
     assert last_step(tmp_path / "fusion") == 3
+
+
+def test_quarters_alone_are_judged_by_the_cameras_alone(
+    data: Path, tmp_path: Path, boxes_found: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: dict[str, bool] = {}
+
+    def fitted(
+        task: Any, train_source: Any, validation_source: Any, collate: Any, out: Path, **_: Any
+    ) -> None:
+        judged[out.name] = isinstance(validation_source, CamerasAlone)
+        assert not isinstance(train_source, CamerasAlone)
+        out.mkdir()
+        save(out / "kestrel-fusion.safetensors", task.network.state_dict(), load("kestrel-fusion")[1])
+
+    monkeypatch.setattr(fusion, "fit", fitted)
+    plans = fusion.Plans(MUON, MUON, MUON, MUON, PLAN, PLAN)
+    fusion.train(data, tmp_path, plans, FusionConfig(), resume=False)
+    assert len(judged) == 6
+    assert [name for name, alone in judged.items() if alone] == ["fusion-quarters"]
 
 
 def test_the_camera_stage_changes_the_camera_branch_alone(
