@@ -59,7 +59,7 @@ def test_another_seed_gives_other_weights(segmenter: PointSegmenter, cloud: Poin
 
 def test_non_finite_output_is_a_model_error(cloud: PointCloud) -> None:
     broken = PointSegmenter.untrained()
-    next(broken.network.parameters()).fill_(torch.nan)
+    list(broken.network.parameters())[-1].fill_(torch.nan)
     with pytest.raises(ModelError, match="not finite"):
         broken.segment(cloud)
 

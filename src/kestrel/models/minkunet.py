@@ -140,8 +140,11 @@ class MinkUNet(nn.Module):
 
 def climb(up: nn.ModuleList, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
     """Return to the voxels of ``skip``, join its features and refine."""
-    result: SparseTensor = up[1](concatenate(up[0](x, skip.coordinates), skip))
-    return result
+    y = concatenate(up[0](x, skip.coordinates), skip)
+    # Called as one module, the blocks would keep what they were given until the last of them is done.
+    for block in cast(nn.Sequential, up[1]):
+        y = block(y)
+    return y
 
 
 def _down(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:

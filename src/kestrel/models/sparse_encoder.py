@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from kestrel.nn.sparse import SparseConvolution, SparseSequential, SparseTensor
+from kestrel.nn.sparse import SparseConvolution, SparseSequential, SparseTensor, Stage
 from kestrel.ops import CoordinateSet, KernelMap, coordinate_set
 from kestrel.ops.kernel_map import Triple
 
@@ -72,6 +72,11 @@ class SparseBasicBlock(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = GridConv3d(channels, channels), _norm(channels)
         self.conv2, self.bn2 = GridConv3d(channels, channels), _norm(channels)
+
+    def stages(self) -> Iterator[Stage]:
+        """Return each convolution, its batch norm, and whether a ReLU follows."""
+        yield self.conv1, self.bn1, True
+        yield self.conv2, self.bn2, True
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Return relu(x + residual branch)."""

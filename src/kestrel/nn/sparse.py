@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +71,12 @@ class SparseConvolution(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: SparseTensor, target: CoordinateSet | None = None) -> SparseTensor:
-        """Convolve without normalisation."""
-        return self._apply_matrices(x, target, self.matrices(), None, None, False)
+        """Convolve without normalisation.
+
+        Raises:
+            InputError: the parameters were given up.
+        """
+        return self._apply_matrices(x, target, self._plain_matrices(), None, None, False)
 
     def normalised(
         self,
@@ -83,14 +87,18 @@ class SparseConvolution(nn.Module):
         residual: Tensor | None = None,
         relu: bool = False,
     ) -> SparseTensor:
-        """Convolve, normalise, add a residual and apply ReLU; outside of training in one pass."""
+        """Convolve, normalise, add a residual and apply ReLU; outside of training in one pass.
+
+        Raises:
+            InputError: the parameters were given up, and what is packed is not for this call.
+        """
         if norm.training or torch.is_grad_enabled():
             plain = self.forward(x, target)
             y = norm(plain.features)
             y = y if residual is None else y + residual
             return plain.replace(torch.relu(y) if relu else y)
-        matrices, bias = self._fold(norm, x.features.dtype)
-        return self._apply_matrices(x, target, matrices, bias, residual, relu)
+        folded = self._fold(norm, x.features.dtype)
+        return self._apply_matrices(x, target, folded.matrices, folded.bias, residual, relu)
 
     def _apply_matrices(
         self,
@@ -108,13 +116,30 @@ class SparseConvolution(nn.Module):
         features = pointwise(x.features, matrices, bias=bias, residual=residual, relu=relu)
         return SparseTensor(features, voxels)
 
-    def _fold(self, norm: nn.BatchNorm1d, dtype: torch.dtype) -> tuple[PackedWeight, Tensor]:
+    def keep_packed_alone(self, norm: nn.BatchNorm1d, dtype: torch.dtype) -> None:
+        """Pack matrices and batch norm for features of ``dtype`` and give up the parameters."""
+        packed = self._fold(norm, dtype)
+        self._parameters = dict.fromkeys(self._parameters)
+        packed.took(own_tensors(norm))
+
+    def _fold(self, norm: nn.BatchNorm1d, dtype: torch.dtype) -> Folded:
         """Return matrices and bias with the batch norm multiplied in; kept until one of them changes."""
         sources = own_tensors(self) + own_tensors(norm)
         if self._folded is None or not self._folded.is_of(sources, dtype, int8=self.int8):
-            matrices, bias = fold_norm(self.matrices(), norm)
+            matrices, bias = fold_norm(self._plain_matrices(), norm)
             self._folded = Folded(sources, dtype, matrices, bias, int8=self.int8)
-        return self._folded.matrices, self._folded.bias
+        return self._folded
+
+    def _plain_matrices(self) -> Tensor:
+        if None in self._parameters.values():
+            raise InputError(
+                describe(
+                    "use of a layer that keeps its packed weights alone",
+                    expected="no gradients, and the type, batch norm and dispatch level that they are for",
+                    found="others",
+                )
+            )
+        return self.matrices()
 
 
 def use_int8(network: nn.Module, enabled: bool) -> None:
@@ -122,6 +147,18 @@ def use_int8(network: nn.Module, enabled: bool) -> None:
     for module in network.modules():
         if isinstance(module, SparseConvolution):
             module.int8 = enabled
+
+
+def keep_packed_alone(network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Let the sparse convolutions of a network that is only run pack their parameters and give them up.
+
+    That halves what the weights take. The network can then neither be trained nor saved, nor run with features
+    of another type or at another dispatch level. Say `use_int8` before.
+    """
+    for module in network.modules():
+        if isinstance(module, Staged):
+            for conv, norm, _ in module.stages():
+                conv.keep_packed_alone(norm, dtype)
 
 
 def own_tensors(module: nn.Module) -> list[Tensor]:
@@ -142,10 +179,15 @@ class Folded:
         *,
         int8: bool = False,
     ) -> None:
+        self.dtype, self.int8 = dtype, int8
+        self.matrices, self.bias = pack_weight(matrices.to(dtype), int8=int8), bias.detach().to(dtype)
+        self.took(sources)
+
+    def took(self, sources: list[Tensor]) -> None:
+        """Say what the matrices are of: when it changes, they are no longer valid."""
         # The memory of the sources stays taken: no other tensor can appear at its address.
         self._kept = [tensor.detach() for tensor in sources]
-        self._state = self._state_of(sources, dtype, int8)
-        self.matrices, self.bias = pack_weight(matrices.to(dtype), int8=int8), bias.detach().to(dtype)
+        self._state = self._state_of(sources, self.dtype, self.int8)
 
     def is_of(self, sources: list[Tensor], dtype: torch.dtype, *, int8: bool = False) -> bool:
         """Return whether the sources are unchanged, the types the same and the packed form can be read."""
@@ -210,6 +252,14 @@ class SparseConv3d(SparseConvolution):
 Stage: TypeAlias = tuple[SparseConvolution, nn.BatchNorm1d, bool]
 
 
+@runtime_checkable
+class Staged(Protocol):
+    """What is made of sparse convolutions and says which batch norm is behind which."""
+
+    def stages(self) -> Iterator[Stage]:
+        """Return each convolution, its batch norm, and whether a ReLU follows."""
+
+
 class SparseSequential(nn.Sequential):
     """Convolution, batch norm and (optional) ReLU, repeated; each such group runs as one step."""
 
@@ -221,12 +271,13 @@ class SparseSequential(nn.Sequential):
         relu: bool = False,
     ) -> SparseTensor:
         """Run all groups; residual and ReLU, if given, end the last one."""
-        *first, (conv, norm, act) = self._groups()
+        *first, (conv, norm, act) = self.stages()
         for early, early_norm, early_act in first:
             x = early.normalised(x, early_norm, target=target, relu=early_act)
         return conv.normalised(x, norm, target=target, residual=residual, relu=act or relu)
 
-    def _groups(self) -> Iterator[Stage]:
+    def stages(self) -> Iterator[Stage]:
+        """Return each convolution, its batch norm, and whether a ReLU follows."""
         layers = [*self, None]
         for index, layer in enumerate(layers):
             if isinstance(layer, SparseConvolution):

@@ -15,7 +15,7 @@ from torch import Tensor
 from kestrel.classes import IGNORE, POINT_CLASSES
 from kestrel.errors import ConfigError, describe
 from kestrel.models.kestrel_seg import KestrelSeg
-from kestrel.nn.sparse import use_int8
+from kestrel.nn.sparse import keep_packed_alone, use_int8
 from kestrel.ops import most_likely
 from kestrel.pipelines.runtime import (
     Precision,
@@ -96,6 +96,7 @@ class PointSegmenter:
             raise ConfigError(describe("precision", expected=f"one of {PRECISIONS}", found=precision))
         self.precision = chosen_precision(precision, ["int8"])
         use_int8(network, self.precision == "int8")
+        keep_packed_alone(network)
         self.network = network
         self.manifest = manifest
         self.classes = POINT_CLASSES

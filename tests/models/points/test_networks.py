@@ -10,7 +10,7 @@ from kestrel.models.minkunet import MinkUNet, scaled_channels
 from kestrel.models.sparse_encoder import SparseEncoder
 from kestrel.models.spvcnn import SPVCNN
 from kestrel.models.spvnas import SPVNAS
-from kestrel.nn.sparse import SparseTensor
+from kestrel.nn.sparse import SparseTensor, keep_packed_alone
 from kestrel.ops import coordinate_set
 
 SMALL = (8, 8, 12, 16, 24, 24, 16, 12, 12)
@@ -90,6 +90,27 @@ def test_folded_weights_follow_the_parameters():
     assert not torch.allclose(before, changed_norm)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_packed_weights_alone_answer_alike_and_nothing_else(dtype):
+    built, (positions, features) = network(SPVCNN).to(dtype), cloud(300)
+    features = features.to(dtype)
+    before = built(positions, features)
+    keep_packed_alone(built, dtype)
+    assert torch.equal(built(positions, features), before)
+    assert not any("kernel" in key for key in built.state_dict())
+    other = torch.float32 if dtype == torch.bfloat16 else torch.bfloat16
+    with pytest.raises(InputError, match="keeps its packed weights alone"):
+        built.to(other)(positions, features.to(other))
+
+
+def test_packed_weights_alone_pass_no_gradient_on():
+    built, (positions, features) = network(SPVCNN), cloud(50)
+    keep_packed_alone(built)
+    with pytest.raises(InputError, match="expected no gradients"):
+        built(positions, features)
+
+
 def labels(positions: torch.Tensor) -> torch.Tensor:
     """Three classes by place: low, high, and high beyond a plane."""
     return (positions[:, 3] > -6).long() * (1 + (positions[:, 1] > 10).long())
@@ -167,3 +188,16 @@ def test_the_encoder_of_no_voxels_is_an_empty_map():
     bev = encoder(torch.zeros(0, 5), torch.zeros(0, 4, dtype=torch.int64), 1)
     assert bev.shape == (1, 256, 4, 4)
     assert not bev.any()
+
+
+@torch.no_grad()
+def test_an_encoder_gives_the_same_map_from_its_packed_weights_alone():
+    encoder = SparseEncoder(5, (32, 32, 41)).eval()
+    indices = torch.randint(0, 32, (200, 4), generator=torch.Generator().manual_seed(2))
+    indices[:, 0] = 0
+    voxels = indices.unique(dim=0)
+    features = torch.rand(len(voxels), 5, generator=torch.Generator().manual_seed(3))
+    before = encoder(features, voxels, 1)
+    keep_packed_alone(encoder)
+    assert torch.equal(encoder(features, voxels, 1), before)
+    assert not any("weight" in key for key, value in encoder.state_dict().items() if value.ndim > 1)
