@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from kestrel.classes import DETECTION_CLASSES
 from kestrel.cli import build_app
-from kestrel.data.bag import BagReader
+from kestrel.data.bag import BagReader, serialize
 from kestrel.data.kitti import tracking_messages
+from kestrel.data.kitti_files import read_sweep
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.perception_messages import DONT_CARE, boxes_from_message
 from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
@@ -243,3 +244,25 @@ def test_unknown_kind_is_refused(tmp_path):
     arguments = ["import", "waymo", str(tmp_path), "--out", str(tmp_path / "bag")]
     result = CliRunner().invoke(build_app(), arguments)
     assert isinstance(result.exception, ConfigError)
+
+
+def test_the_distributed_form_of_a_sequence_has_the_sweeps_and_boxes_of_the_compact_one(tmp_path):
+    """The same numbers, as they lie in the archives; poses are of a vehicle that stands."""
+    compact, training = copied("kitti_tracking_0000", tmp_path, frames=(0, 1, 20)), tmp_path / "training"
+    for name in ("calib", "label_02", "oxts", "velodyne/0000"):
+        (training / name).mkdir(parents=True)
+    for name in ("calib", "label_02"):
+        shutil.copy(next(compact.glob(f"{name}_*.txt")), training / name / "0000.txt")
+    imu = " ".join(map(str, np.eye(4)[:3].ravel()))
+    with (training / "calib" / "0000.txt").open("a") as calibration:
+        calibration.write(f"\nTr_imu_velo {imu}\n")
+    (training / "oxts" / "0000.txt").write_text("49 8.4 110" + " 0" * 27 + "\n")
+    for path in (compact / "velodyne").iterdir():
+        points = read_sweep(path, 0).points
+        points.tofile(training / "velodyne" / "0000" / f"{path.stem}.bin")
+    streams = [list(tracking_messages(folder)) for folder in (compact, training)]
+    for topic in ("/lidar/points", "/truth/objects"):
+        first, second = ([message for _, name, message in stream if name == topic] for stream in streams)
+        assert len(first) == len(second) == 3
+        for one, other in zip(first, second, strict=True):
+            assert serialize(one) == serialize(other)

@@ -9,13 +9,24 @@ from typing import Annotated
 
 import typer
 
-KINDS = ("kitti-raw", "kitti-tracking", "nuscenes-sample")
+KINDS = ("kitti-raw", "kitti-tracking", "nuscenes", "nuscenes-sample")
 
 
 def import_(
     kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.")],
-    source: Annotated[Path, typer.Argument(help="Folder of the recording.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of the recording. kitti-raw: DATE_drive_NNNN_sync in the folder of its day; "
+            "kitti-tracking: training. nuscenes: the one that holds samples and sweeps."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Bag to make: a folder, or a file that ends with .mcap.")],
+    sequence: Annotated[str, typer.Option(help="kitti-tracking: which sequence.")] = "0000",
+    nuscenes_version: Annotated[str, typer.Option(help="nuscenes: folder of the tables.")] = "v1.0-mini",
+    scene: Annotated[
+        str | None, typer.Option(help="nuscenes: which scene, such as scene-0061.", show_default="the first")
+    ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="nuscenes-sample: how often to show the keyframe.")] = 40,
     rate: Annotated[float, typer.Option(min=0.1, help="nuscenes-sample: keyframes per second.")] = 10.0,
 ) -> None:
@@ -25,6 +36,7 @@ def import_(
     from kestrel.data.bag import BagWriter
     from kestrel.data.kitti import raw_messages, tracking_messages
     from kestrel.data.nuscenes import keyframe_messages
+    from kestrel.data.nuscenes_scene import scene_messages
     from kestrel.errors import ConfigError, InputError, describe
     from kestrel.files import appearing
 
@@ -35,7 +47,9 @@ def import_(
     if kind == "kitti-raw":
         stream = raw_messages(source)
     elif kind == "kitti-tracking":
-        stream = tracking_messages(source)
+        stream = tracking_messages(source, sequence)
+    elif kind == "nuscenes":
+        stream = scene_messages(source, version=nuscenes_version, scene=scene)
     else:
         stream = keyframe_messages(source, repeat=repeat, rate_hz=rate)
     count = 0

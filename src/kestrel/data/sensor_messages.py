@@ -20,6 +20,8 @@ from kestrel.types import Calibration, Float64Array, Image, PointCloud, UInt8Arr
 POINT_FIELD_TYPES: Final = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 """Numpy type of each sensor_msgs/PointField datatype."""
 
+PNG_SIGNATURE: Final = b"\x89PNG"
+
 _FIELD_CODES: Final = {np.dtype(name): code for code, name in POINT_FIELD_TYPES.items()}
 _CLOUD_FIELDS: Final = {"x": "<f4", "y": "<f4", "z": "<f4", "intensity": "<f4", "ring": "<u2", "time": "<f4"}
 
@@ -149,11 +151,11 @@ def compressed_image(picture: NDArray[Any], stamp_ns: int, frame_id: str, *, jpe
 
 
 def stored_image(data: bytes, stamp_ns: int, frame_id: str) -> Any:
-    """Return the CompressedImage of a JPEG file as it is."""
+    """Return the CompressedImage of a JPEG or PNG file as it is."""
     return new(
         "sensor_msgs/msg/CompressedImage",
         header=header(stamp_ns, frame_id),
-        format="jpeg",
+        format="png" if data.startswith(PNG_SIGNATURE) else "jpeg",
         data=np.frombuffer(data, np.uint8),
     )
 
