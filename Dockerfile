@@ -1,12 +1,14 @@
 # The full ROS 2 Jazzy image: RViz, rosbag2, launch, and the same nodes.
 #   docker build -t kestrel .
-#   docker run --rm -it --shm-size=1g --network host kestrel ros2 launch kestrel_bringup perception.launch.py
+#   docker run --rm -it --network host --ipc host --user "$(id -u):$(id -g)" -e HOME=/tmp kestrel \
+#     ros2 launch kestrel_bringup perception.launch.py
+# Drivers on the host send through its shared memory, which the container must share, as the same user.
 FROM ros:jazzy-ros-base
 
 RUN apt-get update && apt-get install -y --no-install-recommends \
       build-essential libgl1 libgomp1 libusb-1.0-0 python3-dev python3-pip python3-venv \
-      ros-jazzy-cv-bridge ros-jazzy-diagnostic-msgs ros-jazzy-launch-ros ros-jazzy-rosbag2-storage-mcap \
-      ros-jazzy-rviz2 ros-jazzy-sensor-msgs-py ros-jazzy-tf2-msgs ros-jazzy-vision-msgs \
+      ros-jazzy-compressed-image-transport ros-jazzy-diagnostic-msgs ros-jazzy-launch-ros ros-jazzy-rosbag2-storage-mcap \
+      ros-jazzy-rviz2 ros-jazzy-tf2-msgs ros-jazzy-vision-msgs \
       ros-jazzy-visualization-msgs \
     && rm -rf /var/lib/apt/lists/*
 

@@ -5,6 +5,7 @@
 PYTHON ?= $(shell test -x .venv/bin/python && echo .venv/bin/python || echo python3)
 TORCH ?= torch>=2.13
 EXTRAS ?=
+RUNS ?= runs
 BIN := .venv/bin
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv
 
@@ -38,7 +39,9 @@ devkit:
 
 train: setup
 	@for split in train validation; do $(BIN)/kestrel train prepare --split $$split || exit 1; done
-	@for network in seg fusion video augment; do $(BIN)/kestrel train $$network --resume || exit 1; done
+	@for network in seg fusion video augment; do \
+	ls $(RUNS)/$$network*/checkpoints/last.ckpt >/dev/null 2>&1 && resume=--resume || resume=; \
+	$(BIN)/kestrel train $$network --out $(RUNS) $$resume || exit 1; done
 
 clean:
 	@rm -rf .venv out build

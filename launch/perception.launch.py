@@ -20,6 +20,10 @@ from lifecycle_msgs.msg import Transition
 from kestrel_nodes.deployment import BOOLEANS, NodeConfig, config_folder, node_config
 from launch import LaunchContext, LaunchDescription
 
+RESPAWN_DELAY_S = 12.0
+"""Until then the services of a process that crashed are still there (lease of shm_profile.xml: 10 s): what
+configures the new one would ask them, and wait for ever."""
+
 ARGUMENTS = {
     "nodes": ("video,segmentation,fusion", "Names of the nodes, with commas between."),
     "rig": ("nuscenes", "A name in config/rigs, or the path of a .param.yaml."),
@@ -66,7 +70,7 @@ def lifecycle_node(config: NodeConfig, values: dict[str, str]) -> LifecycleNode:
         remappings=list(config.remappings),
         arguments=["--ros-args", "--log-level", values["log_level"]],
         respawn=is_true(values["respawn"]),
-        respawn_delay=1.0,
+        respawn_delay=RESPAWN_DELAY_S,
     )
 
 

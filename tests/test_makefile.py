@@ -38,6 +38,25 @@ def test_every_benchmark_runs_and_those_that_failed_are_named(tmp_path: Path, wr
     assert (f"bench: failed: {wrong}\n" in done.stderr) == bool(wrong)
 
 
+def test_training_goes_on_only_where_it_has_begun(tmp_path: Path) -> None:
+    tool, calls, runs = tmp_path / "kestrel", tmp_path / "calls", tmp_path / "runs"
+    tool.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n')
+    tool.chmod(0o755)
+    for folder in ("video", "fusion-lidar"):
+        (runs / folder / "checkpoints").mkdir(parents=True)
+        (runs / folder / "checkpoints" / "last.ckpt").touch()
+    command = ["make", "-C", str(ROOT), "train", f"BIN={tmp_path}", "PYTHON=true", f"RUNS={runs}"]
+    assert subprocess.run(command, check=False).returncode == 0
+    assert calls.read_text().splitlines() == [
+        "train prepare --split train",
+        "train prepare --split validation",
+        f"train seg --out {runs}",
+        f"train fusion --out {runs} --resume",
+        f"train video --out {runs} --resume",
+        f"train augment --out {runs}",
+    ]
+
+
 def test_without_a_list_of_benchmarks_nothing_succeeds(tmp_path: Path) -> None:
     done, calls = bench(tmp_path, "--list")
     assert done.returncode != 0

@@ -32,3 +32,8 @@ class SetupError(KestrelError):
 def describe(name: str, *, expected: object, found: object) -> str:
     """Return the standard error text: which input, what was expected, what was found."""
     return f"{name}: expected {expected}, found {found}"
+
+
+def extra(name: str) -> str:
+    """Return, as what was expected, an optional extra of the library and how to install it."""
+    return f'the extra `{name}` (`make setup EXTRAS={name}`; without ROS 2: `pip install -e ".[{name}]"`)'

@@ -34,6 +34,8 @@ def test_every_name_that_is_listed_leads_to_a_function() -> None:
 def test_what_does_not_exist_is_refused_and_so_is_int8_where_it_means_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"benchmark.*voxelize.*no-such"):
         run("no-such")
+    with pytest.raises(ConfigError, match=r"benchmark.*voxelize.*found none$"):
+        run()
     with pytest.raises(ConfigError, match=r"--int8.*fusion.*voxelize"):
         run("voxelize", "--int8", str(tmp_path))
 

@@ -203,7 +203,7 @@ def test_without_openvino_torch_runs_and_one_line_says_so(
     assert [record.getMessage() for record in caplog.records] == [
         "openvino is not installed: Decoder runs in torch"
     ]
-    with pytest.raises(SetupError, match="openvino"):
+    with pytest.raises(SetupError, match=r"expected the extra `openvino` \(`make setup EXTRAS=openvino`"):
         make_engine(decoder, maps(), "openvino")
 
 

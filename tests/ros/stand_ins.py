@@ -5,18 +5,39 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import rclpy
+from rclpy.context import Context
+from rclpy.lifecycle import TransitionCallbackReturn
 
 from kestrel.classes import EVENTS, POINT_CLASSES
 from kestrel.types import ActionScores, Image, PointCloud, PointLabels, UInt8Array
 from kestrel_nodes.augment import AugmentNode
 from kestrel_nodes.segmentation import SegmentationNode
 from kestrel_nodes.video import VideoNode
+from tests.ros.graph import NodeT
 
 CAR = POINT_CLASSES.index("car")
 ROAD = POINT_CLASSES.index("driveable_surface")
+
+
+@contextmanager
+def configured(kind: Callable[..., NodeT], *arguments: str) -> Iterator[NodeT]:
+    """Keep a node named ``kind`` configured, with command-line ``arguments``."""
+    context = Context()
+    rclpy.init(args=list(arguments), context=context)
+    node = kind(kind.__name__.lower(), context=context)
+    try:
+        assert node.trigger_configure() is TransitionCallbackReturn.SUCCESS
+        yield node
+    finally:
+        node.shut_down()
+        node.destroy_node()
+        context.try_shutdown()
 
 
 class Gate:

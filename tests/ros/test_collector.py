@@ -189,6 +189,22 @@ def test_another_camera_leads_when_the_named_one_is_dead_too() -> None:
     assert bench.frames[-1].missing == (LIDAR, "left")
 
 
+def test_a_camera_that_takes_the_lead_does_not_go_back_before_frames_that_wait() -> None:
+    bench = Bench(
+        {"use_lidar": False, "reference_camera": "left", "lost_after_s": 0.2, "camera_timeout_s": 2.0}
+    )
+    bench.image("left", 0)
+    bench.image("front", 0)
+    bench.image("right", 0)
+    bench.image("left", 100)
+    bench.now_ns += 300 * MS  # the named camera is silent by the clock, its frame still waits
+    bench.image("front", 60)
+    bench.wait(3000)
+    stamps = [frame.stamp_ns for frame in bench.frames]
+    assert stamps == sorted(stamps)
+    assert len(stamps) == 2
+
+
 def test_pause_of_the_replay_is_not_the_death_of_the_lidar() -> None:
     bench = Bench()
     drive(bench, 0, 1000, LIDAR, *CAMERAS)

@@ -67,6 +67,14 @@ def test_nodes_that_ended_first_are_the_reason(tmp_path: Path, monkeypatch: pyte
         replay(pid)
 
 
+def test_the_last_lines_hold_commands_that_need_no_activated_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Demo(tmp_path).say_where(tmp_path / "recording.mcap", tmp_path, 1.0)
+    said = "".join(capsys.readouterr().out.split())
+    assert f"{Path(sys.executable).with_name('kestrel')}eval{tmp_path}/recording.mcap" in said
+
+
 def test_interrupted_bench_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def nodes(log: Path) -> Iterator[int]:

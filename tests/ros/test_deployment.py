@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import py_compile
+import re
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ import yaml
 from kestrel.errors import ConfigError
 from kestrel_nodes import NODES
 from kestrel_nodes.commands.up import up
-from kestrel_nodes.deployment import config_folder, node_config, rigs
+from kestrel_nodes.deployment import CAMERA, INPUTS, config_folder, node_config, rigs
 from kestrel_nodes.parameter_files import parameters_of
 from kestrel_nodes.parameters import build
+from tests.ros.fusion_rig import Fusion
+from tests.ros.stand_ins import Augment, Segmentation, Video, configured
 
 ROOT = Path(__file__).parents[2]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
@@ -61,6 +64,52 @@ def test_malformed_topics_are_refused_with_the_file(tmp_path: Path, text: str, r
     (tmp_path / "topics.yaml").write_text(text)
     with pytest.raises(ValueError, match=rf"topics\.yaml.*{reason}"):
         node_config(tmp_path, "fusion")
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "found"),
+    [
+        ('segmentation: {"~/input/point": /velodyne}', "~/input/points", "~/input/point"),
+        ('segmentation: {"input/points": /velodyne}', "~/input/points", "input/points"),
+        ('fusion: {"~/input/{cam}/image": /nose}', "~/input/{camera}/camera_info", "~/input/{cam}/image"),
+        ('augment: {"~/input/points": /velodyne}', "~/input/labels", "~/input/points"),
+        ('fussion: {"~/input/points": /velodyne}', "video, segmentation, fusion, augment", "fussion"),
+    ],
+)
+def test_a_misspelt_input_is_refused_with_those_there_are(
+    tmp_path: Path, text: str, known: str, found: str
+) -> None:
+    (tmp_path / "topics.yaml").write_text(text)
+    node = text.partition(":")[0] if text.startswith(tuple(NODES)) else "fusion"
+    with pytest.raises(
+        ValueError, match=rf"topics\.yaml.*expected .*{re.escape(known)}.*found .*{re.escape(found)}"
+    ):
+        node_config(tmp_path, node)
+
+
+def test_one_camera_outputs_and_transforms_may_have_other_topics(tmp_path: Path) -> None:
+    topics = {"~/input/nose/image": "/nose", "~/output/objects": "/objects", "/tf": "/robot/tf"}
+    (tmp_path / "topics.yaml").write_text(yaml.safe_dump({"fusion": topics}))
+    assert remapped(tmp_path, "fusion", None) == topics
+
+
+def test_the_shipped_topics_feed_every_input_of_a_vehicle() -> None:
+    shipped = yaml.safe_load((ROOT / "config" / "topics.yaml").read_text())
+    vehicle = {node: known for node, known in INPUTS.items() if node != "augment"}
+    assert {node: set(topics) for node, topics in shipped.items()} == {
+        node: set(known) for node, known in vehicle.items()
+    }
+    assert INPUTS.keys() == NODES.keys()
+
+
+@pytest.mark.parametrize("kind", [Video, Segmentation, Fusion, Augment])
+def test_what_a_node_takes_may_be_renamed(kind: type) -> None:
+    with configured(kind) as node:
+        taken = {f"~/input/{name}" for name in node.inputs if not name.startswith("/")}
+        cameras = getattr(node.params, "cameras", ("",))
+    known = {name.replace(CAMERA, camera) for name in INPUTS[kind.__name__.lower()] for camera in cameras}
+    raw = {name for name in known if f"{name}/compressed" in known}
+    assert taken == known - raw
 
 
 def test_unknown_rig_folder_and_node_are_refused_by_name() -> None:

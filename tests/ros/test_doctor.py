@@ -20,16 +20,26 @@ import pytest
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TransformStamped
 from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from tf2_msgs.msg import TFMessage
 
 from kestrel_nodes.doctor import Finding, Level
-from kestrel_nodes.doctor.graph import check_camera_infos, check_clouds, check_graph, check_inputs
+from kestrel_nodes.doctor.graph import (
+    check_camera_infos,
+    check_clouds,
+    check_graph,
+    check_inputs,
+    without_publisher,
+)
 from kestrel_nodes.doctor.listener import Listener
 from kestrel_nodes.doctor.machine import check_kernels, check_shared_memory
+from tests.ros.fusion_rig import Fusion
 from tests.ros.messages import cloud, fill
+from tests.ros.stand_ins import Augment, Segmentation, Video, configured
 
 LISTEN_S = 1.5
 DEADLINE_S = 40.0
@@ -206,6 +216,39 @@ def test_an_input_without_publisher_is_named(namespace: str) -> None:
         fusion.destroy_node()
         context.try_shutdown()
     assert (finding.subject, finding.found) == ("fusion: /lidar/points", "has no publisher")
+
+
+def test_transforms_are_asked_for_to_the_frame_that_the_node_works_in() -> None:
+    context = Context()
+    context.init()
+    fusion = Node("fusion", context=context)
+    fusion.declare_parameter("base_frame", "base_link")
+    fusion.set_parameters([Parameter("base_frame", value="footprint")])
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(fusion)
+    spinner = threading.Thread(target=executor.spin)
+    spinner.start()
+    try:
+        with driving():
+            findings = examine(2)
+    finally:
+        executor.shutdown()
+        spinner.join()
+        fusion.destroy_node()
+        context.try_shutdown()
+    missing = {finding.subject for finding in broken(findings)}
+    assert missing == {"TF footprint <- lidar", "TF footprint <- camera"}
+
+
+@pytest.mark.parametrize("kind", [Video, Segmentation, Fusion, Augment])
+def test_only_an_input_that_its_node_needs_is_broken_without_publisher(kind: type) -> None:
+    with configured(kind) as node:
+        needed = {name: port.required for name, port in node.inputs.items()}
+    for name, required in needed.items():
+        topic = name if name.startswith("/") else f"/{kind.__name__.lower()}/input/{name}"
+        finding = without_publisher(kind.__name__.lower(), topic)
+        assert (finding.level is Level.BROKEN) == required
+        assert finding.advice
 
 
 def test_kernels_that_are_not_used_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from kestrel_nodes.fusion import FusionNode
 from kestrel_nodes.ros_arrays import read_cloud
 from kestrel_nodes.stamps import stamp_ns
+from kestrel_nodes.worker import Job
 from tests.ros.fusion_rig import ERROR, OPTICAL, POINTS, WARN, FixedDetector, Rig, transform
 from tests.ros.graph import Graph
 from tests.ros.messages import MILLISECOND, START_NS, cloud, timed_cloud
@@ -108,6 +111,46 @@ def test_objects_keep_their_ids_from_frame_to_frame_while_the_vehicle_moves(grap
     labels = [marker.text for marker in markers[-1].markers if marker.type == Marker.TEXT_VIEW_FACING]
     assert ([body.id for body in bodies], labels) == ([1], ["car #1 0.75"])
     graph.await_status("fusion: output", lambda s: s.values.get("tracks", "").endswith("odom"), "tracks")
+
+
+def test_objects_keep_their_ids_while_odometry_is_late_for_less_than_a_track_lives(graph: Graph) -> None:
+    rig = Rig(graph, cameras=[""], tf_tolerance_s=0.0, track_memory_s=0.5).ready()
+    ids = []
+    for at_ms in (100, 200, 300, 400, 1000, 1100):
+        if at_ms not in (300, 1000, 1100):
+            rig.say_odometry(at_ms, (0.0, 0.0, 0.0))
+        rig.sense(at_ms)
+        ids.append(rig.answer(at_ms).objects[0].track_id)
+        if at_ms == 300:
+            graph.await_status(
+                "fusion: output", lambda s: s.values.get("tracks", "").endswith("wait for odom"), "waiting"
+            )
+    # Then tracks begin anew in the frame of the vehicle.
+    assert ids == [0, 0, -1, 0, 1, 1]
+    graph.await_status("fusion: output", lambda s: s.values.get("tracks", "").endswith("base_link"), "tracks")
+
+
+def test_a_camera_that_leads_answers_in_the_order_of_the_stamps_when_the_lidar_comes_back(
+    graph: Graph,
+) -> None:
+    """While a frame is in work for long, one of the LiDAR and one of a camera come to wait."""
+    rig = Rig(graph, lost_after_s=0.3).ready()
+    rig.sense(100)
+    rig.answer(100)
+    gate = threading.Event()
+    rig.node.worker.submit("something that takes long", Job(gate.wait))
+    rig.sense(200)
+    for at_ms in (600, 1000):
+        time.sleep(0.35)
+        rig.sense(at_ms, *rig.cameras)
+    rig.sense(1100, "lidar")
+    graph.spin_for(0.4)
+    gate.set()
+    rig.answer(1100)
+    rig.sense(1200, "lidar")  # behind whatever still waited
+    rig.answer(1200)
+    stamps = [frame.stamp_ns for frame in rig.frames]
+    assert stamps == sorted(stamps)
 
 
 def test_motion_within_a_sweep_is_undone(graph: Graph) -> None:

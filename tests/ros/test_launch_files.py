@@ -8,13 +8,14 @@ import ast
 import os
 import re
 import tomllib
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from kestrel_nodes import NODES
+from kestrel_nodes import NODES, transport
 from tests.ros.launch_recorder import Made, declared, entities, load, recorded_launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +60,14 @@ def test_what_is_neither_true_nor_false_is_no_choice_of_a_switch(path: Path) -> 
 def test_every_choice_of_a_switch_is_understood(choice: str) -> None:
     (node,) = [item for item in started(nodes="video", use_sim_time=choice) if item.kind == "LifecycleNode"]
     assert node.named["parameters"][-1] == {"use_sim_time": choice.lower() == "true"}
+
+
+def test_a_node_that_crashed_is_forgotten_before_it_starts_again() -> None:
+    """Or what configures the new one asks the services of the old one, and waits for ever."""
+    lease = ElementTree.parse(transport.PROFILE).find(".//{*}leaseDuration/{*}sec")
+    assert lease is not None
+    nodes = [item for item in started(nodes="video,fusion") if item.kind == "LifecycleNode"]
+    assert all(node.named["respawn_delay"] > float(lease.text or 0) for node in nodes)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

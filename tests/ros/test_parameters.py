@@ -7,14 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-import rclpy
-from rclpy.context import Context
-from rclpy.lifecycle import TransitionCallbackReturn
 
 from kestrel.errors import ConfigError
 from kestrel_nodes import NODES, parameter_files
 from kestrel_nodes.parameters import NodeParameters, build, parameter, specs
-from tests.ros.stand_ins import Augment, Segmentation, Video
+from tests.ros.stand_ins import Augment, Segmentation, Video, configured
 
 
 @dataclass(frozen=True)
@@ -96,13 +93,5 @@ def test_the_generated_files_are_up_to_date() -> None:
 def test_a_parameter_file_gives_the_defaults_with_their_types(kind: type) -> None:
     name = kind.__name__.lower()
     path = parameter_files.ROOT / "config" / f"{name}.param.yaml"
-    context = Context()
-    rclpy.init(args=["--ros-args", "--params-file", str(path)], context=context)
-    node = kind(name, context=context)
-    try:
-        assert node.trigger_configure() is TransitionCallbackReturn.SUCCESS
+    with configured(kind, "--ros-args", "--params-file", str(path)) as node:
         assert node.params == type(node).parameters_type()
-    finally:
-        node.shut_down()
-        node.destroy_node()
-        context.try_shutdown()

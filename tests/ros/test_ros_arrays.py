@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The seam between messages and arrays, over every side that this machine has."""
+"""The seam between messages and arrays."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ from std_msgs.msg import Header
 from kestrel.errors import InputError
 from kestrel_nodes.cloud_layout import structured
 from kestrel_nodes.ros_arrays import (
-    ArraySide,
-    BridgeSide,
-    NumpySide,
     cloud_message,
-    full_ros_available,
     image_message,
     read_cloud,
     read_image,
@@ -32,15 +28,6 @@ from kestrel_nodes.ros_arrays import (
 from tests.ros.messages import START_NS, cloud, cloud_of, fill, header, jpeg, picture, raw_image
 
 XYZ = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]
-
-
-@pytest.fixture(params=["pypi", "full_ros"])
-def side(request: pytest.FixtureRequest) -> ArraySide:
-    if request.param == "pypi":
-        return NumpySide()
-    if not full_ros_available():
-        pytest.skip("no full ROS 2 installation")
-    return BridgeSide()
 
 
 def filled(layout: list[Any] | dict[str, Any], count: int = 5) -> NDArray[np.void]:
@@ -86,12 +73,12 @@ LAYOUTS: dict[str, tuple[Any, str | None, float, float]] = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_coordinates_and_intensity_are_read_from_any_layout(side: ArraySide, name: str) -> None:
+def test_coordinates_and_intensity_are_read_from_any_layout(name: str) -> None:
     layout, field, value, expected = LAYOUTS[name]
     table = filled(layout)
     if field is not None:
         table[field] = value
-    decoded = read_cloud(cloud_of(table, 40, "top"), side=side)
+    decoded = read_cloud(cloud_of(table, 40, "top"))
     points = decoded.cloud.points
     assert points[:, :3].tolist() == [[i, -i, 2] for i in range(5)]
     assert points[:, 3] == pytest.approx(np.full(5, expected), abs=1e-6)
@@ -99,24 +86,24 @@ def test_coordinates_and_intensity_are_read_from_any_layout(side: ArraySide, nam
     assert bool(decoded.notes) is (field is None)
 
 
-def test_an_organised_cloud_with_padded_rows_is_read_row_by_row(side: ArraySide) -> None:
+def test_an_organised_cloud_with_padded_rows_is_read_row_by_row() -> None:
     table = filled([*XYZ, ("intensity", "<f4")], 6).reshape(2, 3)
     message = cloud_of(table)
     row = message.row_step
     padded = b"".join(bytes(message.data)[i * row : (i + 1) * row] + b"\xff" * 5 for i in range(2))
     message.row_step = row + 5
     fill(message, padded)
-    assert read_cloud(message, side=side).cloud.points[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert read_cloud(message).cloud.points[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_intensity_beyond_its_maximum_is_clipped_and_said(side: ArraySide) -> None:
+def test_intensity_beyond_its_maximum_is_clipped_and_said() -> None:
     table = filled([*XYZ, ("intensity", "<f4")], 2)
     table["intensity"] = [30.0, 120.0]
     message = cloud_of(table)
-    decoded = read_cloud(message, side=side)
+    decoded = read_cloud(message)
     assert decoded.cloud.points[:, 3].tolist() == [1.0, 1.0]
     assert "intensity_max" in decoded.notes[0]
-    scaled = read_cloud(message, intensity_max=240.0, side=side)
+    scaled = read_cloud(message, intensity_max=240.0)
     assert scaled.cloud.points[:, 3].tolist() == [0.125, 0.5]
     assert scaled.notes == ()
 
@@ -131,54 +118,54 @@ def test_intensity_beyond_its_maximum_is_clipped_and_said(side: ArraySide) -> No
         ("offset_time", "<u4", 1e9),
     ],
 )
-def test_relative_times_become_seconds(side: ArraySide, name: str, kind: str, unit: float) -> None:
+def test_relative_times_become_seconds(name: str, kind: str, unit: float) -> None:
     table = filled([*XYZ, (name, kind)], 3)
     table[name] = np.array([0.0, 0.03, 0.06]) * unit
-    time_s = read_cloud(cloud_of(table), side=side).cloud.time_s
+    time_s = read_cloud(cloud_of(table)).cloud.time_s
     assert time_s == pytest.approx([0.0, 0.03, 0.06], abs=1e-7)
 
 
 @pytest.mark.parametrize("unit", [1e-9, 1.0])
-def test_absolute_times_are_made_relative_to_the_stamp(side: ArraySide, unit: float) -> None:
+def test_absolute_times_are_made_relative_to_the_stamp(unit: float) -> None:
     table = filled([*XYZ, ("timestamp", "<f8")], 2)
     table["timestamp"] = (START_NS + np.array([0, 50_000_000])) * unit
-    time_s = read_cloud(cloud_of(table), side=side).cloud.time_s
+    time_s = read_cloud(cloud_of(table)).cloud.time_s
     assert time_s == pytest.approx([0.0, 0.05], abs=1e-6)
 
 
-def test_a_time_that_is_none_is_not_used_and_said(side: ArraySide) -> None:
+def test_a_time_that_is_none_is_not_used_and_said() -> None:
     table = filled([*XYZ, ("intensity", "<f4"), ("time", "<f4")], 2)
     table["time"] = 12345.0
-    decoded = read_cloud(cloud_of(table), side=side)
+    decoded = read_cloud(cloud_of(table))
     assert decoded.cloud.time_s is None
     assert "not a time near the stamp" in decoded.notes[0]
 
 
-def test_the_beam_index_is_read(side: ArraySide) -> None:
+def test_the_beam_index_is_read() -> None:
     table = filled([*XYZ, ("ring", "<u2")], 3)
     table["ring"] = [3, 1, 2]
-    ring = read_cloud(cloud_of(table), side=side).cloud.ring
+    ring = read_cloud(cloud_of(table)).cloud.ring
     assert ring is not None
     assert ring.tolist() == [3, 1, 2]
 
 
-def test_unusable_points_are_counted_by_kind_and_the_others_keep_their_index(side: ArraySide) -> None:
+def test_unusable_points_are_counted_by_kind_and_the_others_keep_their_index() -> None:
     nan, inf = float("nan"), float("inf")
     rows = [[nan, 0, 0, 0], [1, 0, 0, 0], [0, -inf, 0, 0], [1e30, 0, 0, 0], [2, 0, 0, nan], [3, 0, 0, 0]]
-    decoded = read_cloud(cloud(rows), side=side)
+    decoded = read_cloud(cloud(rows))
     assert decoded.kept.tolist() == [1, 5]
     assert decoded.cloud.points[:, 0].tolist() == [1, 3]
     assert (decoded.total, decoded.invalid, decoded.far) == (6, 3, 1)
 
 
-def test_a_float64_beyond_float32_is_unusable_not_a_warning(side: ArraySide) -> None:
+def test_a_float64_beyond_float32_is_unusable_not_a_warning() -> None:
     table = filled([("x", "<f8"), ("y", "<f8"), ("z", "<f8")], 2)
     table["x"][0] = 1e300
-    assert read_cloud(cloud_of(table), side=side).kept.tolist() == [1]
+    assert read_cloud(cloud_of(table)).kept.tolist() == [1]
 
 
-def test_points_beyond_the_capacity_are_left_out_evenly(side: ArraySide) -> None:
-    decoded = read_cloud(cloud([[float(i), 0, 0, 0] for i in range(1000)]), capacity=11, side=side)
+def test_points_beyond_the_capacity_are_left_out_evenly() -> None:
+    decoded = read_cloud(cloud([[float(i), 0, 0, 0] for i in range(1000)]), capacity=11)
     assert decoded.clipped == 989
     assert np.abs(np.diff(decoded.kept) - 100).max() <= 1
 
@@ -190,13 +177,13 @@ def test_an_empty_cloud_needs_no_fields() -> None:
 # Clouds out.
 
 
-def test_a_written_cloud_reads_back(side: ArraySide) -> None:
+def test_a_written_cloud_reads_back() -> None:
     x = np.arange(4, dtype=np.float32)
     class_id = np.array([0, 3, 255, 16], np.uint8)
     message = cloud_message([("x", x), ("y", x), ("z", x), ("class_id", class_id)], Header(frame_id="lidar"))
     assert (message.point_step, message.row_step, message.width) == (13, 52, 4)
     assert structured(message)["class_id"].tolist() == [0, 3, 255, 16]
-    assert read_cloud(message, side=side).cloud.points[:, 0].tolist() == [0, 1, 2, 3]
+    assert read_cloud(message).cloud.points[:, 0].tolist() == [0, 1, 2, 3]
 
 
 # Images.
@@ -231,16 +218,14 @@ def encoded_pictures() -> dict[str, NDArray[np.uint8]]:
 
 @pytest.mark.parametrize("encoding", sorted(encoded_pictures()))
 @pytest.mark.parametrize("padding", [0, 7])
-def test_every_encoding_is_read_as_rgb_with_and_without_padding(
-    side: ArraySide, encoding: str, padding: int
-) -> None:
+def test_every_encoding_is_read_as_rgb_with_and_without_padding(encoding: str, padding: int) -> None:
     data = encoded_pictures()[encoding]
     message = raw_image(data, encoding)
     if padding:
         rows = data.reshape(data.shape[0], -1)
         message.step = rows.shape[1] + padding
         fill(message, np.pad(rows, ((0, 0), (0, padding)), constant_values=77).tobytes())
-    read = read_image(message, side=side).data.astype(int)
+    read = read_image(message).data.astype(int)
     expected = picture().astype(int)
     if encoding == "mono8":
         expected = np.repeat(data.astype(int)[..., None], 3, axis=2)
@@ -249,35 +234,35 @@ def test_every_encoding_is_read_as_rgb_with_and_without_padding(
     assert np.abs(read - expected)[inner].max() <= (0 if exact else 20)
 
 
-def test_a_jpeg_is_read_as_rgb(side: ArraySide) -> None:
-    assert np.abs(read_image(jpeg(), side=side).data.astype(int) - picture()).mean() < 4
+def test_a_jpeg_is_read_as_rgb() -> None:
+    assert np.abs(read_image(jpeg()).data.astype(int) - picture()).mean() < 4
 
 
-def test_a_grey_png_is_read_as_rgb(side: ArraySide) -> None:
+def test_a_grey_png_is_read_as_rgb() -> None:
     message = CompressedImage(header=header(0), format="png")
     fill(message, cv2.imencode(".png", picture()[..., 0])[1].tobytes())
-    assert (read_image(message, side=side).data == picture()[..., :1]).all()
+    assert (read_image(message).data == picture()[..., :1]).all()
 
 
 @pytest.mark.parametrize("encoding", ["8UC3", "16UC1", "32FC1", "mono16", "bgr16", "", "nv12", "RGB8"])
-def test_an_encoding_that_does_not_say_what_the_bytes_mean_is_refused(side: ArraySide, encoding: str) -> None:
+def test_an_encoding_that_does_not_say_what_the_bytes_mean_is_refused(encoding: str) -> None:
     with pytest.raises(InputError, match="image encoding"):
-        read_image(raw_image(picture(), encoding), side=side)
+        read_image(raw_image(picture(), encoding))
 
 
-def test_a_file_cut_at_any_place_is_refused(side: ArraySide) -> None:
+def test_a_file_cut_at_any_place_is_refused() -> None:
     for kind in (".jpg", ".png"):
         whole = cv2.imencode(kind, picture())[1].tobytes()
         for length in range(0, len(whole) - 8, 37):
             message = CompressedImage(header=header(0))
             fill(message, whole[:length])
             with pytest.raises(InputError):
-                read_image(message, side=side)
+                read_image(message)
 
 
-def test_written_images_read_back(side: ArraySide) -> None:
+def test_written_images_read_back() -> None:
     message = image_message(picture(), header(0))
-    assert (read_image(message, side=side).data == picture()).all()
+    assert (read_image(message).data == picture()).all()
     labels = picture()[..., 0].copy()
     assert (read_labels(image_message(labels, header(0))) == labels).all()
 

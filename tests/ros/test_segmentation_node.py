@@ -128,6 +128,7 @@ def test_label_info_reaches_a_late_subscriber(graph: Graph, rig: Rig) -> None:
 
 def test_an_empty_cloud_is_answered_with_an_empty_cloud_and_counted(graph: Graph, rig: Rig) -> None:
     answer = rig.answer_to(cloud([], at_ms=10))
+    assert answer.is_dense
     assert (answer.width * answer.height, len(answer.data)) == (0, 0)
     graph.await_status(STATUS, lambda view: view.count("empty_clouds") == 1, "one empty cloud")
 
@@ -136,6 +137,7 @@ def test_points_that_are_not_finite_stay_in_place_without_a_class(graph: Graph, 
     nan, inf = float("nan"), float("inf")
     answer = rig.answer_to(cloud([POINTS[1], [nan, 0, 0, 0], [inf, 0, 0, 0], [1e30, 0, 0, 0], POINTS[0]]))
     assert structured(answer)["class_id"].tolist() == [CAR, IGNORE, IGNORE, IGNORE, ROAD]
+    assert not answer.is_dense, "PCL looks for points that are not finite only where this says so"
     view = graph.await_status(STATUS, lambda view: view.count("invalid_points") == 2, "two invalid points")
     assert view.count("far_points") == 1
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -19,7 +20,7 @@ SHM = Path("/dev/shm")
 VARIABLES = (
     transport.SEGMENT_VARIABLE,
     transport.PROFILE_VARIABLE,
-    "ROS_AUTOMATIC_DISCOVERY_RANGE",
+    transport.RANGE_VARIABLE,
     "RMW_IMPLEMENTATION",
     "AMENT_PREFIX_PATH",
 )
@@ -59,15 +60,27 @@ def test_nothing_that_the_user_has_set_is_changed(monkeypatch: pytest.MonkeyPatc
     assert transport.environment() == {}
 
 
-def test_the_default_keeps_discovery_on_this_machine_and_makes_the_segment_large(
+def test_the_default_leaves_discovery_to_ros_and_makes_the_segment_large(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(transport, "room_mb", lambda: 8000)
     added = transport.environment()
-    assert added["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert transport.RANGE_VARIABLE not in added
     profile = Path(added[transport.PROFILE_VARIABLE])
     assert segment_size(profile) == 64 << 20
-    assert has_whitelist(profile)
+    assert not has_whitelist(profile)
+
+
+@pytest.mark.parametrize("chosen", [None, "SUBNET"])
+def test_what_is_kept_local_uses_the_loopback_device_alone_unless_the_user_chose(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    monkeypatch.setenv(transport.RANGE_VARIABLE, chosen or "")
+    if chosen is None:
+        monkeypatch.delenv(transport.RANGE_VARIABLE)
+    transport.keep_local()
+    assert os.environ[transport.RANGE_VARIABLE] == (chosen or "LOCALHOST")
+    assert has_whitelist(Path(transport.environment()[transport.PROFILE_VARIABLE])) == (chosen is None)
 
 
 def test_the_segment_is_smaller_where_shared_memory_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,11 +99,6 @@ def test_a_size_that_is_not_allowed_is_named(monkeypatch: pytest.MonkeyPatch, va
     monkeypatch.setenv(transport.SEGMENT_VARIABLE, value)
     with pytest.raises(ConfigError, match=transport.SEGMENT_VARIABLE):
         transport.environment()
-
-
-def test_discovery_in_the_network_uses_every_interface(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
-    assert not has_whitelist(Path(transport.environment()[transport.PROFILE_VARIABLE]))
 
 
 def test_cleaning_that_takes_too_long_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,13 @@ def test_a_wrong_entry_of_a_rig_is_named(tmp_path, part, entry, value, named):
         load_rig(changed)
 
 
+def test_what_a_rig_lacks_is_named(tmp_path):
+    fragment = tmp_path / "rig.yaml"
+    fragment.write_text("cameras: {front: {focal_px: 700.0}}")
+    with pytest.raises(ConfigError, match="found no entry 'name'"):
+        load_rig(fragment)
+
+
 @pytest.mark.parametrize("name", [1, "front/left", "front left", ""])
 def test_a_camera_has_a_name_that_a_topic_may_have(tmp_path, name):
     rig = yaml.safe_load((resources.files("kestrel.sim") / "rigs" / "kitti.yaml").read_text())
@@ -186,6 +193,13 @@ def test_no_town_and_no_seed_is_in_two_splits():
             assert {d.seed for d in one}.isdisjoint(d.seed for d in other)
     assert {d.weather for d in splits[2]} == {"day", "dusk", "fog", "rain"}
     assert len({d.name for d in splits[2]}) == len(splits[2])
+
+
+def test_every_split_is_named_where_there_is_none_of_a_name():
+    with pytest.raises(ConfigError, match=r"split: expected one of train, .*validation.*test, found nosplit"):
+        drives("nosplit", 1)
+    assert drives("test", 64) == scored_drives()
+    assert drives("test", 2) == scored_drives()[:2]
 
 
 @pytest.mark.parametrize("number", [1, 6])

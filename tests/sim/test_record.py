@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from functools import partial
 from multiprocessing import Pipe
@@ -10,18 +11,21 @@ from multiprocessing import Pipe
 import cv2
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from kestrel.classes import MAP_LAYERS
+from kestrel.cli import build_app
 from kestrel.data.bag import BagReader
 from kestrel.data.perception_messages import map_messages
 from kestrel.data.sensor_messages import cloud_fields
 from kestrel.errors import ConfigError, InputError, SetupError
 from kestrel.sim.drive import simulate
 from kestrel.sim.record import TRUTH_LAYOUT, encode, write_drive
-from kestrel.sim.rig import load_rig
+from kestrel.sim.rig import load_rig, rig_names
 from kestrel.sim.samples import CameraSample, LidarSample
 from kestrel.sim.workers import Plan, Workers, _serve
+from kestrel.sim.world.towns import SCENES, TOWNS
 from kestrel.types import BevMap
 from tests.sim.street import Street
 
@@ -196,8 +200,6 @@ def test_an_interrupted_drive_leaves_nothing_behind(tmp_path, reason):
 
 
 def test_command_writes_a_bag_of_a_town(tmp_path):
-    from kestrel.cli import build_app
-
     out = tmp_path / "drive"
     options = [
         "--seconds",
@@ -214,3 +216,10 @@ def test_command_writes_a_bag_of_a_town(tmp_path):
     result = CliRunner().invoke(build_app(), ["sim", "--rig", "kitti", *options])
     assert result.exit_code == 0, result.output
     assert BagReader(out).topics["/lidar/points"].count == 3
+
+
+def test_help_names_every_scene_town_and_rig():
+    told = {parameter.name: parameter.help for parameter in get_command(build_app()).commands["sim"].params}
+    for option, names in (("scene", SCENES), ("town", TOWNS), ("rig", rig_names())):
+        for name in names:
+            assert re.search(rf"\b{name}\b", told[option]), name

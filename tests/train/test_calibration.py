@@ -107,7 +107,7 @@ def test_without_its_libraries_nothing_is_written(
     drives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SetupError, match=r"pip install kestrel-perception\[int8\]"):
+    with pytest.raises(SetupError, match=r"make setup EXTRAS=int8"):
         calibrate(WEIGHTS, drives, tmp_path / "out", 4)
     assert not list(tmp_path.iterdir())
 

@@ -15,7 +15,7 @@ from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines.box_decoder import DecodedBoxes, boxes_from_regression
 from kestrel.train import cache
 from kestrel.train.detection_score import DetectionScore
-from kestrel.train.fusion_augmentation import augment_sensors, augment_view
+from kestrel.train.fusion_augmentation import augment_pictures, augment_points, augment_view
 from kestrel.train.fusion_data import CamerasAlone, FrameSource, depth_bins, draw_past
 from kestrel.train.fusion_loss import (
     box_loss,
@@ -76,7 +76,9 @@ def test_earlier_pictures_are_changed_like_those_that_follow(data: Path) -> None
     mirrored = 0
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
-        changed = augment_view(augment_sensors(same, generator), CONFIG, generator)
+        changed = augment_pictures(
+            augment_view(augment_points(same, generator), CONFIG, generator), generator
+        )
         assert torch.equal(changed.earlier[0], changed.pictures)
         turned = not torch.equal(changed.depth, plain.depth)
         mirrored += turned

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS
+from kestrel.cli import build_app
 from kestrel.errors import ConfigError
 from kestrel.train import cache, score
 from kestrel.train.fusion_score import Answers, score_fusion
@@ -93,3 +95,17 @@ def test_weights_without_a_score_are_refused_by_name(data: Path, tmp_path: Path)
     save(tmp_path / "painter.safetensors", {}, manifest)
     with pytest.raises(ConfigError, match="KestrelAugment"):
         score.score(tmp_path / "painter.safetensors", data / "validation", "validation")
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ([], "--split: expected a split to score on.*found none"),
+        (["--bag", "a", "--split", "test"], "expected --bag or --split.*found both"),
+        (["--bag", "a", "--sensors-out"], "at most one of .*found --bag and --sensors-out"),
+        (["--split", "test", "--bfloat16", "1", "--int8", "a"], "found --bfloat16 and --int8"),
+    ],
+)
+def test_options_that_would_not_be_heeded_are_refused(options: list[str], found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        CliRunner().invoke(build_app(), ["train", "score", *options], catch_exceptions=False)

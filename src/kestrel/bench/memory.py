@@ -3,8 +3,8 @@
 """Peak memory of one scan through SPVCNN of width 1, against spconv's MinkUNet of the same width.
 
 Each runs in a fresh process; what counts is by how much its largest resident memory grows over that before
-the first scan, when libraries, weights and the scan are loaded already. Ours are packed by then, for a network
-that is only run keeps no others.
+the first scan, when libraries, weights and the scan are loaded already. Our weights are packed by then: a
+network that is only run keeps no others.
 """
 
 from __future__ import annotations

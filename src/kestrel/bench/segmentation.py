@@ -20,7 +20,7 @@ from kestrel.bench.scan import SENSOR_HEIGHT, street_scan
 from kestrel.bench.timing import THREADS
 from kestrel.data.bag import deserialize, serialize
 from kestrel.data.sensor_messages import cloud_from_message, cloud_message, packed_cloud
-from kestrel.errors import SetupError, describe
+from kestrel.errors import SetupError, describe, extra
 from kestrel.ops.backend import DISPATCH_VARIABLE, TORCH_LEVEL
 from kestrel.pipelines.runtime import keep_what_is_loaded
 from kestrel.pipelines.segmentation import PointSegmenter
@@ -145,8 +145,7 @@ def draw(points: Float64Array, ms: Float64Array, slope: float, offset: float, pa
     try:
         from matplotlib.figure import Figure as Canvas
     except ImportError:
-        expected = "pip install kestrel-perception[show]"
-        raise SetupError(describe("matplotlib", expected=expected, found="none")) from None
+        raise SetupError(describe("matplotlib", expected=extra("show"), found="none")) from None
     canvas = Canvas(figsize=(6.4, 4.0), layout="constrained")
     axes = canvas.add_subplot()
     axes.plot(points / 1e3, ms, "o", label="measured (median)")

@@ -28,7 +28,8 @@ def bench(
             print(known)
         return
     if name not in BENCHMARKS:
-        raise ConfigError(describe("benchmark", expected=f"one of {sorted(BENCHMARKS)}", found=name))
+        found = "none" if name is None else name
+        raise ConfigError(describe("benchmark", expected=f"one of {sorted(BENCHMARKS)}", found=found))
     if int8 is not None and name != "fusion":
         raise ConfigError(describe("--int8", expected="the benchmark fusion", found=name))
     options = {} if int8 is None else {"int8": int8}

@@ -21,14 +21,13 @@ def show(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from kestrel.errors import InputError, SetupError, describe
+    from kestrel.errors import InputError, SetupError, describe, extra
 
     try:
         from kestrel.eval.scene import Scene
         from kestrel.show import files
     except ImportError as error:
-        expected = "the extra `show` (pip install kestrel-perception[show])"
-        raise SetupError(describe("pictures", expected=expected, found=error)) from error
+        raise SetupError(describe("pictures", expected=extra("show"), found=error)) from error
 
     console = Console(stderr=True)
     with console.status("reading the recording"):

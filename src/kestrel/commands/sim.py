@@ -13,8 +13,14 @@ import typer
 def sim(
     out: Annotated[Path, typer.Option("--out", help="Folder to make (a rosbag2 bag); must not exist.")],
     rig: Annotated[str, typer.Option(help="nuscenes, kitti or a YAML file of a rig.")] = "nuscenes",
-    scene: Annotated[str, typer.Option(help="Kind of place, for one urban.")] = "urban",
-    town: Annotated[str, typer.Option(help="Name of the town.")] = "elm",
+    scene: Annotated[str, typer.Option(help="Kind of place: urban, suburban or highway.")] = "urban",
+    town: Annotated[
+        str,
+        typer.Option(
+            help="alder, birch, cedar, dogwood, elm or fir; with streets as they have grown hazel, juniper, "
+            "larch or maple."
+        ),
+    ] = "elm",
     seconds: Annotated[float, typer.Option(help="Length of the drive.")] = 20.0,
     seed: Annotated[int, typer.Option(help="Same seed, same drive.")] = 7,
     weather: Annotated[str | None, typer.Option(help="day, dusk, fog or rain; default: by the seed.")] = None,

@@ -49,7 +49,10 @@ def train(
             help="fusion: seconds that pictures look back (temporal shift); 0: each stands alone.",
         ),
     ] = 0.5,
-    split: Annotated[str, typer.Option(help="prepare, score: one of kestrel.sim.drives.yaml.")] = "train",
+    split: Annotated[
+        str | None,
+        typer.Option(help="prepare, score: a name in kestrel/sim/drives.yaml; prepare: train unless given."),
+    ] = None,
     drives: Annotated[int, typer.Option(min=1, help="prepare: how many drives of the split.")] = 64,
     weights: Annotated[
         str, typer.Option(help="score: name or path of the weights, or baseline.")
@@ -82,30 +85,24 @@ def train(
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="prepare: drives at a time.")] = 2,
 ) -> None:
-    """Simulate training drives, train one network on them (an interrupted run resumes), or score weights."""
+    """Simulate training drives, train one network on them, or score weights.
+
+    An interrupted training goes on with --resume; without it, it begins anew. prepare goes on by itself.
+    """
     import os
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if what is What.prepare:
-        from kestrel.sim.splits import drives as numbered
-        from kestrel.sim.splits import scored_drives
+        from kestrel.sim.splits import drives as first
         from kestrel.train.prepare import prepare
 
-        wanted = scored_drives() if split == "test" else numbered(split, drives)
-        prepare(wanted, data / split, workers)
+        prepare(first(split or "train", drives), data / (split or "train"), workers)
         return
     if what is What.score:
         from kestrel.report import Report
-        from kestrel.train.score import as_figures, score, score_bag, score_int8, score_precision
+        from kestrel.train.score import as_figures
 
-        if bfloat16 is not None:
-            found = score_precision(weights, data / split, split, bfloat16)
-        elif int8 is not None:
-            found = score_int8(weights, int8, data / split, split)
-        elif bag is None:
-            found = score(weights, data / split, split, sensors_out=sensors_out)
-        else:
-            found = score_bag(weights, bag)
+        found = _score(weights, data, split, bag, sensors_out=sensors_out, bfloat16=bfloat16, int8=int8)
         Report(f"train score --weights {weights}", as_figures(found)).print(as_json=json)
         return
     if what is What.point_networks:
@@ -127,3 +124,37 @@ def train(
         module = {What.seg: seg, What.video: video, What.augment: augment}[what]
         exported = module.train(data, out, scaled(module.PLAN, steps, seed), resume=resume, start=start)
     print(f"weights: {exported}")
+
+
+def _score(
+    weights: str,
+    data: Path,
+    split: str | None,
+    bag: Path | None,
+    *,
+    sensors_out: bool,
+    bfloat16: int | None,
+    int8: Path | None,
+) -> dict[str, float]:
+    """Return the scores that were asked for; options of which only one would be heeded are refused."""
+    from kestrel.errors import ConfigError, describe
+    from kestrel.train.score import score, score_bag, score_int8, score_precision
+
+    options = {"--bag": bag, "--sensors-out": sensors_out or None, "--bfloat16": bfloat16, "--int8": int8}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        expected = f"at most one of {', '.join(options)}"
+        raise ConfigError(describe("train score", expected=expected, found=" and ".join(given)))
+    if bag is not None:
+        if split is not None:
+            expected = "--bag or --split, what to score on"
+            raise ConfigError(describe("train score", expected=expected, found="both"))
+        return score_bag(weights, bag)
+    if split is None:
+        expected = "a split to score on, for one test, or --bag"
+        raise ConfigError(describe("--split", expected=expected, found="none"))
+    if bfloat16 is not None:
+        return score_precision(weights, data / split, split, bfloat16)
+    if int8 is not None:
+        return score_int8(weights, int8, data / split, split)
+    return score(weights, data / split, split, sensors_out=sensors_out)

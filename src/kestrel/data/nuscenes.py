@@ -27,6 +27,8 @@ NUSCENES_FROM_LIDAR: Final = np.array(
     [[0.0, -1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
 )
 """From axes x ahead, y left to those of the nuScenes LiDAR: x right, y ahead."""
+POINT_BYTES: Final = 20
+"""Of a point of a sweep: five float32."""
 
 
 def keyframe_messages(folder: Path, *, repeat: int, rate_hz: float) -> Iterator[tuple[int, str, Any]]:
@@ -45,9 +47,9 @@ def keyframe_messages(folder: Path, *, repeat: int, rate_hz: float) -> Iterator[
     frame = content["frame"]
     start = round(frame["timestamp"] * 1e6) * 1000
     base_from_nuscenes = np.array(frame["lidar_points"]["lidar2ego"])
-    cloud = _read_cloud(folder / frame["lidar_points"]["lidar_path"])
-    cameras = {_camera_name(key): entry for key, entry in frame["images"].items()}
-    pictures = {name: _read_picture(folder / entry["img_path"]) for name, entry in cameras.items()}
+    cloud = read_sweep(folder / frame["lidar_points"]["lidar_path"], start)
+    cameras = {camera_name(key): entry for key, entry in frame["images"].items()}
+    pictures = {name: read_picture(folder / entry["img_path"]) for name, entry in cameras.items()}
     calibrations = {
         name: _calibration(entry, pictures[name], base_from_nuscenes) for name, entry in cameras.items()
     }
@@ -63,9 +65,9 @@ def keyframe_messages(folder: Path, *, repeat: int, rate_hz: float) -> Iterator[
     for index in range(repeat):
         stamp = start + round(index * 1e9 / rate_hz)
         for name in sorted(cameras, key=lambda key: offsets[key]):
-            at, optical = stamp + offsets[name], f"camera_{name}_optical"
-            yield at, f"/camera/{name}/camera_info", camera_info_message(calibrations[name], at, optical)
-            yield at, f"/camera/{name}/image/compressed", stored_image(pictures[name][0], at, optical)
+            at = stamp + offsets[name]
+            for topic, message in picture_messages(pictures[name][0], calibrations[name], name, at):
+                yield at, topic, message
         still = messages.transform_message(np.eye(4), "odom", "base_link", stamp)
         yield stamp, "/tf", messages.tf_message([still])
         yield stamp, "/odometry", messages.odometry_message(np.eye(4), stamp)
@@ -78,27 +80,46 @@ def keyframe_messages(folder: Path, *, repeat: int, rate_hz: float) -> Iterator[
         )
 
 
-def _camera_name(key: str) -> str:
-    return key.removeprefix("CAM_").lower()
+def camera_name(channel: str) -> str:
+    """Return what a camera of nuScenes is called here: CAM_FRONT_LEFT is front_left."""
+    return channel.removeprefix("CAM_").lower()
 
 
-def _read_cloud(path: Path) -> PointCloud:
-    """Return the sweep with x ahead and y left; columns of the file: x, y, z, intensity 0..255, ring."""
+def picture_messages(
+    data: bytes, calibration: Calibration, name: str, stamp_ns: int
+) -> Iterator[tuple[str, Any]]:
+    """Yield topic and message of a picture of a camera (a JPEG file as it is) and of its calibration."""
+    optical = f"camera_{name}_optical"
+    yield f"/camera/{name}/camera_info", camera_info_message(calibration, stamp_ns, optical)
+    yield f"/camera/{name}/image/compressed", stored_image(data, stamp_ns, optical)
+
+
+def read_sweep(path: Path, stamp_ns: int) -> PointCloud:
+    """Return the sweep with x ahead and y left; columns of the file: x, y, z, intensity 0..255, ring.
+
+    Raises:
+        InputError: there is no such file, or it does not hold whole points of finite numbers.
+    """
     if not path.exists():
         raise InputError(describe("nuScenes sweep", expected=path, found="no such file"))
-    values = np.fromfile(path, np.float32)
-    if len(values) % 5:
-        raise InputError(
-            describe(f"sweep {path}", expected="5 numbers a point", found=f"{len(values)} numbers")
-        )
-    columns = values.reshape(-1, 5)
+    data = path.read_bytes()
+    if not data or len(data) % POINT_BYTES:
+        expected = f"points of {POINT_BYTES} bytes"
+        raise InputError(describe(f"sweep {path}", expected=expected, found=f"{len(data)} bytes"))
+    columns = np.frombuffer(data, "<f4").astype(np.float32).reshape(-1, 5)
+    if not np.isfinite(columns).all():
+        raise InputError(describe(f"sweep {path}", expected="finite numbers", found="NaN or Inf"))
     x, y, z, intensity = columns[:, :4].T
     points = np.stack([y, -x, z, intensity / np.float32(255)], 1)
-    return PointCloud(points, 0, "lidar", columns[:, 4].astype(np.uint16))
+    return PointCloud(points, stamp_ns, "lidar", columns[:, 4].astype(np.uint16))
 
 
-def _read_picture(path: Path) -> tuple[bytes, int, int]:
-    """Return the JPEG with its width and height."""
+def read_picture(path: Path) -> tuple[bytes, int, int]:
+    """Return the JPEG with its width and height.
+
+    Raises:
+        InputError: there is no such file, or it is no picture.
+    """
     if not path.exists():
         raise InputError(describe("nuScenes picture", expected=path, found="no such file"))
     data = path.read_bytes()

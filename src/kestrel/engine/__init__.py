@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kestrel.engine.folded import FoldedEngine
-from kestrel.errors import ConfigError, SetupError, describe
+from kestrel.errors import ConfigError, SetupError, describe, extra
 
 _LOG = logging.getLogger(__name__)
 
@@ -104,8 +104,7 @@ def make_engine(
         compiled = name == "compiled"
         return FoldedEngine(module, bfloat16=bfloat16, compiled=compiled, dynamic_int8=dynamic_int8)
     if not has_openvino():
-        expected = f"pip install kestrel-perception[{name}]"
-        raise SetupError(describe(f"engine {name}", expected=expected, found="no openvino"))
+        raise SetupError(describe(f"engine {name}", expected=extra(name), found="no openvino"))
     try:
         from kestrel.engine.openvino import Int8Engine, OpenVinoEngine
     except ImportError as error:

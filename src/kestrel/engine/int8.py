@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from kestrel.errors import ModelError, SetupError, describe
+from kestrel.errors import ModelError, SetupError, describe, extra
 
 MANIFEST: Final = "int8.json"
 
@@ -100,8 +100,7 @@ def check_installed(*libraries: str) -> None:
     """Raise SetupError unless libraries of the extra int8 are there."""
     for library in libraries:
         if importlib.util.find_spec(library) is None:
-            expected = "pip install kestrel-perception[int8]"
-            raise SetupError(describe("int8", expected=expected, found=f"no {library}"))
+            raise SetupError(describe("int8", expected=extra("int8"), found=f"no {library}"))
 
 
 def file_hash(path: Path) -> str:

@@ -168,8 +168,9 @@ def load_rig(name_or_path: str | Path) -> Rig:
     try:
         return _rig(yaml.safe_load(path.read_text()))
     except (*_WRONG_ENTRIES, CalibrationError, OSError, yaml.YAMLError) as error:
+        found = f"no entry {error}" if isinstance(error, KeyError) else repr(error)
         raise ConfigError(
-            describe(f"rig {name_or_path}", expected="the entries of rigs/nuscenes.yaml", found=repr(error))
+            describe(f"rig {name_or_path}", expected="the entries of rigs/nuscenes.yaml", found=found)
         ) from error
 
 

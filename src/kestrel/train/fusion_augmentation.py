@@ -26,8 +26,8 @@ LIFT_M: Final = 0.15
 """How much higher or lower the vehicle may stand than it should."""
 
 
-def augment_sensors(sample: FusionSample, generator: torch.Generator) -> FusionSample:
-    """Disturb what differs between sensors: points there are, their intensity, colours and sharpness."""
+def augment_points(sample: FusionSample, generator: torch.Generator) -> FusionSample:
+    """Disturb what differs between LiDARs: which points there are, where, and their intensity."""
     kept = torch.rand(len(sample.points), generator=generator) < uniform(0.7, 1.0, generator)
     if uniform(0, 1, generator) < PIERCED:
         kept &= ~in_holes(sample.points, generator)
@@ -38,8 +38,13 @@ def augment_sensors(sample: FusionSample, generator: torch.Generator) -> FusionS
         gain, offset = uniform(0.6, 1.5, generator), uniform(-0.03, 0.05, generator)
         points[:, 3] = (points[:, 3] * gain + offset).clamp(0, 1)
     points[:, :3] += NOISE_M * torch.randn(len(points), 3, generator=generator)
+    return replace(sample, points=points)
+
+
+def augment_pictures(sample: FusionSample, generator: torch.Generator) -> FusionSample:
+    """Change what differs between cameras: colours and sharpness."""
     pictures, earlier = recolour(sample.pictures, sample.earlier, generator)
-    return replace(sample, points=points, pictures=pictures, earlier=earlier)
+    return replace(sample, pictures=pictures, earlier=earlier)
 
 
 def recolour(pictures: Tensor, earlier: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -54,13 +59,14 @@ def recolour(pictures: Tensor, earlier: Tensor, generator: torch.Generator) -> t
 
 
 def _recolour(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    bright = pictures.float() * uniform(0.7, 1.3, generator)
-    middle = bright.mean((2, 3), keepdim=True)
-    changed = (bright - middle) * uniform(0.7, 1.3, generator) + middle
-    changed *= 1 + 0.1 * torch.randn(1, 3, 1, 1, generator=generator)
+    brightness, contrast = uniform(0.7, 1.3, generator), uniform(0.7, 1.3, generator)
+    tint = brightness * (1 + 0.1 * torch.randn(1, 3, 1, 1, generator=generator))
+    changed = pictures.float()
+    middle = changed.mean((2, 3), keepdim=True)
+    changed.mul_(contrast * tint).add_((1 - contrast) * tint * middle)
     if uniform(0, 1, generator) < 0.5:
         changed = F.avg_pool2d(F.pad(changed, (1, 1, 1, 1), mode="replicate"), 3, 1) * 0.5 + changed * 0.5
-    return changed.clamp(0, 255).to(torch.uint8)
+    return changed.clamp_(0, 255).to(torch.uint8)
 
 
 def augment_view(sample: FusionSample, config: FusionConfig, generator: torch.Generator) -> FusionSample:

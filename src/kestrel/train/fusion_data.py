@@ -18,7 +18,7 @@ from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines.fusion_frame import camera_rays
 from kestrel.train import cache
 from kestrel.train.drawing import drawing_weights
-from kestrel.train.fusion_augmentation import augment_sensors, augment_view
+from kestrel.train.fusion_augmentation import augment_pictures, augment_points, augment_view
 from kestrel.train.fusion_cut import cut_out
 from kestrel.train.fusion_sample import FusionSample
 from kestrel.train.object_paste import paste_objects
@@ -82,9 +82,10 @@ class FrameSource:
         if not len(sample.pictures) and uniform(0, 1, generator) < PASTED_INTO:
             other = self._load(self._index(generator), range(0), sweeps, 0)
             sample = paste_objects(sample, other, self.config, generator)
-        sample = augment_view(augment_sensors(sample, generator), self.config, generator)
+        sample = augment_view(augment_points(sample, generator), self.config, generator)
         if self.cuts:
             sample = cut_out(sample, self.config, generator)
+        sample = augment_pictures(sample, generator)  # last: a cut has few of the pictures
         return without_lidar(sample) if not lidar and len(sample.pictures) else sample
 
     def _index(self, generator: torch.Generator) -> int:

@@ -28,7 +28,10 @@ PROCEDURAL = "scene"
 class AugmentParameters(NodeParameters):
     """What the augment node can be told."""
 
-    weights: str = parameter("kestrel-augment", "Name of shipped weights or path of a .safetensors file.")
+    weights: str = parameter(
+        "kestrel-augment",
+        "Name of shipped weights, or path of a .safetensors file that `kestrel train` wrote.",
+    )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
     labels_reliability: str = parameter(
         "best_effort", "Reliability of the label image input.", choices=RELIABILITY

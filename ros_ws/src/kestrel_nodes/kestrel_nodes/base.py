@@ -128,8 +128,12 @@ class KestrelNode(WorkingNode[P]):
             port.guard.forget()
         self.reset(cause, source)
         action = partial(self.reset_pipeline, cause, source)
-        drop = None if source is None else (source.topic,)
+        drop = None if source is None else self.slots_of(source)
         self.worker.before_next(self.guard.wrap(action, self.health["output"]), drop_waiting=drop)
+
+    def slots_of(self, source: Input) -> tuple[str, ...]:
+        """Return where work waits that is void once time of this input jumps back."""
+        return (source.topic,)
 
     # Receiving.
 

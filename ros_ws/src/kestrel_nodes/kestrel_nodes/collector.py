@@ -278,9 +278,10 @@ class Collector:
 
     def _expect(self, reference: str, stamp_ns: int, cloud: Any | None, timeout_s: float) -> None:
         time_ns = self._time(reference, stamp_ns)
-        if self._released_ns is not None and time_ns < self._released_ns - self._jump_ns:
+        newest_ns = self._pending[-1].time_ns if self._pending else self._released_ns
+        if newest_ns is not None and time_ns < newest_ns - self._jump_ns:
             self._restart(time_ns)
-        elif self._released_ns is not None and time_ns <= self._released_ns:
+        elif newest_ns is not None and time_ns <= newest_ns:
             # The lead went from one sensor to another: outputs never go back in time.
             if reference == LIDAR:
                 self.unused[LIDAR, "older than the last frame"] += 1

@@ -18,6 +18,7 @@ from typing import TextIO
 from rich.console import Console
 
 from kestrel.errors import KestrelError
+from kestrel_nodes import transport
 
 NODES = ("video", "segmentation", "fusion", "augment")
 """Nodes that must be active before the replay begins."""
@@ -87,12 +88,14 @@ class Demo:
         if rerun is not None:
             viewer = Path(sys.executable).with_name("rerun")
             console.print(f"In the browser: [bold]{viewer} --web-viewer --bind 127.0.0.1 {rerun}[/]")
-        console.print(f"Score it again: [bold]kestrel eval {recording}[/]")
+        tool = Path(sys.executable).with_name("kestrel")
+        console.print(f"Score it again: [bold]{tool} eval {recording}[/]")
 
 
 def choose_domain() -> None:
-    """Take a ROS domain for this process and its children, unless ROS_DOMAIN_ID says which."""
+    """Take a ROS domain on this machine for this process and its children, unless variables say otherwise."""
     os.environ.setdefault("ROS_DOMAIN_ID", str(FREE_DOMAINS[os.getpid() % len(FREE_DOMAINS)]))
+    transport.keep_local()
 
 
 def kestrel(*arguments: str, output: TextIO | None = None) -> None:

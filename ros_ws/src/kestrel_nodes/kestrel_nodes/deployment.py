@@ -15,15 +15,32 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 CAMERA = "{camera}"
 """Stands in topics.yaml for each name in the parameter ``cameras`` of the node."""
+
+INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "video": (f"~/input/{CAMERA}/image", f"~/input/{CAMERA}/image/compressed"),
+    "segmentation": ("~/input/points",),
+    "fusion": (
+        "~/input/points",
+        f"~/input/{CAMERA}/image",
+        f"~/input/{CAMERA}/image/compressed",
+        f"~/input/{CAMERA}/camera_info",
+    ),
+    "augment": ("~/input/labels",),
+}
+"""What each node takes. ROS ignores a remapping that matches no topic, so a misspelt one is refused here."""
+
+OTHERS: Final = ("/", "~/output/", "~/debug/", "~/heartbeat", "~/render")
+"""Beginnings of what topics.yaml may rename beside inputs."""
 
 BOOLEANS = ["true", "false", "True", "False"]
 """What a switch of a launch file may be; `ros2 launch` refuses anything else and says so."""
@@ -82,7 +99,8 @@ def node_config(folder: Path, node: str, rig: str | None = None) -> NodeConfig:
         overlay = Path(rig) if rig.endswith(".yaml") else _find(folder, f"rigs/{rig}.param.yaml")
         if not overlay.is_file():
             known = sorted({*rigs(folder), *rigs(config_folder())})
-            raise ValueError(f"rig: expected one of {', '.join(known)} or a .param.yaml, found {rig}")
+            expected = f"one of {', '.join(known)}, a .param.yaml or the name of one in {folder / 'rigs'}"
+            raise ValueError(f"rig: expected {expected}, found {rig}")
         files.append(overlay)
         name = overlay.name.removesuffix(".param.yaml")
         topics |= _topics(overlay.with_name(f"{name}.topics.yaml"), node)
@@ -105,10 +123,26 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 
 def _topics(path: Path, node: str) -> dict[str, str]:
-    topics = _load(path).get(node) or {}
-    if not isinstance(topics, dict) or not all(isinstance(topic, str) for topic in topics.values()):
+    content = _load(path)
+    unknown = [name for name in content if name not in INPUTS]
+    if unknown:
+        raise ValueError(f"{path}: expected nodes of {', '.join(INPUTS)}, found {unknown}")
+    topics = content.get(node) or {}
+    if not isinstance(topics, dict) or not all(
+        isinstance(name, str) for item in topics.items() for name in item
+    ):
         raise ValueError(f"{path}, {node}: expected inputs and topics, found {topics}")
+    for source in topics:
+        if not source.startswith(OTHERS) and not _is_input(source, node):
+            raise ValueError(f"{path}, {node}: expected inputs of {', '.join(INPUTS[node])}, found {source}")
     return dict(topics)
+
+
+def _is_input(source: str, node: str) -> bool:
+    """Return whether ``node`` has this input; the name of a camera may stand for {camera}."""
+    camera = re.escape(CAMERA)
+    patterns = (re.escape(known).replace(camera, f"({camera}|[^{{}}]+)") for known in INPUTS[node])
+    return any(re.fullmatch(pattern, source) for pattern in patterns)
 
 
 def _cameras(files: tuple[Path, ...], node: str) -> list[str]:

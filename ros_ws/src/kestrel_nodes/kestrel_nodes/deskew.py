@@ -72,7 +72,7 @@ class Deskewer:
         frames, stamp = (self._fixed_frame, cloud.frame_id), cloud.stamp_ns
         now = self._transforms.lookup(*frames, stamp)
         motions = [
-            invert(now) @ self._transforms.lookup_within(*frames, stamp + round(knot * NANOSECONDS), stamp)
+            invert(now) @ self._transforms.lookup(*frames, stamp + round(knot * NANOSECONDS))
             for knot in np.linspace(first, last, KNOTS)
         ]
         place = (times - first) / max(last - first, SHORTEST_S) * (KNOTS - 1)

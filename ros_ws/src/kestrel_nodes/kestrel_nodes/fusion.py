@@ -37,9 +37,12 @@ from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ports import Input, Output
 from kestrel_nodes.qos import input_qos
 from kestrel_nodes.ros_arrays import image_message
-from kestrel_nodes.stamps import stamp_message, stamp_ns
+from kestrel_nodes.stamps import NANOSECONDS, stamp_message, stamp_ns
 from kestrel_nodes.tf_buffer import TransformBuffer
 from kestrel_nodes.transforms import listen
+
+FRAME: Final = "frame"
+"""The slot of all frames in the worker."""
 
 POLL_S = 0.02
 """How often the timeouts of the collector are looked at while a frame waits for images."""
@@ -83,7 +86,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         self.selection = params.box_selection()
         self.selection.check_classes(self.detector.classes)
         self.tracker = Tracker(memory_s=params.track_memory_s, position_std_m=params.track_position_std_m)
-        self.tracks_in = ""
+        self.tracks_in, self.tracked_ns = "", 0
         self.detector.detect(warm_up_frame(params.cameras, use_lidar=params.use_lidar))
         self.detector.reset()
         self.transforms = TransformBuffer(
@@ -171,6 +174,11 @@ class FusionNode(KestrelNode[FusionParameters]):
         if source is None or source is self.sources.get(LIDAR):
             self.recent_clouds.clear()
 
+    def slots_of(self, source: Input) -> tuple[str, ...]:
+        """Return the slot of the frames if this sensor leads: others only take part in them."""
+        leading = LIDAR if self.collector.lidar_leads else self.collector.leading_camera()
+        return (FRAME,) if source is self.sources.get(leading) else ()
+
     def _on_camera_info(self, camera: str, message: CameraInfo) -> None:
         self.builder.camera_infos[camera] = message
 
@@ -186,8 +194,9 @@ class FusionNode(KestrelNode[FusionParameters]):
             if not self.wanted:
                 self.fusion_health.count_unwanted(collected)
                 continue
+            # One slot for all: in one of their own, frames that a camera leads could come after later ones.
             self.submit(
-                self.sources[collected.reference].topic,
+                FRAME,
                 partial(self._process, collected, tuple(self.recent_clouds)),
                 stamp_ns=collected.stamp_ns,
                 superseded=partial(self.fusion_health.count_superseded, collected),
@@ -238,7 +247,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         """Return ``boxes`` with ids and motion, seen in the frame that stands still.
 
         Without odometry they are matched in the frame of the vehicle, whose motion is not theirs: they get
-        ids alone.
+        ids alone. Where it is missing for no longer than a track lives, tracks wait and boxes have no ids.
         """
         if not self.params.track:
             return boxes
@@ -246,10 +255,15 @@ class FusionNode(KestrelNode[FusionParameters]):
         try:
             fixed_from_base = self.transforms.lookup(fixed, self.params.base_frame, boxes.stamp_ns)
         except CalibrationError:
+            waited_s = (boxes.stamp_ns - self.tracked_ns) / NANOSECONDS
+            if self.tracks_in == fixed and waited_s < self.params.track_memory_s:
+                self.health["output"].set("tracks", f"{self.tracker.alive} wait for {fixed}")
+                return boxes
             fixed, fixed_from_base = self.params.base_frame, np.eye(4)
         if fixed != self.tracks_in:
             self.tracker.reset()
             self.tracks_in = fixed
+        self.tracked_ns = boxes.stamp_ns
         tracked = self.tracker.step(boxes, fixed_from_base, velocities_seen=velocities_seen)
         self.health["output"].set("tracks", f"{self.tracker.alive} in {fixed}")
         return tracked if fixed == self.params.odom_frame else replace(boxes, track_id=tracked.track_id)

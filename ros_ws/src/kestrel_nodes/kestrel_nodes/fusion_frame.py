@@ -253,7 +253,7 @@ class FrameBuilder:
             return np.eye(4)
         frames = self.odom_frame, self.base_frame
         try:
-            then = self.transforms.lookup_within(*frames, now_ns + skew_ns, now_ns)
+            then = self.transforms.lookup(*frames, now_ns + skew_ns)
             return invert(self.transforms.lookup(*frames, now_ns)) @ then
         except CalibrationError as error:
             built.standing = error

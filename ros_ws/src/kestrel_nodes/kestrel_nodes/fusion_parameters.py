@@ -30,7 +30,8 @@ class FusionParameters(NodeParameters):
         choices=("auto", "eager", "folded", "compiled", "openvino", "int8"),
     )
     int8_folder: str = parameter(
-        "", "Folder of quantized models that `kestrel calibrate` made; with the engine int8 alone."
+        "",
+        "Folder of quantized models by `kestrel calibrate`: the engine int8 needs it, any other refuses it.",
     )
     precision: str = parameter(
         "auto",
@@ -88,7 +89,10 @@ class FusionParameters(NodeParameters):
         (), "How far the stamps of the LiDAR and of each of `cameras` are ahead; empty: not at all."
     )
     tf_tolerance_s: float = parameter(
-        0.05, "How far beyond its last stamp a transform is still used.", minimum=0.0, maximum=10.0
+        0.25,
+        "How far beyond the last stamp of a transform its motion is taken to go on.",
+        minimum=0.0,
+        maximum=10.0,
     )
     deskew: bool = parameter(
         True, "Whether to undo the vehicle's motion within a sweep; needs a time per point and odometry."

@@ -2,29 +2,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """The seam between ROS messages and arrays: point clouds and images in, point clouds and images out.
 
-A full ROS 2 installation provides sensor_msgs_py and cv_bridge, and they are used; the PyPI environment has
-no usable ones, and there numpy and rosbags-image do the same work. Every message is checked here first,
-because neither side survives a malformed one; all that is wrong raises InputError.
+By numpy and rosbags-image on every installation: cv_bridge of a full ROS 2 Jazzy is built against NumPy 1,
+and with NumPy 2 its conversions end the process. Every message is checked here first, because none of these
+survives a malformed one; all that is wrong raises InputError.
 """
 
 from __future__ import annotations
 
 import array
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rosbags.image import image_to_cvimage
 from sensor_msgs.msg import CompressedImage, PointCloud2, PointField
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from kestrel.errors import InputError, describe
 from kestrel.types import Image, Int64Array, PointCloud, UInt8Array
-from kestrel_nodes.cloud_layout import Structured, check_layout, columns, structured
+from kestrel_nodes.cloud_layout import check_layout, columns, structured
 from kestrel_nodes.picture_header import check_compressed
 from kestrel_nodes.stamps import stamp_ns
 
@@ -49,70 +49,6 @@ BYTES_PER_PIXEL: Final[dict[str, int]] = {
 """Encodings of sensor_msgs/Image that are understood; others do not say what the bytes mean."""
 
 
-class ArraySide(Protocol):
-    """One way of reading messages that were checked."""
-
-    name: str
-
-    def points(self, message: PointCloud2) -> Structured:
-        """Return the points as a structured array (N,)."""
-
-    def rgb(self, message: ImageMessage) -> UInt8Array:
-        """Return the picture (H, W, 3) RGB of a message without padding."""
-
-
-class NumpySide:
-    """numpy and rosbags-image."""
-
-    name = "pypi"
-
-    def points(self, message: PointCloud2) -> Structured:
-        """Return the points as a structured array (N,)."""
-        return structured(message)
-
-    def rgb(self, message: ImageMessage) -> UInt8Array:
-        """Return the picture (H, W, 3) RGB of a message without padding."""
-        from rosbags.image import image_to_cvimage
-
-        return np.asarray(image_to_cvimage(message, "rgb8"), np.uint8)
-
-
-class BridgeSide:
-    """sensor_msgs_py and cv_bridge of a full ROS 2 installation."""
-
-    name = "full_ros"
-
-    def __init__(self) -> None:
-        from cv_bridge import CvBridge
-        from sensor_msgs_py import point_cloud2
-
-        self._bridge = CvBridge()
-        self._read_points = point_cloud2.read_points
-
-    def points(self, message: PointCloud2) -> Structured:
-        """Return the points as a structured array (N,).
-
-        read_points ignores padding of rows and swaps the bytes of the message: those are left to numpy.
-        """
-        if message.is_bigendian or message.row_step != message.width * message.point_step:
-            return structured(message)
-        return np.asarray(self._read_points(message, reshape_organized_cloud=False)).reshape(-1)
-
-    def rgb(self, message: ImageMessage) -> UInt8Array:
-        """Return the picture (H, W, 3) RGB of a message without padding."""
-        message.encoding = {"uyvy": "yuv422", "yuyv": "yuv422_yuy2"}.get(message.encoding, message.encoding)
-        return np.asarray(self._bridge.imgmsg_to_cv2(message, "rgb8"), np.uint8)
-
-
-def full_ros_available() -> bool:
-    """Whether this Python has the helpers of a full ROS 2 installation."""
-    return all(importlib.util.find_spec(name) is not None for name in ("sensor_msgs_py", "cv_bridge"))
-
-
-SIDE: Final[ArraySide] = BridgeSide() if full_ros_available() else NumpySide()
-"""The side in use on this machine."""
-
-
 @dataclass(frozen=True)
 class DecodedCloud:
     """A point cloud and what became of the points of its message.
@@ -133,7 +69,7 @@ class DecodedCloud:
 
 
 def read_cloud(
-    message: PointCloud2, *, capacity: int | None = None, intensity_max: float = 0.0, side: ArraySide = SIDE
+    message: PointCloud2, *, capacity: int | None = None, intensity_max: float = 0.0
 ) -> DecodedCloud:
     """Return the points of ``message``; NaN and Inf are legal in ROS (REP-117) and are filtered and counted.
 
@@ -141,7 +77,6 @@ def read_cloud(
         message: of any layout that kestrel_nodes.cloud_layout understands.
         capacity: at most so many points are kept, spread evenly over the cloud.
         intensity_max: the value that is intensity 1; 0: the largest of an integer type, 1 for floats.
-        side: how a checked message is read.
 
     Raises:
         InputError: the message contradicts itself or has no coordinates.
@@ -151,7 +86,7 @@ def read_cloud(
         empty = PointCloud(np.empty((0, 4), np.float32), stamp, message.header.frame_id)
         return DecodedCloud(empty, np.empty(0, np.int64), 0, 0, 0, 0, ())
     check_layout(message)
-    read = columns(side.points(message), stamp_ns=stamp, intensity_max=intensity_max)
+    read = columns(structured(message), stamp_ns=stamp, intensity_max=intensity_max)
     # In float64 a sum of float32 values is finite if and only if all of them are; this is the fastest test.
     finite = np.isfinite(read.points.sum(axis=1, dtype=np.float64))
     if read.time_s is not None:
@@ -182,13 +117,13 @@ def read_cloud(
     )
 
 
-def read_image(message: ImageMessage | CompressedImage, *, side: ArraySide = SIDE) -> Image:
+def read_image(message: ImageMessage | CompressedImage) -> Image:
     """Return the picture of ``message`` in RGB.
 
     Raises:
         InputError: an encoding that does not say what the bytes mean, a wrong size, or a broken file.
     """
-    data = _decode(message) if isinstance(message, CompressedImage) else _unpack(message, side)
+    data = _decode(message) if isinstance(message, CompressedImage) else _unpack(message)
     return Image(np.ascontiguousarray(data), stamp_ns(message.header.stamp), message.header.frame_id)
 
 
@@ -222,7 +157,7 @@ def _rows(message: ImageMessage, bytes_per_pixel: int) -> UInt8Array:
     return np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)[:, :used]
 
 
-def _unpack(message: ImageMessage, side: ArraySide) -> UInt8Array:
+def _unpack(message: ImageMessage) -> UInt8Array:
     size = BYTES_PER_PIXEL.get(message.encoding)
     if size is None:
         raise InputError(
@@ -247,7 +182,7 @@ def _unpack(message: ImageMessage, side: ArraySide) -> UInt8Array:
         step=message.width * size,
     )
     packed.data = byte_array(rows)
-    return side.rgb(packed)
+    return np.asarray(image_to_cvimage(packed, "rgb8"), np.uint8)
 
 
 def _decode(message: CompressedImage) -> UInt8Array:
@@ -298,15 +233,15 @@ def cloud_message(values: Sequence[tuple[str, NDArray[Any]]], header: Header) ->
         is_bigendian=False,
         point_step=step,
         row_step=step * len(table),
-        is_dense=True,
+        is_dense=all(bool(np.isfinite(column).all()) for name, column in values if name in ("x", "y", "z")),
     )
     message.data = byte_array(table.view(np.uint8) if len(table) else np.empty(0, np.uint8))
     return message
 
 
-def finite_points(message: PointCloud2, *, side: ArraySide = SIDE) -> NDArray[np.bool_]:
+def finite_points(message: PointCloud2) -> NDArray[np.bool_]:
     """Return which points of a checked ``message`` have finite coordinates, (N,)."""
-    table = side.points(message)
+    table = structured(message)
     return np.isfinite(table["x"]) & np.isfinite(table["y"]) & np.isfinite(table["z"])
 
 

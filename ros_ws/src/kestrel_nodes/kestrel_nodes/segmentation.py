@@ -40,7 +40,10 @@ NO_CLASS_COLOUR = (96, 96, 96)
 class SegmentationParameters(NodeParameters):
     """What the segmentation node can be told."""
 
-    weights: str = parameter("kestrel-seg", "Name of shipped weights or path of a .safetensors file.")
+    weights: str = parameter(
+        "kestrel-seg",
+        "Name of shipped weights, or path of a .safetensors file that `kestrel train` wrote.",
+    )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
     precision: str = parameter(
         "auto",
@@ -145,7 +148,7 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         self.coloured = self.add_output("points_coloured", PointCloud2)
         self.filtered = self.add_output("points_filtered", PointCloud2)
         self.label_info = self.add_output("label_info", LabelInfo, latched=True)
-        self.transforms = TransformBuffer()
+        self.transforms = TransformBuffer(jump_back_s=self.params.jump_back_limit_s)
         self.deskewer = Deskewer(self.transforms, self.params.odom_frame, enabled=self.params.deskew)
         self.own_vehicle = OwnVehicle(self.params.own_vehicle_box_m)
         if self.params.base_frame or self.params.deskew:

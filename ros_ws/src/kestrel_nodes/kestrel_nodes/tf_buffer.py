@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tree of coordinate frames over time: what /tf and /tf_static said, looked up at the stamp of the data.
 
-A lookup interpolates between the two transforms around the stamp (REP-105 trees: every frame has one parent).
-What is not known is an error that names the frames, never the identity. There is no ROS in this module.
+A lookup interpolates between the two transforms around the stamp (REP-105 trees: every frame has one parent),
+and lets the motion go on for a while where they end: odometry that is made from a sweep comes after it. What
+is not known is an error that names the frames, never the identity. There is no ROS in this module.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from kestrel.errors import CalibrationError, describe
 from kestrel.types import Float32Array, Float64Array
 
 NANOSECONDS = 1_000_000_000
+STILL_NS = 50_000_000
+"""How far a transform holds before and after its stamp where nothing is known of the motion there."""
 QUATERNION_NORM_TOLERANCE = 1e-2
 """How far the norm of a received quaternion may be from 1 (tf2 allows the same)."""
 
@@ -58,8 +61,8 @@ class TransformBuffer:
 
     Args:
         history_s: how much of each dynamic transform is kept.
-        tolerance_s: how far before its first or after its last stamp a dynamic transform is still
-            used unchanged; a publisher at 50 Hz is 20 ms late by nature.
+        tolerance_s: how far before its first or after its last stamp the motion of a dynamic transform is
+            taken to go on; a publisher at 50 Hz is 20 ms late by nature, LiDAR odometry a sweep and more.
         max_gap_s: the longest silence of a publisher that is interpolated across.
         jump_back_s: a transform older than the newest of the same frame by more than this means that
             time was set back: what was known of this frame is forgotten.
@@ -69,7 +72,7 @@ class TransformBuffer:
         self,
         *,
         history_s: float = 10.0,
-        tolerance_s: float = 0.05,
+        tolerance_s: float = 0.25,
         max_gap_s: float = 1.0,
         jump_back_s: float = 1.0,
     ) -> None:
@@ -137,14 +140,13 @@ class TransformBuffer:
         with self._lock:
             self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
 
-    def lookup(self, target: str, source: str, stamp_ns: int, *, exact: bool = False) -> Float64Array:
+    def lookup(self, target: str, source: str, stamp_ns: int) -> Float64Array:
         """Return ``target_from_source``, (4, 4) float64, at ``stamp_ns``.
 
         Args:
             target: frame into which the transform leads.
             source: frame from which it leads.
             stamp_ns: when.
-            exact: use no transform beyond its first and last stamp, whatever the tolerance.
 
         Raises:
             CalibrationError: A frame is unknown, no chain joins the two, or the chain is not known at
@@ -159,26 +161,9 @@ class TransformBuffer:
                 roots = target_chain[-1], source_chain[-1]
                 found = f"two trees: {target!r} is below {roots[0]!r}, {source!r} below {roots[1]!r}"
                 raise CalibrationError(describe(name, expected="frames of one tree", found=found))
-            tolerance_ns = 0 if exact else self._tolerance_ns
-            to_target = self._climb(name, target_chain, common, stamp_ns, tolerance_ns)
-            to_source = self._climb(name, source_chain, common, stamp_ns, tolerance_ns)
+            to_target = self._climb(name, target_chain, common, stamp_ns)
+            to_source = self._climb(name, source_chain, common, stamp_ns)
         return invert(to_target) @ to_source
-
-    def lookup_within(self, target: str, source: str, stamp_ns: int, now_ns: int) -> Float64Array:
-        """Return ``target_from_source``, (4, 4) float64, at a stamp shortly before or after ``now_ns``.
-
-        Where it is not known yet, the motion before ``now_ns`` goes on as it was.
-
-        Raises:
-            CalibrationError: as ``lookup`` does.
-        """
-        try:
-            return self.lookup(target, source, stamp_ns, exact=True)
-        except CalibrationError:
-            if stamp_ns <= now_ns:
-                return self.lookup(target, source, stamp_ns)
-            now = self.lookup(target, source, now_ns)
-            return now @ invert(self.lookup(target, source, 2 * now_ns - stamp_ns)) @ now
 
     def _ancestors(self, name: str, frame: str) -> list[str]:
         """Return ``frame`` and all frames above it, nearest first."""
@@ -196,36 +181,47 @@ class TransformBuffer:
             chain.append(above)
         return chain
 
-    def _climb(self, name: str, chain: list[str], top: str, stamp_ns: int, tolerance_ns: int) -> Float64Array:
+    def _climb(self, name: str, chain: list[str], top: str, stamp_ns: int) -> Float64Array:
         """Return ``top_from_frame`` for the first frame of ``chain``."""
         transform = np.eye(4)
         for child in chain[: chain.index(top)]:
-            transform = self._at(name, child, stamp_ns, tolerance_ns) @ transform
+            transform = self._at(name, child, stamp_ns) @ transform
         return transform
 
-    def _at(self, name: str, child: str, stamp_ns: int, tolerance_ns: int) -> Float64Array:
-        """Return ``parent_from_child`` at ``stamp_ns``, at most ``tolerance_ns`` beyond what is known."""
+    def _at(self, name: str, child: str, stamp_ns: int) -> Float64Array:
+        """Return ``parent_from_child`` at ``stamp_ns``, at most the tolerance beyond what is known."""
         edge = self._edges[child]
         if edge.static:
             return pose_matrix(*edge.poses[0])
+        known = self._between(edge, stamp_ns)
+        if known is not None:
+            return known
+        after = bisect_left(edge.stamps_ns, stamp_ns)
+        around = range(max(after - 1, 0), min(after + 1, len(edge.stamps_ns)))
+        nearest = min(around, key=lambda index: abs(edge.stamps_ns[index] - stamp_ns))
+        away_ns = stamp_ns - edge.stamps_ns[nearest]
+        if abs(away_ns) <= self._tolerance_ns:
+            there = pose_matrix(*edge.poses[nearest])
+            # As far on the other side of what is known: the step from there to it is made once more.
+            mirrored = self._between(edge, edge.stamps_ns[nearest] - away_ns)
+            if mirrored is not None:
+                return there @ invert(mirrored) @ there
+            if abs(away_ns) <= STILL_NS:
+                return there
+        found = f"{edge.parent!r} <- {child!r} {-away_ns / NANOSECONDS:+.3f} s away from the stamp"
+        expected = f"a transform within {self._tolerance_ns / NANOSECONDS:g} s"
+        raise CalibrationError(describe(name, expected=expected, found=found))
+
+    def _between(self, edge: _Edge, stamp_ns: int) -> Float64Array | None:
+        """Return the pose at a stamp, or between the two around it; None beyond them and in long gaps."""
         stamps = edge.stamps_ns
         after = bisect_left(stamps, stamp_ns)
         if after < len(stamps) and stamps[after] == stamp_ns:
             return pose_matrix(*edge.poses[after])
-        if 0 < after < len(stamps):
-            gap_ns = stamps[after] - stamps[after - 1]
-            if gap_ns <= self._max_gap_ns:
-                ratio = (stamp_ns - stamps[after - 1]) / gap_ns
-                return pose_between(edge.poses[after - 1], edge.poses[after], ratio)
-        nearest = min(
-            (stamp for stamp in stamps[max(after - 1, 0) : after + 1]), key=lambda s: abs(s - stamp_ns)
-        )
-        if abs(nearest - stamp_ns) <= tolerance_ns:
-            return pose_matrix(*edge.poses[stamps.index(nearest)])
-        away_s = (nearest - stamp_ns) / NANOSECONDS
-        found = f"{edge.parent!r} <- {child!r} {away_s:+.3f} s away from the stamp"
-        expected = f"a transform within {tolerance_ns / NANOSECONDS:g} s"
-        raise CalibrationError(describe(name, expected=expected, found=found))
+        if not 0 < after < len(stamps) or stamps[after] - stamps[after - 1] > self._max_gap_ns:
+            return None
+        ratio = (stamp_ns - stamps[after - 1]) / (stamps[after] - stamps[after - 1])
+        return pose_between(edge.poses[after - 1], edge.poses[after], ratio)
 
 
 def _refusal(

@@ -31,7 +31,10 @@ WARM_UP_SIZE = (256, 704, 3)
 class VideoParameters(NodeParameters):
     """What the video node can be told."""
 
-    weights: str = parameter("kestrel-video", "Name of shipped weights or path of a .safetensors file.")
+    weights: str = parameter(
+        "kestrel-video",
+        "Name of shipped weights, or path of a .safetensors file that `kestrel train` wrote.",
+    )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
     cameras: tuple[str, ...] = parameter(("front",), "Names of the cameras; all share one network.")
     compressed: bool = parameter(True, "Whether the cameras send CompressedImage (JPEG, PNG) or raw Image.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import rclpy
@@ -21,6 +22,12 @@ from kestrel_nodes.ros_arrays import read_cloud
 
 NODES = ("video", "segmentation", "fusion", "augment")
 BASE_FRAME = "base_link"
+"""What sensors must be connected to where no running node says another frame."""
+
+WITH_BASE_FRAME = ("segmentation", "fusion")
+"""Nodes with a parameter ``base_frame``."""
+
+TRANSFORMS = ("/tf", "/tf_static")
 CLOCK_TOLERANCE_S = 5.0
 OWN_TOPICS = ("/parameter_events", "/rosout", "/clock")
 CLOSE_M = 1.0
@@ -48,7 +55,7 @@ def check_graph(listen_s: float) -> Iterator[Finding]:
         for name, namespace in running:
             yield from check_inputs(node, name, namespace)
         yield from check_camera_infos(listener)
-        yield from check_transforms(listener)
+        yield from check_transforms(listener, base_frames(listener, running))
         yield from check_clouds(listener)
         yield from check_clock(listener)
     finally:
@@ -69,8 +76,7 @@ def check_inputs(node: Node, name: str, namespace: str) -> Iterator[Finding]:
         subject = f"{name}: {topic}"
         publishers = node.get_publishers_info_by_topic(topic)
         if not publishers:
-            advice = "start the sensor driver or the replay, or remap the input to the topic it publishes"
-            yield Finding(Level.BROKEN, subject, "has no publisher", advice)
+            yield without_publisher(name, topic)
         for subscription in node.get_subscriptions_info_by_topic(topic):
             if (subscription.node_name, subscription.node_namespace) != (name, namespace):
                 continue
@@ -81,6 +87,19 @@ def check_inputs(node: Node, name: str, namespace: str) -> Iterator[Finding]:
                     yield Finding(
                         Level.BROKEN, subject, f"QoS mismatch with {publisher.node_name}: {reason}", advice
                     )
+
+
+def without_publisher(name: str, topic: str) -> Finding:
+    """Return the finding about an input that nobody publishes: a note where the node can do without it."""
+    level = Level.NOTE
+    if name == "augment":
+        advice = "none is needed: the node answers requests (~/render) without label images"
+    elif topic in TRANSFORMS:
+        advice = "none is needed where the transforms below are connected and there is no odometry"
+    else:
+        level = Level.BROKEN
+        advice = "start the sensor driver or the replay, or remap the input to the topic it publishes"
+    return Finding(level, f"{name}: {topic}", "has no publisher", advice)
 
 
 def check_camera_infos(listener: Listener) -> Iterator[Finding]:
@@ -99,18 +118,24 @@ def check_camera_infos(listener: Listener) -> Iterator[Finding]:
             yield Finding(Level.OK, topic, "has CameraInfo")
 
 
-def check_transforms(listener: Listener) -> Iterator[Finding]:
-    """Yield the sensor frames without a transform to base_link."""
-    for frame in sorted({frame for topic, frame in listener.frames.items() if "/output/" not in topic}):
-        if frame == "":
-            yield Finding(
-                Level.BROKEN, "frame_id", "is empty on a sensor topic", "set it in the sensor's driver"
-            )
-        elif frame == BASE_FRAME or listener.reaches(frame, BASE_FRAME):
-            yield Finding(Level.OK, f"TF {BASE_FRAME} <- {frame}", "connected")
+def base_frames(listener: Listener, running: list[tuple[str, str]]) -> set[str]:
+    """Return the frames in which the running nodes work; an empty one means that of the cloud itself."""
+    asked = [listener.parameter(*found, "base_frame") for found in running if found[0] in WITH_BASE_FRAME]
+    told = {frame for frame in asked if frame is not None}
+    return told - {""} if told else {BASE_FRAME}
+
+
+def check_transforms(listener: Listener, base_frames: set[str]) -> Iterator[Finding]:
+    """Yield the sensor frames without a transform to each of ``base_frames``."""
+    heard = {frame for topic, frame in listener.frames.items() if "/output/" not in topic}
+    if "" in heard:
+        yield Finding(Level.BROKEN, "frame_id", "is empty on a sensor topic", "set it in the sensor's driver")
+    for base, frame in product(sorted(base_frames), sorted(heard - {""})):
+        if frame == base or listener.reaches(frame, base):
+            yield Finding(Level.OK, f"TF {base} <- {frame}", "connected")
         else:
-            advice = f"publish it: `ros2 run tf2_ros static_transform_publisher ... {BASE_FRAME} {frame}`"
-            yield Finding(Level.BROKEN, f"TF {BASE_FRAME} <- {frame}", "missing", advice)
+            advice = f"publish it: `ros2 run tf2_ros static_transform_publisher ... {base} {frame}`"
+            yield Finding(Level.BROKEN, f"TF {base} <- {frame}", "missing", advice)
 
 
 def check_clouds(listener: Listener) -> Iterator[Finding]:

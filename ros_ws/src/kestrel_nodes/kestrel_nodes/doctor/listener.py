@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
@@ -25,6 +27,8 @@ LATCHED = QoSProfile(
     depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE
 )
 BEST_EFFORT = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+ANSWER_S = 2.0
+"""A node that is busy or hangs is not waited for any longer."""
 
 
 class Listener:
@@ -60,6 +64,21 @@ class Listener:
             if kind is not None and self.node.count_publishers(topic):
                 self.node.create_subscription(kind, topic, self._hear_sensor(topic), qos_profile_sensor_data)
         self._spin(seconds * 2 / 3)
+
+    def parameter(self, name: str, namespace: str, parameter: str) -> str | None:
+        """Return a parameter of a node that is a string, or None where it does not say so in time."""
+        service = f"{namespace.rstrip('/')}/{name}/get_parameters"
+        client = self.node.create_client(GetParameters, service)
+        try:
+            if not client.wait_for_service(timeout_sec=ANSWER_S):
+                return None
+            future = client.call_async(GetParameters.Request(names=[parameter]))
+            self._executor.spin_until_future_complete(future, timeout_sec=ANSWER_S)
+            values = future.result().values if future.done() else []
+            told = [value.string_value for value in values if value.type == ParameterType.PARAMETER_STRING]
+            return next(iter(told), None)
+        finally:
+            self.node.destroy_client(client)
 
     def reaches(self, frame: str, root: str) -> bool:
         """Return whether the transforms heard connect two frames."""

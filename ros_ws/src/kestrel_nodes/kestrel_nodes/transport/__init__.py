@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The environment of everything that Kestrel starts on ROS: shared memory large enough, discovery kept local.
+"""The environment of everything that Kestrel starts on ROS: shared memory that is large enough.
 
 The default shared-memory segment of Fast DDS (512 KB) is smaller than one point cloud: best-effort messages
 are then lost and reliable ones resent late. The profile here has segments of 64 MB.
@@ -24,6 +24,8 @@ SHM: Final = Path("/dev/shm")
 PROFILE: Final = Path(__file__).with_name("shm_profile.xml")
 SEGMENT_VARIABLE: Final = "KESTREL_SHM_SEGMENT_MB"
 PROFILE_VARIABLE: Final = "FASTRTPS_DEFAULT_PROFILES_FILE"
+RANGE_VARIABLE: Final = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+LOCAL: Final = "LOCALHOST"
 NAMESPACE: Final = "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"
 DEFAULT_SEGMENT_MB: Final = 64
 SMALL_SEGMENT_MB: Final = 16
@@ -34,20 +36,21 @@ MANY_PARTICIPANTS: Final = 16
 def environment() -> dict[str, str]:
     """Return the variables to add to the environment of a ROS process; what the user has set stays.
 
-    ``KESTREL_SHM_SEGMENT_MB`` chooses the size of the segment (per process). The discovery range is this
-    machine unless ``ROS_AUTOMATIC_DISCOVERY_RANGE`` says otherwise.
+    ``KESTREL_SHM_SEGMENT_MB`` chooses the size of the segment (per process). The discovery range is that of
+    ROS 2, the local network, unless ``ROS_AUTOMATIC_DISCOVERY_RANGE`` says otherwise.
     """
-    wanted = {
-        "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    }
+    wanted = {"RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"}
     if sys.prefix != sys.base_prefix:
         wanted["AMENT_PREFIX_PATH"] = sys.prefix
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     if PROFILE_VARIABLE not in os.environ:
-        discovery = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-        added[PROFILE_VARIABLE] = str(profile(segment_mb(), local=discovery == "LOCALHOST"))
+        added[PROFILE_VARIABLE] = str(profile(segment_mb(), local=os.environ.get(RANGE_VARIABLE) == LOCAL))
     return added
+
+
+def keep_local() -> None:
+    """Keep this process and those that it starts to this machine, unless the user chose another range."""
+    os.environ.setdefault(RANGE_VARIABLE, LOCAL)
 
 
 def prepare() -> None:
