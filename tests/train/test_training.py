@@ -220,9 +220,11 @@ def test_training_starts_from_weights_and_names_them_and_its_data(data: Path, tm
 def test_a_split_may_hold_one_sensor_alone(data: Path, tmp_path: Path) -> None:
     from kestrel.train import cache
 
-    (tmp_path / "train_lidar").mkdir()
-    assert cache.split_folders(tmp_path, "train", "lidar") == [tmp_path / "train_lidar"]
-    (tmp_path / "train_lidar_streets").mkdir()
+    for name in ("train_lidar", "train_lidar_streets"):
+        (tmp_path / name / "drive").mkdir(parents=True)
+    cache.finish(tmp_path / "train_lidar" / "drive", {})
+    assert cache.split_folders(tmp_path, "train", "lidar") == [tmp_path / "train_lidar"], "the other is begun"
+    cache.finish(tmp_path / "train_lidar_streets" / "drive", {})
     both = [tmp_path / "train_lidar", tmp_path / "train_lidar_streets"]
     assert cache.split_folders(tmp_path, "train", "lidar") == both
     assert cache.split_folders(data, "train", "video") == [data / "train"]

@@ -261,7 +261,7 @@ def frame_files(*folders: Path) -> list[Path]:
 
 
 def split_folders(data: Path, purpose: str, sensors: str) -> list[Path]:
-    """Return the folders, as far as they are there, of all splits for a purpose with ``sensors``.
+    """Return the folders of all splits for a purpose with ``sensors`` that have a complete drive.
 
     Args:
         data: folder of the splits.
@@ -272,7 +272,7 @@ def split_folders(data: Path, purpose: str, sensors: str) -> list[Path]:
         InputError: there is none of them.
     """
     names = split_names(purpose, sensors)
-    found = [data / name for name in names if (data / name).exists()]
+    found = [data / name for name in names if any((data / name).glob(f"*/{DONE}"))]
     if not found:
         expected = f"one of {', '.join(names)}, made by `kestrel train prepare`"
         raise InputError(describe(str(data), expected=expected, found="none"))
