@@ -40,9 +40,11 @@ class Table {
     double low_x = INFINITY, low_y = INFINITY, high_x = -INFINITY, high_y = -INFINITY;
     for (const Region& region : regions) {
       const double reach = region.reach(oldest);
+      if (!std::isfinite(reach)) { unbounded_ = true; continue; }
       low_x = std::min(low_x, region.x - reach), high_x = std::max(high_x, region.x + reach);
       low_y = std::min(low_y, region.y - reach), high_y = std::max(high_y, region.y + reach);
     }
+    if (!(low_x <= high_x)) low_x = high_x = low_y = high_y = 0;
     x_ = low_x, y_ = low_y;
     scale_ = side / std::max({high_x - low_x, high_y - low_y, 1e-6});
     // Counted first, then written: the list of each cell in the order of the regions.
@@ -68,17 +70,22 @@ class Table {
   template <class Visit>
   void visit(const float* point, const Visit& with) const {
     const double u = (point[0] - x_) * scale_, v = (point[1] - y_) * scale_;
-    if (!(u >= 0 && u <= side && v >= 0 && v <= side)) return;
-    const int cell = std::min(static_cast<int>(u), side - 1) * side + std::min(static_cast<int>(v), side - 1);
+    // Beyond the table there are at most regions without an end, which are in each of its cells.
+    if (std::isnan(u) || std::isnan(v)) return;
+    if (!unbounded_ && !(u >= 0 && u <= side && v >= 0 && v <= side)) return;
+    const int cell = clamped(u) * side + clamped(v);
     for (int64_t i = start_[cell]; i < start_[cell + 1]; ++i) with(list_[i]);
   }
 
  private:
-  int row(double offset) const {  // in this order what is no number gives a row as well
-    return static_cast<int>(std::max(0.0, std::min(side - 1.0, offset * scale_)));
+  int row(double offset) const { return clamped(offset * scale_); }
+
+  static int clamped(double row) {  // in this order what is no number gives a row as well
+    return static_cast<int>(std::max(0.0, std::min(side - 1.0, row)));
   }
 
   double x_, y_, scale_;
+  bool unbounded_ = false;
   std::vector<int64_t> start_, next_;
   std::vector<int> list_;
 };
@@ -95,7 +102,7 @@ void box_points(const BoxPoints& request) {
   double oldest = 0;
   for (int64_t i = 0; i < request.count; ++i) {
     const double age = request.points[point_columns * i + 4];
-    if (std::isfinite(age)) oldest = std::max(oldest, age);
+    if (std::isfinite(age)) oldest = std::max(oldest, std::fabs(age));
   }
   const Table table(regions, oldest);
 

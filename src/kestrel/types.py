@@ -100,6 +100,10 @@ class PointCloud:
         check_array("cloud points", self.points, shape=(None, 4), dtype=np.float32)
         if not np.isfinite(self.points).all():
             raise InputError(describe("cloud points", expected="finite values", found="NaN or Inf"))
+        intensity = self.points[:, 3]
+        if len(intensity) and (intensity.min() < 0 or intensity.max() > 1):
+            found = f"{intensity.min():g} .. {intensity.max():g}"
+            raise InputError(describe("intensity of a cloud", expected="0 .. 1", found=found))
         if self.ring is not None:
             check_array("cloud ring", self.ring, shape=(len(self.points),), dtype=np.uint16)
         if self.time_s is not None:
@@ -192,6 +196,10 @@ class SensorFrame:
     fixed_from_reference: Float64Array | None = None
 
     def __post_init__(self) -> None:
+        for cloud in (self.cloud, *self.sweeps):
+            if cloud is not None and cloud.frame_id != self.frame_id:
+                expected = f"points in the frame of the SensorFrame, {self.frame_id!r}"
+                raise InputError(describe("cloud", expected=expected, found=repr(cloud.frame_id)))
         if self.fixed_from_reference is not None:
             check_rigid("fixed_from_reference", self.fixed_from_reference)
         if self.images.keys() != self.calibrations.keys():

@@ -40,7 +40,7 @@ def some_boxes(count=3):
 def test_cloud_round_trip_keeps_every_field():
     random = np.random.default_rng(0)
     cloud = PointCloud(
-        random.normal(size=(100, 4)).astype(np.float32),
+        random.uniform(0, 1, (100, 4)).astype(np.float32),
         STAMP,
         "lidar",
         random.integers(0, 32, 100).astype(np.uint16),
@@ -76,11 +76,18 @@ def test_cloud_of_another_layout_is_read_by_field_name():
          "offsets": [0, 9, 12, 16], "itemsize": 32}
     )  # fmt: skip
     points = np.zeros(4, dtype)
-    points["x"], points["y"], points["z"], points["intensity"] = 1, 2, 3, 40
+    points["x"], points["y"], points["z"], points["intensity"] = 1, 2, 3, 51
     points["x"][2] = np.nan
     message = sensor_messages.packed_cloud(points, STAMP, "lidar")
     back = sensor_messages.cloud_from_message(message)
-    assert back.points.tolist() == [[1, 2, 3, 40]] * 3
+    assert back.points.tolist() == [[1, 2, 3, np.float32(0.2)]] * 3
+
+
+def test_intensity_beyond_one_is_clipped_as_in_the_nodes():
+    points = np.zeros(3, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")])
+    points["intensity"] = [0.25, 200.0, np.inf]
+    back = sensor_messages.cloud_from_message(sensor_messages.packed_cloud(points, STAMP, "lidar"))
+    assert back.points[:, 3].tolist() == [0.25, 1.0]
 
 
 def test_rows_padded_at_their_end_are_read():

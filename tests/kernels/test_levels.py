@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from kestrel.bench.scan import SENSOR_HEIGHT, street_scan
+from kestrel.classes import POINT_CLASSES
 from kestrel.errors import ConfigError, InputError
+from kestrel.models.kestrel_seg import KestrelSeg
 from kestrel.ops import (
     KernelMap,
     int8_is_fast,
@@ -32,6 +34,7 @@ from kestrel.ops.sparse_conv import (
     weight_gradient_reference,
 )
 from kestrel.pipelines import PointSegmenter
+from kestrel.pipelines.runtime import load_network
 from kestrel.types import PointCloud
 from tests.ops.voxels import random_voxels
 
@@ -313,8 +316,8 @@ def test_int8_where_no_byte_is_multiplied_is_refused_and_auto_does_without(level
 
 
 def test_bfloat16_labels_the_points_ahead_in_a_scan_as_single_precision_does(level):
-    network = PointSegmenter(precision="float32").network
-    narrow = PointSegmenter(precision="float32").network.network.bfloat16()
+    network, narrow = (load_network(KestrelSeg, "kestrel-seg", POINT_CLASSES)[0] for _ in range(2))
+    narrow = narrow.network.bfloat16()
     points = street_scan() + torch.tensor([0, 0, SENSOR_HEIGHT, 0])
     points = points[network.inside(points) & (points[:, 0] > 0)]
     positions = torch.nn.functional.pad(points[:, :3] / network.config.voxel_size, (1, 0))

@@ -1,12 +1,10 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Released checkpoints: recognised by their keys, refused when anything does not fit, kept bit for bit."""
+"""Released checkpoints: recognised by their keys, refused when anything does not fit, loaded bit for bit."""
 
 from __future__ import annotations
 
 import json
-import os
-import pickle
 from pathlib import Path
 
 import pytest
@@ -15,16 +13,21 @@ from torch import nn
 from typer.testing import CliRunner
 
 from kestrel.cli import build_app
-from kestrel.errors import InputError, ModelError
+from kestrel.errors import ConfigError, InputError, ModelError
 from kestrel.models.anycost import AnyCostGenerator
 from kestrel.models.bevfusion_config import build_bevfusion
 from kestrel.models.bevfusion_released import released_config
-from kestrel.models.checkpoints import MMDET3D_ATTENTION, MMDET3D_PARTS, convert, read_checkpoint
+from kestrel.models.checkpoints import (
+    MMDET3D_ATTENTION,
+    MMDET3D_PARTS,
+    convert,
+    load_network,
+)
 from kestrel.models.gan_compression import ResnetGenerator
 from kestrel.models.mobilenetv2 import OnlineTSMMobileNetV2
 from kestrel.models.spvcnn import SPVCNN
 from kestrel.models.tsm import TSM
-from kestrel.weights import load
+from kestrel.weights import Manifest, load, save
 
 NETWORKS = {
     "OnlineTSMMobileNetV2": lambda: OnlineTSMMobileNetV2(27),
@@ -38,7 +41,7 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network_and_its_sizes_are_recognised(name: str) -> None:
     network = NETWORKS[name]()
-    found = convert(network.state_dict(), "file")
+    found = convert(network.state_dict(), "file", network="SPVCNN" if name == "SPVCNN" else None)
     assert found.network == name
     assert found.state.keys() == network.state_dict().keys()
 
@@ -107,65 +110,6 @@ def test_unknown_network_is_refused() -> None:
         convert({"backbone.weight": torch.zeros(1)}, "file")
 
 
-@pytest.mark.parametrize("container", [None, "state_dict", "model", "g_ema"])
-def test_weights_are_found_in_their_container(tmp_path: Path, container: str | None) -> None:
-    weights = {"module.a": torch.ones(2)}
-    torch.save(weights if container is None else {"epoch": 3, container: weights}, tmp_path / "file.pth")
-    assert torch.equal(read_checkpoint(tmp_path / "file.pth")["a"], torch.ones(2))
-
-
-class Attack:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return os.mkdir, (str(self.path),)
-
-
-def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
-    torch.save({"state_dict": Attack(tmp_path / "executed")}, tmp_path / "file.pth")
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Attack(tmp_path / "executed")))
-    for name in ("file.pth", "plain.pth"):
-        with pytest.raises(ModelError, match=r"plain weights"):
-            read_checkpoint(tmp_path / name)
-    assert not (tmp_path / "executed").exists()
-
-
-def test_what_would_be_executed_is_named_and_not_recommended(tmp_path: Path) -> None:
-    torch.save({"state_dict": Attack(tmp_path / "executed")}, tmp_path / "file.pth")
-    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
-    for name, code in (("file.pth", "mkdir"), ("module.pth", r"torch\.nn\.modules\.linear\.Linear")):
-        with pytest.raises(
-            ModelError, match=rf"expected a checkpoint of plain weights, found code, .*{code}$"
-        ):
-            read_checkpoint(tmp_path / name)
-
-
-NO_PICKLES = [b"", b"no checkpoint", b"hello world", b"e", b"0", b"\x80\x02a", b"\x80\x02X\x01", bytes(600)]
-
-
-@pytest.mark.parametrize("content", NO_PICKLES)
-def test_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "file.pth").write_bytes(content)
-    with pytest.raises(ModelError, match=r"file\.pth"):
-        read_checkpoint(tmp_path / "file.pth")
-    with pytest.raises(ModelError, match=r"none\.pth"):
-        read_checkpoint(tmp_path / "none.pth")
-
-
-def test_a_checkpoint_cut_at_any_place_is_refused(tmp_path: Path) -> None:
-    whole = tmp_path / "whole.pth"
-    for zipped in (False, True):
-        torch.save({"a": torch.randn(4), "b": torch.ones(3)}, whole, _use_new_zipfile_serialization=zipped)
-        content = whole.read_bytes()
-        for length in range(0, len(content) - 1, 7):
-            (tmp_path / "file.pth").write_bytes(content[:length])
-            with pytest.raises(ModelError, match=r"file\.pth"):
-                read_checkpoint(tmp_path / "file.pth")
-
-
 def test_values_that_are_no_plain_floating_point_are_refused() -> None:
     state = NETWORKS["SPVCNN"]().state_dict()
     key = "classifier.0.weight"
@@ -173,8 +117,9 @@ def test_values_that_are_no_plain_floating_point_are_refused() -> None:
         with pytest.raises(
             ModelError, match=rf"ill-shaped \['{key} torch\..* instead of dense floating point"
         ):
-            convert({**state, key: wrong}, "file")
-    assert convert({name: value.half() for name, value in state.items()}, "file").network == "SPVCNN"
+            convert({**state, key: wrong}, "file", network="SPVCNN")
+    halves = {name: value.half() for name, value in state.items()}
+    assert convert(halves, "file", network="SPVCNN").network == "SPVCNN"
 
 
 @pytest.mark.parametrize(
@@ -223,3 +168,83 @@ def test_command_does_not_replace_a_json_file_that_is_no_manifest(tmp_path: Path
     result = CliRunner().invoke(build_app(), ["convert-checkpoint", *arguments])
     assert isinstance(result.exception, InputError)
     assert (tmp_path / "package.json").read_text() == '{"name": "of somebody else"}'
+
+
+SEGMENTS = {
+    "TSM_kinetics_RGB_resnet50_shift8_blockres_avg_segment16_e50.pth": 16,
+    "TSM_segment8_e50/ckpt.best.pth.tar": 8,
+    "runs/segment32/TSM_segment16_e50.pth": 16,
+}
+
+
+@pytest.mark.parametrize("source", SEGMENTS)
+def test_frames_per_clip_of_a_tsm_are_those_of_its_name(source: str) -> None:
+    found = convert(NETWORKS["TSM"]().state_dict(), source)
+    assert found.config["n_segment"] == SEGMENTS[source]
+    assert not found.notes
+
+
+def test_frames_per_clip_that_are_given_count_more_than_the_name() -> None:
+    state = NETWORKS["TSM"]().state_dict()
+    assert convert(state, "TSM_segment16_e50.pth", n_segment=4).config["n_segment"] == 4
+    assumed = convert(state, "tsm.pth")
+    assert assumed.config["n_segment"] == 8
+    assert assumed.notes["n_segment"].startswith("8 assumed")
+    with pytest.raises(ConfigError, match="n_segment: expected none for OnlineTSMMobileNetV2, found 16"):
+        convert(OnlineTSMMobileNetV2(27).state_dict(), "file", n_segment=16)
+
+
+def test_command_takes_and_prints_the_frames_per_clip(tmp_path: Path) -> None:
+    torch.save({"state_dict": NETWORKS["TSM"]().state_dict()}, tmp_path / "tsm.pth")
+    arguments = ["convert-checkpoint", str(tmp_path / "tsm.pth"), str(tmp_path / "out.safetensors")]
+    assumed = CliRunner().invoke(build_app(), arguments)
+    assert "n_segment: 8 assumed" in assumed.output
+    result = CliRunner().invoke(build_app(), [*arguments, "--n-segment", "16"])
+    assert result.exit_code == 0, result.output
+    assert "'n_segment': 16" in result.output
+    assert "assumed" not in result.output
+    network, _ = load_network(tmp_path / "out.safetensors")
+    with torch.no_grad():
+        assert network(torch.rand(2, 16, 3, 32, 32)).shape == (2, 11)
+
+
+def converted(path: Path, network: nn.Module, name: str) -> Manifest:
+    found = convert(network.state_dict(), "file", network="SPVCNN" if name == "SPVCNN" else None)
+    manifest = Manifest(path.stem, found.network, found.config, found.classes)
+    return save(path, found.state, manifest, exact=True)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_converted_network_is_loaded_as_it_was(tmp_path: Path, name: str) -> None:
+    network = NETWORKS[name]()
+    written = converted(tmp_path / "out.safetensors", network, name)
+    loaded, manifest = load_network(tmp_path / "out.safetensors")
+    assert type(loaded) is type(network)
+    assert not loaded.training
+    assert manifest == written
+    for key, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_a_converted_bevfusion_is_loaded(tmp_path: Path) -> None:
+    network = build_bevfusion(released_config("seg", "lidar"))
+    converted(tmp_path / "out.safetensors", network, "BEVFusion")
+    loaded, manifest = load_network(tmp_path / "out.safetensors")
+    assert manifest.config == {"task": "seg", "modality": "lidar"}
+    assert type(loaded) is type(network)
+
+
+def test_kestrels_own_networks_are_left_to_the_pipelines() -> None:
+    with pytest.raises(ModelError, match=r"network of kestrel-seg: .*kestrel\.pipelines.*found KestrelSeg"):
+        load_network("kestrel-seg")
+
+
+@pytest.mark.parametrize(
+    "config", [{"num_classes": 5}, {"num_classes": 27, "depth": 3}, {"num_classes": "many"}]
+)
+def test_arguments_that_build_nothing_are_refused(tmp_path: Path, config: dict[str, object]) -> None:
+    state = OnlineTSMMobileNetV2(27).state_dict()
+    path = tmp_path / "out.safetensors"
+    save(path, state, Manifest("out", "OnlineTSMMobileNetV2", config, ()))
+    with pytest.raises(ModelError, match=r"out\.safetensors"):
+        load_network(path)

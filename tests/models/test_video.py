@@ -105,6 +105,17 @@ def test_clip_score_is_the_mean_over_its_frames() -> None:
         torch.testing.assert_close(network(clips), network.frame_logits(clips).mean(dim=1))
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 3, 32, 32), (2, 1, 3, 32, 32), (2, 3, 32, 32), (4, 3, 2, 32, 32)])
+def test_clips_of_another_length_are_refused(shape: tuple[int, ...]) -> None:
+    network = TSM("mobilenetv2", 4, n_segment=2)
+    with pytest.raises(InputError, match=r"clips of a TSM network: expected shape \(B, 2, 3, H, W\), found"):
+        network(torch.zeros(shape))
+
+
+def test_no_clips_give_no_scores() -> None:
+    assert TSM("mobilenetv2", 4, n_segment=2).eval()(torch.zeros(0, 2, 3, 32, 32)).shape == (0, 4)
+
+
 def test_keys_of_the_non_local_network_are_the_released_ones() -> None:
     with torch.device("meta"):
         keys = TSM("resnet50", 400, non_local=True).state_dict().keys()

@@ -181,3 +181,14 @@ def test_rays_of_other_types_and_without_pictures_have_an_index_too() -> None:
     assert len(LiftSplatIndex.along(none, grid, 2).runs) == 0
     with pytest.raises(InputError, match="sample of a picture: expected below 1, found 1"):
         LiftSplatIndex.along(rays, grid, 1)
+
+
+def test_rays_that_do_not_fit_each_other_are_named() -> None:
+    rays = torch.zeros(2, 3, 4, 3)
+    good = (rays, torch.zeros(2, 3), torch.ones(5), torch.zeros(2, dtype=torch.int64))
+    for place, part in ((1, torch.zeros(1, 3)), (0, rays[0]), (2, torch.ones(5, 1)), (3, good[3][:1])):
+        parts = [*good[:place], part, *good[place + 1 :]]
+        with pytest.raises(InputError, match=r"rays of pictures: expected rays \(N, H, W, 3\)"):
+            FrustumRays(*parts)
+    with pytest.raises(InputError, match=r"frames of pictures: expected torch\.int64"):
+        FrustumRays(*good[:3], good[3].int())

@@ -116,3 +116,15 @@ def test_bad_input_is_named() -> None:
         box_points(cloud, around[:, :10], slots=3, slot_s=0.2, limit=5)
     with pytest.raises(InputError, match="slots, slot_s and limit: expected positive numbers"):
         box_points(cloud, around, slots=3, slot_s=0.0, limit=5)
+
+
+@needs_kernels
+def test_points_of_the_future_and_a_region_without_an_end_hide_nothing() -> None:
+    moving = region(0, 0, 0, 1, 1, velocity=(10, 0))
+    endless = region(50, 0, 0, torch.inf, torch.inf)
+    points = torch.tensor([[-10.0, 0, 1, 0, 1.0], [10.0, 0, 1, 0, -1.0], [0.0, 400, 1, 0, 0]])
+    for regions in (moving[None], torch.stack((moving, endless)), endless[None]):
+        for some in (points, points[1:], points[2:]):
+            expected = box_points_reference(some, regions, 3, 0.5, 4)
+            found = box_points(some, regions, slots=3, slot_s=0.5, limit=4)
+            torch.testing.assert_close(found, expected)

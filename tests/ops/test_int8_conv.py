@@ -90,3 +90,10 @@ def test_every_cell_of_the_map_has_the_neighbours_of_its_own_sample() -> None:
     assert (gather[0, 5], gather[8, 5], gather[1, 16]) == (0, 10, 12)
     assert grid_map(2, 3, 4, 2).shape == (9, 8)
     assert grid_map(2, 3, 4, 2)[4].tolist() == [0, 2, 8, 10, 12, 14, 20, 22]
+
+
+@needs_int8
+def test_weights_that_are_no_numbers_are_not_hidden_in_bytes() -> None:
+    weight = torch.randn(16, 16, 3, 3)
+    weight[3, 2, 1, 1] = torch.nan
+    assert pack_int8_conv(weight) is None

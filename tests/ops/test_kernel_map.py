@@ -123,3 +123,24 @@ def test_a_submanifold_layer_needs_offsets_that_mirror_each_other():
     for offsets in (HALF, CUBE[:-1], CUBE[:-2]):
         with pytest.raises(InputError, match="offsets of a submanifold layer"):
             random_voxels(20).submanifold_map(offsets)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "stride"),
+    [
+        (((0, 0, 0), (2, 0, 0)), (2, 1, 1)),
+        (tuple(itertools.product((-2, 0, 2), repeat=3)), (2, 2, 2)),
+        (((0, 0, 0), (0, 0, 1), (0, 0, 3), (0, 0, 5)), (1, 1, 2)),
+    ],
+)
+def test_offsets_with_gaps_reach_every_output_of_a_strided_layer(offsets, stride):
+    source = random_voxels(150)
+    coarse, found = source.downsample(offsets, stride, dilate=True)
+    reached = {
+        (batch, *((c - o) // s for c, o, s in zip(cell, offset, stride, strict=True)))
+        for batch, *cell in source.indices.tolist()
+        for offset in offsets
+        if all((c - o) % s == 0 for c, o, s in zip(cell, offset, stride, strict=True))
+    }
+    assert {tuple(index) for index in coarse.indices.tolist()} == reached
+    assert torch.equal(found.gather, brute_force(source, coarse, offsets, stride))

@@ -192,8 +192,23 @@ def test_what_the_compiled_code_would_read_or_divide_by_is_checked_first():
         sparse_conv(features, weight[..., 0], found)
     with pytest.raises(InputError, match="C_out >= 1"):
         sparse_conv(features, weight[..., :0], found)
-    with pytest.raises(InputError, match=r"kernel map: expected torch\.int32"):
-        sparse_conv(features, weight, KernelMap(found.gather.long(), None))
+
+
+def test_a_table_of_rows_that_there_are_not_is_no_kernel_map():
+    voxels = random_voxels()
+    gather, coarse = voxels.submanifold_map(CUBE).gather, voxels.downsample(CUBE, (2, 2, 2))[1]
+    with pytest.raises(InputError, match=r"gather of a kernel map: expected torch\.int32 \(27"):
+        KernelMap(gather.long(), None)
+    for row, found in ((len(voxels), f"-1 .. {len(voxels)}"), (-2, "-2 ..")):
+        broken = gather.clone()
+        broken[3, 5] = row
+        with pytest.raises(InputError, match=rf"rows below {len(voxels)}, or -1, found {found}"):
+            KernelMap(broken, None)
+    with pytest.raises(InputError, match="scatter of a kernel map"):
+        KernelMap(coarse.gather, torch.full_like(coarse.scatter, coarse.gather.shape[1]))
+    with pytest.raises(InputError, match=r"scatter of a kernel map: expected torch\.int32 \(27"):
+        KernelMap(coarse.gather, coarse.scatter[:8])
+    assert torch.equal(KernelMap(coarse.gather, coarse.scatter).transposed().gather, coarse.scatter)
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -221,3 +236,22 @@ def test_rows_that_do_not_fit_a_matrix_are_named_with_and_without_gradients(grad
         for beyond in (3, 2**31 - 1):
             with pytest.raises(InputError, match=f"row of a voxel: expected less than 3, found {beyond}"):
                 pointwise(features, weight, read=(read[0], read[1] + beyond, read[2]))
+
+
+def test_an_infinite_gradient_above_a_dead_unit_stays_where_it_is():
+    voxels = random_voxels()
+    found = voxels.submanifold_map(CUBE)
+    features = torch.rand(len(voxels), 4, requires_grad=True)
+    weight = torch.full((27, 4, 2), -1.0)
+    out = sparse_conv(features, weight, found, relu=True)
+    assert not out.any()
+    out.backward(torch.full_like(out, torch.inf))
+    assert features.grad is not None
+    assert not features.grad.any()
+
+
+def test_a_convolution_of_no_channels_is_refused():
+    voxels = random_voxels()
+    empty = torch.zeros(len(voxels), 0)
+    with pytest.raises(InputError, match="C_in >= 1"):
+        sparse_conv(empty, torch.zeros(27, 0, 4), voxels.submanifold_map(CUBE))

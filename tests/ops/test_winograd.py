@@ -58,3 +58,11 @@ def test_not_a_number_spreads_and_is_not_hidden_by_the_relu() -> None:
 def test_other_kernels_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="Winograd"):
         winograd_weight(torch.zeros(shape))
+
+
+@needs_kernels
+@pytest.mark.parametrize("length", [16, 33, 64])
+def test_a_bias_of_another_length_than_the_outputs_is_refused(length: int) -> None:
+    x, weight, _ = problem((1, 16, 32, 8, 8))
+    with pytest.raises(InputError, match="length of the bias"):
+        winograd_conv(x, winograd_weight(weight), torch.zeros(length))

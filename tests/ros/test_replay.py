@@ -41,7 +41,7 @@ def drive(path: Path, sweeps: int, points: int = 20000) -> Path:
         bag.write("/tf_static", messages.tf_message([]), EPOCH)
         for sweep in range(sweeps):
             stamp = EPOCH + sweep * 10**8
-            cloud = PointCloud(random.normal(size=(points, 4)).astype(np.float32), stamp, "lidar")
+            cloud = PointCloud(random.random((points, 4), np.float32), stamp, "lidar")
             bag.write("/lidar/points", sensor_messages.cloud_message(cloud), stamp)
             truth = messages.classification_message({"clear": 1.0}, stamp, "camera_front_optical")
             bag.write("/truth/event", truth, stamp)

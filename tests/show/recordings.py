@@ -54,6 +54,7 @@ def record(path, *, cameras=("front",), lidar=True, frames=3, answers=True, late
                 bag.write("/tf", messages.tf_message([pose_message(pose, stamp)]), stamp)
             if lidar:
                 points = np.random.default_rng(index).uniform(-20, 20, (500, 4)).astype(np.float32)
+                points[:, 3] = np.abs(points[:, 3]) / 20
                 cloud = PointCloud(points, stamp, "lidar")
                 bag.write("/lidar/points", sensor_messages.cloud_message(cloud), stamp)
             sweep = stamp

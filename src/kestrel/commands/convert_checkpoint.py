@@ -17,7 +17,14 @@ def convert_checkpoint(
         Path | None, typer.Option(help="net.config beside the `init` of an SPVNAS release.")
     ] = None,
     network: Annotated[
-        str | None, typer.Option(help="MinkUNet, for one whose keys are those of SPVCNN too.")
+        str | None,
+        typer.Option(
+            help="SPVCNN or MinkUNet of SPVNAS, whose keys are alike, where the name does not tell."
+        ),
+    ] = None,
+    n_segment: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames per clip of a TSM whose name does not tell (segment16); else 8."),
     ] = None,
 ) -> None:
     """Turn a released checkpoint into safetensors.
@@ -46,7 +53,7 @@ def convert_checkpoint(
         if not isinstance(released, dict):
             found = type(released).__name__
             raise ModelError(describe(str(net_config), expected="a JSON object", found=found))
-    conversion = convert(state, source.name, net_config=released, network=network)
+    conversion = convert(state, str(source), net_config=released, network=network, n_segment=n_segment)
     manifest = save(
         out,
         conversion.state,
@@ -58,11 +65,13 @@ def convert_checkpoint(
             training={
                 "converted_from": source.name,
                 "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
-                **(conversion.notes or {}),
+                **conversion.notes,
             },
             licence="as the source",
         ),
         exact=True,
     )
     print(f"{out}: {conversion.network} {conversion.config}, {len(conversion.state)} tensors")
+    for name, note in conversion.notes.items():
+        print(f"{name}: {note}")
     print(f"sha256 {manifest.sha256}")

@@ -109,7 +109,10 @@ def cloud_fields(message: Any) -> NDArray[Any]:
 
 
 def cloud_from_message(message: Any) -> PointCloud:
-    """Return the cloud of a PointCloud2; points that are not finite are left out."""
+    """Return the cloud of a PointCloud2; points that are not finite are left out.
+
+    As in the nodes intensity 1 is the largest number of an integer type, or 1, where others are clipped.
+    """
     fields = cloud_fields(message)
     names = fields.dtype.names or ()
     if not {"x", "y", "z"} <= set(names):
@@ -130,6 +133,9 @@ def cloud_from_message(message: Any) -> PointCloud:
         points = points[kept]
         ring = None if ring is None else ring[kept]
         time_s = None if time_s is None else time_s[kept]
+    if "intensity" in names:
+        kind = fields.dtype["intensity"]
+        points[:, 3] = (points[:, 3] / (np.iinfo(kind).max if kind.kind in "iu" else 1)).clip(0, 1)
     return PointCloud(points, stamp_of(message), message.header.frame_id, ring, time_s)
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Read released checkpoints: recognise the network, rename the keys, refuse what does not fit.
+"""Read released checkpoints (recognise the network, rename the keys, refuse what does not fit), load it.
 
 A checkpoint is a pickle; it is read with ``weights_only=True`` and nothing in it is executed.
 """
@@ -8,37 +8,18 @@ A checkpoint is a pickle; it is read with ``weights_only=True`` and nothing in i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, SEMANTIC_KITTI_CLASSES
-from kestrel.errors import ModelError, describe
-from kestrel.models.anycost import BASE_CHANNELS, AnyCostGenerator
-from kestrel.models.bevfusion_config import build_bevfusion, config_of
-from kestrel.models.bevfusion_released import CENTER_TASKS
-from kestrel.models.gan_compression import ResnetGenerator
-from kestrel.models.minkunet import MinkUNet
-from kestrel.models.mobilenetv2 import OnlineTSMMobileNetV2
-from kestrel.models.point_checkpoints import (
-    MMDET3D_MARKERS,
-    from_mmdet3d,
-    minkunet_config,
-    spvnas_config,
-    supernet_config,
-)
-from kestrel.models.spvcnn import SPVCNN
-from kestrel.models.spvnas import SPVNAS
-from kestrel.models.spvnas_space import SearchSpace
-from kestrel.models.spvnas_supernet import SPVNASSuperNet
-from kestrel.models.tsm import TSM
-
-State: TypeAlias = dict[str, Tensor]
-Config: TypeAlias = dict[str, Any]
+from kestrel.errors import ConfigError, ModelError, describe
+from kestrel.models.point_checkpoints import MMDET3D_MARKERS, from_mmdet3d
+from kestrel.models.recipes import RECIPES, Config, Recipe, State
+from kestrel.weights import Manifest, assign, load
 
 STANDARD_BOXES = "length, width, height; standard yaw"
 RELEASED_BOXES = "width, length, height; yaw = -yaw_standard - pi / 2"
@@ -46,6 +27,31 @@ RELEASED_BOXES = "width, length, height; yaw = -yaw_standard - pi / 2"
 
 CONTAINERS = ("state_dict", "model", "g_ema")
 """Entries under which training code stores the weights."""
+
+
+N_SEGMENT: Final = 8
+"""Frames per clip of a TSM where nothing tells: those of most released ones."""
+
+
+class _Ignored:
+    """Stands in for what is no weight: whatever is made of it holds nothing, and does nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+IGNORED: Final = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",  # by which the methods of a HistoryBuffer are stored
+    "builtins.bytes",  # by which no bytes are stored, those of an empty array
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+)
+"""Names in a checkpoint that are read as _Ignored, never as what they name: logs and counters of trainers."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,11 @@ def read_checkpoint(path: Path) -> State:
     """Return the weights in a .pth or .pt file, without the prefix of data-parallel training.
 
     Raises:
-        ModelError: there is no such file, it is no checkpoint, or it holds more than plain weights.
+        ModelError: there is no such file, it is no checkpoint, or it holds code other than IGNORED.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(_Ignored, name) for name in IGNORED]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle can raise any
         raise ModelError(
             describe(str(path), expected="a checkpoint of plain weights", found=_reason(error))
@@ -101,19 +108,27 @@ def _all_tensors(content: Mapping[Any, Any]) -> bool:
 
 
 def convert(
-    state: State, source: str, *, net_config: Config | None = None, network: str | None = None
+    state: State,
+    source: str,
+    *,
+    net_config: Config | None = None,
+    network: str | None = None,
+    n_segment: int | None = None,
 ) -> Conversion:
     """Bring the weights of a released checkpoint into the form that Kestrel loads.
 
     Args:
         state: what read_checkpoint returned.
-        source: named in errors.
+        source: file, named in errors. "segment16" in its name or that of its folder tells the frames per clip
+            of a TSM.
         net_config: content of the net.config of an SPVNAS release.
         network: what to take the checkpoint for where its keys fit several, as those of MinkUNet and SPVCNN.
+        n_segment: frames per clip of a TSM, where the name does not tell.
 
     Raises:
         ModelError: the network is unknown, or keys are missing, unexpected, ill-shaped or no dense floating
             point where the network has that (all are listed).
+        ConfigError: n_segment for a network that has none.
     """
     notes = {}
     if any(key.startswith("pts_middle_encoder.") for key in state):
@@ -122,18 +137,23 @@ def convert(
     if any(marker in state for marker in MMDET3D_MARKERS):
         state = from_mmdet3d(state)
         notes["source"] = "mmdetection3d"
-        network = network or (None if "point_transforms.0.0.weight" in state else "MinkUNet")
-    recipe = _recognise(state, source, network)
-    try:
-        config = recipe.configure(state, net_config) if recipe.takes_net_config else recipe.configure(state)
-        with torch.device("meta"):
-            wanted = recipe.build(config).state_dict()
-    except KeyError as error:
-        expected = f"the key that tells a size of {recipe.network}"
-        raise ModelError(describe(source, expected=expected, found=f"no {error}")) from error
-    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        expected = f"shapes that tell the sizes of {recipe.network}"
-        raise ModelError(describe(source, expected=expected, found=error)) from error
+        network = network or ("SPVCNN" if "point_transforms.0.0.weight" in state else "MinkUNet")
+    fitting = _recognise(state, source, network)
+    recipe = fitting[0]
+    if len(names := [each.network for each in fitting]) > 1:
+        # Those of SPVNAS tell it by their names alone.
+        by_name = "minkunet" in "/".join(Path(source).parts[-2:]).lower()
+        recipe = next((each for each in fitting if by_name == (each.network == "MinkUNet")), recipe)
+        reason = "by the file's name" if by_name else "the keys are those of both"
+        notes["network"] = f"{recipe.network}, {reason} (--network {' or '.join(names)})"
+    config, wanted = _configured(recipe, state, source, net_config)
+    if recipe.network == "TSM":
+        told = n_segment or _told_segments(source)
+        config["n_segment"] = told or N_SEGMENT
+        if told is None:
+            notes["n_segment"] = f"{N_SEGMENT} assumed, since the file's name does not tell (--n-segment)"
+    elif n_segment is not None:
+        raise ConfigError(describe("n_segment", expected=f"none for {recipe.network}", found=n_segment))
     state = {key: _layout(value, wanted.get(key)) for key, value in state.items()}
     _refuse_misfits(state, wanted, f"{source} as {recipe.network}")
     if recipe.network == "BEVFusion":
@@ -142,14 +162,69 @@ def convert(
     return Conversion(recipe.network, config, tensors, recipe.classes(config), notes)
 
 
-def _recognise(state: State, source: str, network: str | None) -> _Recipe:
+def load_network(path: str | Path) -> tuple[nn.Module, Manifest]:
+    """Return a converted network with its weights, in evaluation mode, and what the weights are.
+
+    Args:
+        path: a .safetensors file that ``kestrel convert-checkpoint`` wrote.
+
+    Raises:
+        ModelError: a file is missing, damaged or does not fit, or the network is none of RECIPES: Kestrel's
+            own are what the pipelines run.
+    """
+    state, manifest = load(path)
+    recipe = next((recipe for recipe in RECIPES if recipe.network == manifest.network), None)
+    if recipe is None:
+        expected = f"one of {_names(RECIPES)} (kestrel.pipelines has Kestrel's own)"
+        raise ModelError(describe(f"network of {path}", expected=expected, found=manifest.network))
+    try:
+        network = recipe.build(manifest.config)
+    except _CANNOT_BUILD as error:
+        expected = f"arguments of {recipe.network}"
+        raise ModelError(describe(f"config of {path}", expected=expected, found=repr(error))) from error
+    assign(network, state, path)
+    return network.eval(), manifest
+
+
+_CANNOT_BUILD = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What building a network from sizes that cannot be raises, besides errors of Kestrel."""
+
+
+def _recognise(state: State, source: str, network: str | None) -> list[Recipe]:
+    """Return what fits; more than one where the keys do not tell."""
     fitting = [recipe for recipe in RECIPES if recipe.marker in state]
     chosen = [recipe for recipe in fitting if network in (None, recipe.network)]
     if not chosen:
-        known = sorted({recipe.network for recipe in fitting or RECIPES})
         found = sorted(state)[:5] if not fitting else network
-        raise ModelError(describe(f"network of {source}", expected=known, found=found))
-    return chosen[0]
+        raise ModelError(describe(f"network of {source}", expected=_names(fitting or RECIPES), found=found))
+    # Both markers of BEVFusion lead to one network.
+    return list({recipe.network: recipe for recipe in reversed(chosen)}.values())[::-1]
+
+
+def _names(recipes: Iterable[Recipe]) -> list[str]:
+    return sorted({recipe.network for recipe in recipes})
+
+
+def _told_segments(source: str) -> int | None:
+    """Return the frames per clip that the name of a TSM checkpoint tells, or that of its folder."""
+    told = re.findall(r"segment([1-9]\d*)", "/".join(Path(source).parts[-2:]))
+    return int(told[-1]) if told else None
+
+
+def _configured(
+    recipe: Recipe, state: State, source: str, net_config: Config | None
+) -> tuple[Config, Mapping[str, Tensor]]:
+    """Return the arguments that the shapes tell, and the weights of such a network, without their values."""
+    try:
+        config = recipe.configure(state, net_config) if recipe.takes_net_config else recipe.configure(state)
+        with torch.device("meta"):
+            return config, recipe.build(config).state_dict()
+    except KeyError as error:
+        expected = f"the key that tells a size of {recipe.network}"
+        raise ModelError(describe(source, expected=expected, found=f"no {error}")) from error
+    except _CANNOT_BUILD as error:
+        expected = f"shapes that tell the sizes of {recipe.network}"
+        raise ModelError(describe(source, expected=expected, found=error)) from error
 
 
 def _layout(value: Tensor, wanted: Tensor | None) -> Tensor:
@@ -211,144 +286,3 @@ def _from_mmdet3d(key: str) -> str:
         for theirs, ours in MMDET3D_ATTENTION.items():
             key = key.replace(theirs, ours)
     return key
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """How to build one kind of network from the shapes of its checkpoint, which has the key ``marker``."""
-
-    marker: str
-    network: str
-    configure: Callable[..., Config]
-    build: Callable[[Config], nn.Module]
-    classes: Callable[[Config], tuple[str, ...]] = lambda config: ()
-    takes_net_config: bool = False
-
-
-def _configure_bevfusion(state: State) -> Config:
-    sensors = [
-        name for name in ("camera", "lidar") if any(key.startswith(f"encoders.{name}.") for key in state)
-    ]
-    task = "seg" if any(key.startswith("heads.map.") for key in state) else "det"
-    return {"task": task, "modality": "+".join(sensors)}
-
-
-def _build_bevfusion(config: Config) -> nn.Module:
-    return build_bevfusion(config_of(config))
-
-
-def _bevfusion_classes(config: Config) -> tuple[str, ...]:
-    if config["task"] == "seg":
-        return MAP_LAYERS
-    if config["modality"] == "camera":
-        return tuple(name for task in CENTER_TASKS for name in task)
-    return DETECTION_CLASSES
-
-
-def _configure_tsm(state: State) -> Config:
-    if "base_model.features.0.0.weight" in state:
-        base = "mobilenetv2"
-    else:
-        deep = any(key.startswith("base_model.layer3.22.") for key in state)
-        base = "resnet101" if deep else "resnet50"
-    non_local = any(".nl." in key for key in state)
-    return {"base": base, "num_classes": len(state["new_fc.weight"]), "non_local": non_local}
-
-
-def _configure_online_tsm(state: State) -> Config:
-    return {"num_classes": len(state["classifier.weight"])}
-
-
-def _build_supernet(config: Config) -> nn.Module:
-    arguments = dict(config)
-    space: Config = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in arguments.pop("space").items()
-    }
-    return SPVNASSuperNet(space=SearchSpace(**space), **arguments)
-
-
-def _kitti_classes(config: Config) -> tuple[str, ...]:
-    known = SEMANTIC_KITTI_CLASSES
-    return known if config["num_classes"] == len(known) else ()
-
-
-def _configure_anycost(state: State) -> Config:
-    resolution = max(value.shape[-1] for key, value in state.items() if key.startswith("noises."))
-    # Widths halve with the resolution, so the finest picture layer tells the multiplier.
-    finest = [key for key in state if key.startswith("to_rgbs.") and key.endswith("modulation.bias")]
-    width = len(state[max(finest, key=lambda key: int(key.split(".")[1]))])
-    return {"resolution": resolution, "channel_multiplier": width * resolution / BASE_CHANNELS}
-
-
-def _configure_resnet_generator(state: State) -> Config:
-    separable = "model.10.conv_block.1.conv.0.weight" in state
-    inner = "conv_block.1.conv.2.weight" if separable else "conv_block.1.weight"
-    return {
-        "widths": [
-            len(state["model.1.weight"]),
-            len(state["model.4.weight"]) // 2,
-            len(state["model.7.weight"]) // 4,
-            *(len(state[f"model.{block}.{inner}"]) // 4 for block in (10, 13, 16)),
-            state["model.19.weight"].shape[1] // 2,
-            state["model.22.weight"].shape[1],
-        ],
-        "in_channels": state["model.1.weight"].shape[1],
-        "out_channels": len(state["model.26.weight"]),
-        "separable": separable,
-    }
-
-
-_BEVFUSION = ("BEVFusion", _configure_bevfusion, _build_bevfusion, _bevfusion_classes)
-
-RECIPES = (
-    _Recipe("decoder.neck.deblocks.0.0.weight", *_BEVFUSION),
-    _Recipe("decoder.neck.fuse.0.weight", *_BEVFUSION),
-    _Recipe("new_fc.weight", "TSM", _configure_tsm, lambda config: TSM(**config)),
-    _Recipe(
-        "features.18.0.weight",
-        "OnlineTSMMobileNetV2",
-        _configure_online_tsm,
-        lambda config: OnlineTSMMobileNetV2(**config),
-    ),
-    _Recipe(
-        "downsample.0.transition.net.bn.bn.weight",
-        "SPVNASSuperNet",
-        supernet_config,
-        _build_supernet,
-        _kitti_classes,
-        takes_net_config=True,
-    ),
-    _Recipe(
-        "downsample.0.transition.net.bn.weight",
-        "SPVNAS",
-        spvnas_config,
-        lambda config: SPVNAS(**config),
-        _kitti_classes,
-        takes_net_config=True,
-    ),
-    _Recipe(
-        "stage1.0.net.0.kernel",
-        "SPVCNN",
-        minkunet_config,
-        lambda config: SPVCNN(**config),
-        _kitti_classes,
-        takes_net_config=True,
-    ),
-    _Recipe(
-        "stage1.0.net.0.kernel",
-        "MinkUNet",
-        minkunet_config,
-        lambda config: MinkUNet(**config),
-        _kitti_classes,
-        takes_net_config=True,
-    ),
-    _Recipe("input.input", "AnyCostGenerator", _configure_anycost, lambda config: AnyCostGenerator(**config)),
-    _Recipe(
-        "model.26.weight",
-        "ResnetGenerator",
-        _configure_resnet_generator,
-        lambda config: ResnetGenerator(**config),
-    ),
-)
-"""What convert recognises; of those that fit, the first. A MinkUNet of SPVNAS has the keys of SPVCNN."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kestrel.errors import ConfigError, describe
+from kestrel.errors import ConfigError, InputError, describe
 from kestrel.models.mobilenetv2 import InvertedResidual, MobileNetV2
 from kestrel.models.resnet import ResNet
 from kestrel.nn.non_local import NonLocalBlock
@@ -64,12 +64,19 @@ class TSM(nn.Module):
         self.new_fc = nn.Linear(self.base_model.num_features, num_classes)
 
     def frame_logits(self, x: Tensor) -> Tensor:
-        """(B, T, 3, H, W) normalised clips to (B, T, num_classes)."""
+        """(B, n_segment, 3, H, W) normalised clips to (B, n_segment, num_classes).
+
+        Raises:
+            InputError: clips of another length, which the shifts would mix with each other.
+        """
+        if x.ndim != 5 or x.shape[1] != self.n_segment:
+            expected = f"shape (B, {self.n_segment}, 3, H, W)"
+            raise InputError(describe("clips of a TSM network", expected=expected, found=tuple(x.shape)))
         logits: Tensor = self.new_fc(self.base_model(x.flatten(0, 1)))
-        return logits.view(-1, self.n_segment, logits.shape[1])
+        return logits.view(*x.shape[:2], logits.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, 3, H, W) normalised clips to (B, num_classes)."""
+        """(B, n_segment, 3, H, W) normalised clips to (B, num_classes); raises as frame_logits does."""
         return self.frame_logits(x).mean(dim=1)
 
 

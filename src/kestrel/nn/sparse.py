@@ -195,7 +195,11 @@ class Folded:
 
     @staticmethod
     def _state_of(sources: list[Tensor], dtype: torch.dtype, int8: bool) -> object:
-        tensors = tuple((each.data_ptr(), each._version, each.dtype) for each in sources)
+        # Tensors of inference mode count no versions: they are changed in inference mode alone.
+        versions = (None if each.is_inference() else each._version for each in sources)
+        tensors = tuple(
+            (each.data_ptr(), version, each.dtype) for each, version in zip(sources, versions, strict=True)
+        )
         return dtype, int8, dispatch_level(), tensors
 
 

@@ -51,8 +51,8 @@ def _box_points(
 ) -> tuple[Tensor, Tensor]:
     if NATIVE is None or points.device.type != "cpu":
         return box_points_reference(points, regions, slots, slot_s, limit)
-    rows = torch.empty(len(regions), slots, limit, dtype=torch.int64)
-    found = torch.empty(len(regions), slots, dtype=torch.int64)
+    rows = torch.empty(len(regions), slots, limit, dtype=torch.int64, device="cpu")
+    found = torch.empty(len(regions), slots, dtype=torch.int64, device="cpu")
     call(
         NATIVE.box_points,
         *(points, len(points), regions, len(regions)),

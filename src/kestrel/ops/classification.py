@@ -40,8 +40,8 @@ def _most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
     native = native_for(logits)
     if native is None:
         return most_likely_reference(logits)
-    label = torch.empty(len(logits), dtype=torch.uint8)
-    probability = torch.empty(len(logits))
+    label = torch.empty(len(logits), dtype=torch.uint8, device="cpu")
+    probability = logits.new_empty(len(logits))
     call(native.most_likely, logits, *logits.shape, label, probability, torch.get_num_threads())
     return label, probability
 

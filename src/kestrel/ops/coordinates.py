@@ -37,7 +37,7 @@ def pack(indices: Tensor) -> Tensor:
         raise InputError(describe("voxel indices", expected="integers of shape (N, 4)", found=found))
     wide = indices.long()
     if NATIVE is not None and wide.device.type == "cpu":
-        keys = torch.empty(len(wide), dtype=torch.int64)
+        keys = torch.empty(len(wide), dtype=torch.int64, device="cpu")
         if call(NATIVE.pack_keys, wide, len(wide), keys, torch.get_num_threads()):
             return keys
     if len(wide):
@@ -76,7 +76,7 @@ def sort_unique(keys: Tensor) -> tuple[Tensor, Tensor]:
     if NATIVE is None or keys.device.type != "cpu":
         unique, inverse = torch.unique(keys, return_inverse=True)
         return unique, inverse
-    unique, inverse = torch.empty(2, len(keys), dtype=torch.int64)
+    unique, inverse = torch.empty(2, len(keys), dtype=torch.int64, device="cpu")
     count = call(NATIVE.unique_keys, keys, len(keys), unique, inverse, torch.get_num_threads())
     return unique[:count].clone(), inverse
 
@@ -91,7 +91,7 @@ def find(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
 def _find_keys(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     if NATIVE is None or wanted.device.type != "cpu":
         return find_reference(sorted_keys, wanted)
-    found = torch.empty(wanted.shape, dtype=torch.int32)
+    found = torch.empty(wanted.shape, dtype=torch.int32, device="cpu")
     threads = torch.get_num_threads()
     call(NATIVE.find_keys, sorted_keys, len(sorted_keys), wanted, wanted.numel(), found, threads)
     return found

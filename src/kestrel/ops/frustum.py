@@ -44,12 +44,26 @@ class FrustumRays:
 
     rays: (N, H, W, 3) metres per metre of depth. origins: (N, 3) metres. depths: (D,) metres.
     frames: (N,) int64 to which sample of a batch a picture belongs, -1 if it took no part.
+
+    Raises:
+        InputError: tensors of other shapes, or frames of another type.
     """
 
     rays: Tensor
     origins: Tensor
     depths: Tensor
     frames: Tensor
+
+    def __post_init__(self) -> None:
+        count = len(self.rays)
+        there = self.rays.ndim == 4 and self.rays.shape[3] == 3 and self.origins.shape == (count, 3)
+        if not there or self.depths.ndim != 1 or self.frames.shape != (count,):
+            parts = (self.rays, self.origins, self.depths, self.frames)
+            expected = "rays (N, H, W, 3), origins (N, 3), depths (D,), frames (N,)"
+            found = ", ".join(str(tuple(part.shape)) for part in parts)
+            raise InputError(describe("rays of pictures", expected=expected, found=found))
+        if self.frames.dtype != torch.int64:
+            raise InputError(describe("frames of pictures", expected=torch.int64, found=self.frames.dtype))
 
     def cells(self, grid: BevGrid) -> Tensor:
         """Return the (N, D, H, W) int64 cell of every point, ordered (sample, z, x, y), -1 outside."""
@@ -140,10 +154,10 @@ class LiftSplatIndex:
         if max(math.prod(points), num_cells) > limit:
             found = f"{math.prod(points)} points and {num_cells} cells"
             raise InputError(describe("points along rays", expected=f"at most {limit}", found=found))
-        row_start = torch.empty(num_cells + 1, dtype=torch.int32)
-        runs = torch.empty(math.prod(points), 3, dtype=torch.int32)
-        by_column = torch.empty(math.prod(points), dtype=torch.int32)
-        column_start = torch.empty(images * width + 1, dtype=torch.int32)
+        row_start = torch.empty(num_cells + 1, dtype=torch.int32, device="cpu")
+        runs = torch.empty(math.prod(points), 3, dtype=torch.int32, device="cpu")
+        by_column = torch.empty(math.prod(points), dtype=torch.int32, device="cpu")
+        column_start = torch.empty(images * width + 1, dtype=torch.int32, device="cpu")
         count = call(
             native.build_splat_index,
             *(rays.rays, rays.origins, rays.depths, rays.frames),

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import native_for
-from kestrel.ops.packed_weight import Int8Weight, pack_int8
+from kestrel.ops.packed_weight import Int8Weight, int8_is_fast, pack_int8
 from kestrel.ops.sparse_conv import Epilogue, convolve_int8
 
 
@@ -56,7 +56,7 @@ def int8_conv(
         InputError: channels, bias or stride that do not fit.
     """
     native = native_for(x, bias)
-    if native is None or x.dtype != torch.float32:
+    if native is None or x.dtype != torch.float32 or not int8_is_fast():
         return None
     _check(x, weight, bias, stride)
     batch, channels, height, width = x.shape
@@ -81,7 +81,7 @@ def _check(x: Tensor, weight: Int8Weight, bias: Tensor, stride: int) -> None:
 @lru_cache(maxsize=32)
 def grid_map(batch: int, height: int, width: int, stride: int) -> Tensor:
     """Return the row of the input that each result takes at each offset, (9, M) int32, -1 for none."""
-    rows = torch.arange(batch * height * width, dtype=torch.int32).view(batch, height, width)
+    rows = torch.arange(batch * height * width, dtype=torch.int32, device="cpu").view(batch, height, width)
     bordered = F.pad(rows, (1, 1, 1, 1), value=-1)
     shifted = [
         bordered[:, down : down + height : stride, right : right + width : stride].flatten()

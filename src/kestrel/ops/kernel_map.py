@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -36,10 +37,21 @@ class KernelMap:
     gather: (K, M) int32, input row of every output voxel and slice, -1 where there is none.
     inverse: (K, N) int32, output row of every input voxel and slice; None for a submanifold layer, whose
         inverse is ``gather`` with the slices in the opposite order.
+    built: whether :class:`CoordinateSet` made it: its rows are not looked at once more.
+
+    Raises:
+        InputError: the tables are not of int32, not of the same slices, or name rows that there are not.
     """
 
     gather: Tensor
     inverse: Tensor | None
+    built: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.built:
+            rows = {"gather": (self.gather, self.inputs), "scatter": (self.scatter, self.gather.shape[1])}
+            for name, (table, count) in rows.items():
+                _check_table(f"{name} of a kernel map", table, len(self.gather), count)
 
     @property
     def inputs(self) -> int:
@@ -53,7 +65,18 @@ class KernelMap:
 
     def transposed(self) -> KernelMap:
         """Return the map of the transposed convolution, from the outputs of this one back to its inputs."""
-        return KernelMap(self.scatter, self.gather)
+        return KernelMap(self.scatter, self.gather, self.built)
+
+
+def _check_table(name: str, table: Tensor, slices: int, count: int) -> None:
+    """Raise InputError unless a table is (slices, ...) int32 of rows below ``count``, or -1."""
+    if table.ndim != 2 or len(table) != slices or table.dtype != torch.int32:
+        found = f"{table.dtype} {tuple(table.shape)}"
+        raise InputError(describe(name, expected=f"torch.int32 ({slices}, ...)", found=found))
+    lowest, highest = (int(row) for row in torch.aminmax(table)) if table.numel() else (0, -1)
+    if lowest < -1 or highest >= count:
+        expected = f"rows below {count}, or -1"
+        raise InputError(describe(name, expected=expected, found=f"{lowest} .. {highest}"))
 
 
 @functools.cache
@@ -115,7 +138,7 @@ class CoordinateSet:
                 expected = "point-symmetric ones, as of an odd kernel"
                 raise InputError(describe("offsets of a submanifold layer", expected=expected, found=wanted))
             table = _submanifold_table(self.keys, list(itertools.chain(*wanted)))
-            self._submanifold[wanted] = KernelMap(table, None)
+            self._submanifold[wanted] = KernelMap(table, None, built=True)
         return self._submanifold[wanted]
 
     def known_map(self, offsets: Sequence[Triple]) -> KernelMap | None:
@@ -169,7 +192,7 @@ def _submanifold_table(keys: Tensor, offsets: Sequence[int]) -> Tensor:
     """Return the (K, N) table of K offsets (3 K numbers), which are symmetric around the middle one."""
     if NATIVE is None or keys.device.type != "cpu":
         return submanifold_reference(keys, offsets)
-    table = torch.empty((len(offsets) // 3, len(keys)), dtype=torch.int32)
+    table = torch.empty((len(offsets) // 3, len(keys)), dtype=torch.int32, device="cpu")
     threads = torch.get_num_threads()
     call(NATIVE.submanifold_table, keys, len(keys), _triples(offsets), table, threads)
     return table
@@ -229,7 +252,7 @@ def _strided_map(
     coarse = CoordinateSet(keys, _scaled(source.stride, stride), shape)
     origin = pack_unchecked(unpack(keys) * steps)
     gather = torch.stack([find(source.keys, origin + offset_key(offset)) for offset in offsets])
-    return coarse, KernelMap(gather, _inverse(gather, len(source)))
+    return coarse, KernelMap(gather, _inverse(gather, len(source)), built=True)
 
 
 def _strided_map_native(
@@ -237,23 +260,28 @@ def _strided_map_native(
 ) -> tuple[CoordinateSet, KernelMap]:
     shape = _strided_shape(source.spatial_shape, offsets, stride)
     windows = math.prod(
-        math.ceil(len({offset[axis] for offset in offsets}) / stride[axis]) for axis in range(3)
+        _most_windows({offset[axis] for offset in offsets}, stride[axis]) for axis in range(3)
     )
     capacity = windows * len(source)
-    keys = torch.empty(capacity, dtype=torch.int64)
-    inputs, slices, outputs = torch.empty(3, capacity, dtype=torch.int32)
+    keys = torch.empty(capacity, dtype=torch.int64, device="cpu")
+    inputs, slices, outputs = torch.empty(3, capacity, dtype=torch.int32, device="cpu")
     count, found = call(
         native.strided_triples,
         *(source.keys, len(source), offsets, stride, shape or (), capacity),
         *(keys, inputs, slices, outputs, torch.get_num_threads()),
     )
-    gather = torch.full((len(offsets), found), -1, dtype=torch.int32)
-    scatter = torch.full((len(offsets), len(source)), -1, dtype=torch.int32)
+    gather = torch.full((len(offsets), found), -1, dtype=torch.int32, device="cpu")
+    scatter = torch.full((len(offsets), len(source)), -1, dtype=torch.int32, device="cpu")
     inputs, slices, outputs = (part[:count] for part in (inputs, slices, outputs))
     gather.view(-1).index_copy_(0, slices.long() * found + outputs, inputs)
     scatter.view(-1).index_copy_(0, slices.long() * len(source) + inputs, outputs)
     coarse = CoordinateSet(keys[:found].clone(), _scaled(source.stride, stride), shape)
-    return coarse, KernelMap(gather, scatter)
+    return coarse, KernelMap(gather, scatter, built=True)
+
+
+def _most_windows(offsets: set[int], stride: int) -> int:
+    """Return how many outputs read one input at most, along one axis."""
+    return max(Counter(offset % stride for offset in offsets).values())
 
 
 def _scaled(stride: Triple, by: Triple) -> Triple:

@@ -97,7 +97,7 @@ def _rotated_nms(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int
     """Return the ranks to keep of boxes that come best first."""
     if NATIVE is None or boxes.device.type != "cpu":
         return rotated_nms_reference(boxes, labels, iou_threshold, limit)
-    kept = torch.empty(len(boxes), dtype=torch.int64)
+    kept = torch.empty(len(boxes), dtype=torch.int64, device="cpu")
     found = call(NATIVE.rotated_nms, boxes.double(), labels, len(boxes), iou_threshold, limit, kept)
     return kept[:found].clone()
 
@@ -119,7 +119,7 @@ def _circle_nms(centers: Tensor, labels: Tensor, squared: Tensor, limit: int) ->
     """Return the ranks to keep of boxes that come best first."""
     if NATIVE is None or centers.device.type != "cpu":
         return circle_nms_reference(centers, labels, squared, limit)
-    kept = torch.empty(len(centers), dtype=torch.int64)
+    kept = torch.empty(len(centers), dtype=torch.int64, device="cpu")
     found = call(NATIVE.circle_nms, centers.double(), labels, squared, len(centers), limit, kept)
     return kept[:found].clone()
 

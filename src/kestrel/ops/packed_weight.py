@@ -100,7 +100,7 @@ def int8_is_fast() -> bool:
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return (..., C_in, C_out) weights as int8 and the step (C_out,) of each column, float32."""
     step = weight.abs().amax(dim=tuple(range(weight.ndim - 1))) / 127
-    step = torch.where(step > 0, step, 1.0)
+    step = torch.where(step == 0, 1.0, step)
     return torch.round(weight / step).to(torch.int8), step
 
 
@@ -111,6 +111,8 @@ def pack_int8(weight: Tensor) -> Int8Weight | None:
     if native is None or few:
         return None
     quantized, step = quantize_weight(weight)
+    if not step.isfinite().all():  # in floats that shows in the answer
+        return None
     packed = pack_for(native, quantized)
     return Int8Weight(packed, step) if len(packed) else None
 
@@ -119,6 +121,6 @@ def pack_for(native: ModuleType, weight: Tensor) -> Tensor:
     """Return the (K, C_in, C_out) or (C_in, C_out) weights as the level in use reads them, uint8."""
     slices, channels, width = weight.shape if weight.ndim == 3 else (1, *weight.shape)
     sizes = (slices, channels, width, NUMBERS[weight.dtype], torch.get_num_threads())
-    packed = torch.empty(call(native.pack_weight, None, None, *sizes), dtype=torch.uint8)
+    packed = torch.empty(call(native.pack_weight, None, None, *sizes), dtype=torch.uint8, device="cpu")
     call(native.pack_weight, weight, packed, *sizes)
     return packed

@@ -74,8 +74,8 @@ def _trilinear_neighbours(
     """Search for the neighbours; ``table``, that of torchsparse_offsets(3), saves searches if it is known."""
     if NATIVE is None or points.device.type != "cpu" or points.dtype != torch.float32:
         return trilinear_reference(points, keys, stride)
-    rows = torch.empty(len(points), 8, dtype=torch.int32)
-    weights = torch.empty(len(points), 8)
+    rows = torch.empty(len(points), 8, dtype=torch.int32, device="cpu")
+    weights = points.new_empty(len(points), 8)
     threads = torch.get_num_threads()
     fit = call(
         NATIVE.trilinear, points, len(points), stride, keys, len(keys), table, rows, weights, threads, near

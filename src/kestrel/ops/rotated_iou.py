@@ -46,7 +46,7 @@ def rotated_iou(boxes: Tensor, others: Tensor) -> Tensor:
 def _rotated_iou(boxes: Tensor, others: Tensor) -> Tensor:
     if NATIVE is None or boxes.device.type != "cpu":
         return rotated_iou_reference(boxes, others)
-    out = torch.empty(len(boxes), len(others), dtype=torch.float64)
+    out = torch.empty(len(boxes), len(others), dtype=torch.float64, device="cpu")
     threads = torch.get_num_threads()
     call(NATIVE.rotated_iou, boxes.double(), len(boxes), others.double(), len(others), out, threads)
     return out.to(boxes.dtype)

@@ -74,8 +74,6 @@ def _check_map(features: Tensor, weight: torch.Size, kernel_map: KernelMap) -> N
         wanted = f"features ({inputs}, C_in), weight ({slices}, C_in, C_out)"
         found = f"{tuple(features.shape)}, {tuple(weight)}"
         raise InputError(describe("sparse convolution", expected=wanted, found=found))
-    if kernel_map.gather.dtype != torch.int32:
-        raise InputError(describe("kernel map", expected=torch.int32, found=kernel_map.gather.dtype))
 
 
 def _check_rows(
@@ -83,8 +81,8 @@ def _check_rows(
 ) -> None:
     """Raise InputError unless the last two dimensions of the weight fit all the others."""
     channels, width = weight[-2:]
-    if features.ndim != 2 or features.shape[1] != channels or not width:
-        wanted = "features (N, C_in), weight (..., C_in, C_out >= 1)"
+    if features.ndim != 2 or features.shape[1] != channels or not channels or not width:
+        wanted = "features (N, C_in >= 1), weight (..., C_in, C_out >= 1)"
         found = f"{tuple(features.shape)}, {tuple(weight)}"
         raise InputError(describe("features and weight", expected=wanted, found=found))
     if bias is not None and tuple(bias.shape) != (width,):
@@ -170,7 +168,7 @@ def convolve_int8(
     native: ModuleType, features: Tensor, weight: Int8Weight, gather: Tensor, epilogue: Epilogue
 ) -> Tensor | None:
     """Convolve float32 features (N, C_in) in bytes; None where one is negative, infinite or undefined."""
-    quantized = torch.empty(features.shape, dtype=torch.uint8)
+    quantized = torch.empty(features.shape, dtype=torch.uint8, device="cpu")
     step = call(native.quantize, features, quantized, features.numel(), torch.get_num_threads())
     if step < 0:
         return None
@@ -191,7 +189,9 @@ def _run_native(
     bias, residual, relu, read = epilogue
     slices, outputs = (1, len(features)) if gather is None else gather.shape
     number = torch.int8 if units is not None else features.dtype
-    out = torch.empty(outputs, width, dtype=torch.float32 if units is not None else features.dtype)
+    out = torch.empty(
+        outputs, width, dtype=torch.float32 if units is not None else features.dtype, device="cpu"
+    )
     voxels, rows, weights = (None, None, None) if read is None else (*read[:2], read[2].float())
     call(
         native.sparse_conv,
@@ -340,7 +340,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     features, weight, gather, inverse, output = ctx.saved_tensors
     gradient = gradient.contiguous()
     if ctx.relu:
-        gradient = gradient * (output > 0)
+        gradient = torch.where(output > 0, gradient, 0)  # a product would make NaN of infinity
     needed = ctx.needs_input_grad
     to_features = to_weight = to_bias = None
     if needed[0]:

@@ -109,8 +109,14 @@ def _voxelize(
         return voxelize_reference(points, voxel_size, point_cloud_range, reduction, max_points, max_voxels)
     room = min(len(points), max_voxels)
     features = points.new_empty(room, points.shape[1])
-    indices, counts = torch.empty(room, 3, dtype=torch.int32), torch.empty(room, dtype=torch.int32)
-    first, rows = torch.empty(room, dtype=torch.int64), torch.empty(len(points), dtype=torch.int32)
+    indices, counts = (
+        torch.empty(room, 3, dtype=torch.int32, device="cpu"),
+        torch.empty(room, dtype=torch.int32, device="cpu"),
+    )
+    first, rows = (
+        torch.empty(room, dtype=torch.int64, device="cpu"),
+        torch.empty(len(points), dtype=torch.int32, device="cpu"),
+    )
     found = call(
         NATIVE.voxelize,
         *(points, *points.shape, point_cloud_range, voxel_size, grid_shape(voxel_size, point_cloud_range)),

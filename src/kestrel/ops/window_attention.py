@@ -13,6 +13,10 @@ from torch import Tensor
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import call, native_for, triton_for
 
+MOST_WINDOW: Final = 32
+MOST_DEPTH: Final = 256
+"""Sides of windows and channels of a head, of which the kernel of a GPU holds no more in one block."""
+
 HIDDEN: Final = -100.0
 """Added to the scores between cells that only the cyclic shift brought together."""
 
@@ -70,7 +74,8 @@ def _window_attention(qkv: Tensor, padding: Tensor, bias: Tensor, window: int, s
 @_window_attention.register_kernel("cuda")
 def window_attention_cuda(qkv: Tensor, padding: Tensor, bias: Tensor, window: int, shift: int) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
-    if not triton_for(qkv):
+    depth = qkv.shape[3] // (3 * len(bias))
+    if not triton_for(qkv) or window > MOST_WINDOW or depth > MOST_DEPTH:
         return window_attention_reference(qkv, padding, bias, window, shift)
     from kestrel.ops.gpu import window_attention as gpu
 
@@ -101,7 +106,7 @@ def window_attention_reference(qkv: Tensor, padding: Tensor, bias: Tensor, windo
     attended = _merge(mixed, (*whole.shape[:3], mixed.shape[-1]), window)
     if shift:
         attended = attended.roll((shift, shift), (1, 2))
-    return attended[:, :height, :width]
+    return attended[:, :height, :width].contiguous()
 
 
 def _mask(height: int, width: int, window: int, shift: int) -> Tensor:

@@ -86,8 +86,11 @@ def _winograd_conv(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tenso
     batch, cin, height, width = x.shape
     if weight.shape[2] != cin:
         raise InputError(describe("channels of the input", expected=weight.shape[2], found=cin))
+    if -(-len(bias) // PANEL) != weight.shape[1]:
+        expected = f"at most {PANEL * weight.shape[1]}, of {weight.shape[1]} panels of {PANEL}"
+        raise InputError(describe("length of the bias", expected=expected, found=len(bias)))
     x = x.contiguous(memory_format=torch.channels_last)
-    out = torch.empty((batch, len(bias), height, width), memory_format=torch.channels_last)
+    out = x.new_empty((batch, height, width, len(bias))).permute(0, 3, 1, 2)
     threads = torch.get_num_threads()
     call(
         native.winograd,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -55,8 +55,10 @@ def chosen_precision(precision: Precision, auto: Sequence[ChosenPrecision]) -> C
         auto: what a pipeline takes by itself, the best first; without instructions for any it is float32.
 
     Raises:
-        ConfigError: int8 on a machine that does not multiply bytes.
+        ConfigError: another precision, or int8 on a machine that does not multiply bytes.
     """
+    if precision not in get_args(Precision):
+        raise ConfigError(describe("precision", expected=f"one of {get_args(Precision)}", found=precision))
     if precision == "int8" and not int8_is_fast():
         expected = "a processor with AVX-512 VNNI, and compiled kernels that use it"
         raise ConfigError(describe("precision int8", expected=expected, found=dispatch_level()))

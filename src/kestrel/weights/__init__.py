@@ -34,7 +34,8 @@ LICENCE = "Apache-2.0"
 class Manifest:
     """What a set of weights is.
 
-    network: class of kestrel.models that they belong to. config: the arguments that build it.
+    network: class of kestrel.models that they belong to.
+    config: what builds it, of a converted network by way of kestrel.models.checkpoints.load_network.
     classes: names in the order of the outputs. rigs: sensor rigs they were trained for.
     training: data, seeds, steps and command. metrics: name -> value on unseen drives.
     """

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from kestrel.cli import build_app
 from kestrel.errors import ModelError
-from kestrel.models.checkpoints import RECIPES, convert
+from kestrel.models.checkpoints import convert, load_network
 from kestrel.models.minkunet import MinkUNet
+from kestrel.models.recipes import RECIPES
 from kestrel.models.spvcnn import SPVCNN
-from kestrel.weights import load
+from kestrel.weights import Manifest, save
 from tests.models.points.test_networks import SMALL, cloud
 from tests.models.points.test_spvnas import TINY, supernet
 
@@ -127,6 +128,20 @@ def test_a_head_on_joined_features_is_refused_as_ill_shaped():
         convert(state, "file")
 
 
+def test_of_a_checkpoint_that_may_be_either_of_two_networks_it_is_said_which_was_taken():
+    state = small(MinkUNet).state_dict()
+    for name, taken in (
+        ("init", "SPVCNN"),
+        ("minkunet_cr0.5.pth", "MinkUNet"),
+        ("MinkUNet/init", "MinkUNet"),
+    ):
+        found = convert(state, name)
+        assert found.network == taken
+        assert found.notes["network"].startswith(f"{taken}, ")
+        assert "--network SPVCNN or MinkUNet" in found.notes["network"]
+        assert "network" not in convert(state, name, network="SPVCNN").notes
+
+
 def test_a_network_that_does_not_fit_the_keys_is_refused():
     with pytest.raises(ModelError, match="SPVCNN"):
         convert(small(SPVCNN).state_dict(), "file", network="TSM")
@@ -141,12 +156,23 @@ def test_the_command_reads_a_released_pair_of_net_config_and_init(tmp_path):
     arguments += ["--net-config", str(tmp_path / "net.config")]
     result = CliRunner().invoke(build_app(), arguments)
     assert result.exit_code == 0, result.output
-    _, manifest = load(tmp_path / "out.safetensors")
+    loaded, manifest = load_network(tmp_path / "out.safetensors")
     assert manifest.network == "SPVNAS"
     assert manifest.config["vres"] == 1.0
+    with torch.no_grad():
+        assert torch.equal(loaded(*cloud(300)), network.determinize(config)(*cloud(300)))
 
 
 def test_a_super_network_is_recognised_with_its_widths():
     found = convert(supernet().state_dict(), "init")
     assert found.network == "SPVNASSuperNet"
     assert found.config["space"]["widths"] == list(TINY.widths)
+
+
+def test_a_converted_super_network_is_loaded(tmp_path):
+    network = supernet()
+    found = convert(network.state_dict(), "init")
+    path = tmp_path / "out.safetensors"
+    save(path, found.state, Manifest("out", found.network, found.config, found.classes), exact=True)
+    loaded, _ = load_network(path)
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in network.state_dict().items())

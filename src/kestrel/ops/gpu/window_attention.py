@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kestrel.ops.gpu.launch import block_of, blocks, launch
+from kestrel.ops.window_attention import MOST_DEPTH, MOST_WINDOW
 
 _LEAST = 16
 """The smallest side of a matrix product that every GPU multiplies."""
@@ -87,7 +88,7 @@ def window_attention(
         *(qkv, padding.to(qkv.dtype).contiguous(), bias.float().contiguous(), out),
         *(height, width, down, across, heads, depth, window, shift, depth**-0.5, hidden),
         precision="ieee",
-        block=block_of(window * window, least=_LEAST, most=1024),
-        block_depth=block_of(depth, least=_LEAST, most=256),
+        block=block_of(window * window, least=_LEAST, most=MOST_WINDOW**2),
+        block_depth=block_of(depth, least=_LEAST, most=MOST_DEPTH),
     )
     return out
