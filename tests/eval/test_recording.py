@@ -240,6 +240,21 @@ def test_json_is_one_object_with_every_figure(tmp_path):
     assert report["figures"]["event/accuracy"]["against"].startswith("majority")
 
 
+def test_a_drive_without_answers_shows_what_the_baseline_has_and_says_that_no_node_answered(tmp_path):
+    path = write(tmp_path / "out.mcap", answered=0)
+    result = run(path, "--json", "--baseline")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)["figures"]
+    assert found["baseline/map/drivable_area"]["value"] == pytest.approx(1.0)
+    assert {"baseline/detection/mAP", "baseline/points/mIoU"} <= found.keys()
+    assert not [name for name in found if name.startswith(("map/", "detection/", "points/"))]
+    assert "out.mcap: expected answers of nodes to score" in result.stderr
+    assert "answers of nodes" in run(path).stderr
+    answered = run(write(tmp_path / "answered.mcap"), "--baseline", "--json")
+    assert "answers of nodes" not in answered.stderr
+    assert "baseline/map/drivable_area" not in json.loads(answered.stdout)["figures"]
+
+
 def test_damaged_recording_is_scored_as_far_as_it_goes_and_fails(tmp_path):
     path = write(tmp_path / "out.mcap", sweeps=30, answered=30)
     os.truncate(path, path.stat().st_size // 2)

@@ -22,7 +22,7 @@ from kestrel.train.fusion_cameras import (
     shares_of_kinds,
 )
 from kestrel.train.fusion_sample import collate_earlier
-from kestrel.train.loop import Plan
+from kestrel.train.plan import Plan
 
 CONFIG = FusionConfig()
 

@@ -17,7 +17,7 @@ from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.train import cache, fusion_map
 from kestrel.train.fusion_map import CUT, MapEvidence, MapSource, MapTask, collect
-from kestrel.train.loop import Plan
+from kestrel.train.plan import Plan
 from kestrel.train.sensor_cases import LIDAR, NOTHING, Without
 from tests.train.conftest import make_cached_frame
 

@@ -26,7 +26,7 @@ from kestrel.train.fusion_motion import (
     surroundings,
 )
 from kestrel.train.fusion_sample import FusionSample
-from kestrel.train.loop import Plan
+from kestrel.train.plan import Plan
 
 CONFIG = FusionConfig()
 
@@ -159,6 +159,15 @@ def test_it_learns_the_motion_of_points_and_changes_nothing_else(
     assert scores["error"] < 0.6 < float(walkers.truth.norm(dim=1).mean())
 
 
-def test_without_anything_found_it_says_so(walkers: Surroundings) -> None:
-    with pytest.raises(InputError, match=r"key frames: expected objects.*found none"):
-        MotionSource(walkers.take(torch.zeros(0, dtype=torch.int64)))
+def test_without_anything_found_it_names_the_stage_the_remedy_and_the_weights_that_are_there(
+    data: Path, walkers: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = walkers.take(torch.zeros(0, dtype=torch.int64))
+    monkeypatch.setattr(fusion_motion, "surroundings", lambda *_: nothing)
+    source = FrameSource(cache.frame_files(data / "validation"), CONFIG, with_cameras=False)
+    plan = Plan(steps=1, batch_size=1, lr=1e-3, validate_every=1, workers=0)
+    expected = (
+        r"last stage of fusion, velocities: expected .* more steps, found none; .* are there\.safetensors"
+    )
+    with pytest.raises(InputError, match=expected):
+        fusion_motion.collect(KestrelFusion(CONFIG), source, plan, "there.safetensors", augmented=False)

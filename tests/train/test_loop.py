@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kestrel.errors import ConfigError, ModelError
 from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.train import fusion
-from kestrel.train.loop import Plan, Task, fit
-from kestrel.weights import load
+from kestrel.train.loop import Task, fit
+from kestrel.train.plan import Plan
+from kestrel.weights import load, save
 
 PLAN = Plan(steps=4, batch_size=2, lr=1e-3, validate_every=2, validation_batches=1, workers=0)
 
@@ -144,6 +146,30 @@ def test_what_a_run_started_from_outlives_an_interruption(tmp_path: Path) -> Non
     assert manifest.training["started_from"] == {"name": "mine", "sha256": "abc"}
 
 
+@pytest.mark.usefixtures("checkpoints_every_step")
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"seed": 5}, r"--seed: expected 0, that of the run in .*found 5"),
+        ({"lr": 0.5}, r"--lr: expected 0\.001, that of the run in .*found 0\.5"),
+    ],
+)
+def test_a_run_keeps_its_seed_and_its_rate_to_the_end(
+    tmp_path: Path, other: dict[str, Any], message: str
+) -> None:
+    worth = {2: 0.1, 4: 0.2}
+    interrupted(Counting(worth, stop_at=3), tmp_path)
+    task = Counting(worth)
+    task.plan = replace(PLAN, **other)
+    with pytest.raises(ConfigError, match=message):
+        run(task, tmp_path, resume=True)
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    del content["plan"]  # as before they were kept
+    torch.save(content, checkpoint)
+    assert run(task, tmp_path, resume=True) == {"val/worth": 0.2}
+
+
 class Playing(Counting):
     """Two players, each of which moves in every step."""
 
@@ -183,6 +209,26 @@ def test_an_interrupted_run_is_not_resumed_as_an_earlier_one(tmp_path: Path) -> 
     assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
+def test_another_seed_of_a_fusion_training_is_refused_before_data_are_made_for_its_stage(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collected(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(fusion.fusion_map, "collect", collected)
+    checkpoint = tmp_path / "fusion-map" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({"global_step": 2, "plan": {"seed": 5}}, checkpoint)
+    save(
+        tmp_path / "fusion-sensors" / "kestrel-fusion.safetensors",
+        load("kestrel-fusion")[0],
+        load("kestrel-fusion")[1],
+    )
+    plans = fusion.Plans(PLAN, PLAN, PLAN, PLAN, PLAN, PLAN)
+    with pytest.raises(ConfigError, match="--seed: expected 5"):
+        fusion.train(data, tmp_path, plans, FusionConfig(), resume=True)
+
+
 def test_an_interrupted_fusion_training_is_not_resumed_in_a_later_stage_of_an_earlier_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +252,9 @@ def test_an_interrupted_fusion_training_is_not_resumed_in_a_later_stage_of_an_ea
 
     monkeypatch.setattr(fusion, "fit", stopped)
     plans = fusion.Plans(PLAN, PLAN, PLAN, PLAN, PLAN, PLAN)
+    with pytest.raises(ModelError, match="weights nope"):
+        fusion.train(data, tmp_path, plans, FusionConfig(), resume=False, start="nope")
+    assert all(path.exists() for path in checkpoints), "a slip costs no earlier run"
     with pytest.raises(KilledError):
         fusion.train(data, tmp_path, plans, FusionConfig(), resume=False)
     assert not any(path.exists() for path in checkpoints)

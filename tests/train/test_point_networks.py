@@ -9,7 +9,7 @@ import torch
 
 from kestrel.models.point_baselines import NETWORKS
 from kestrel.train import cache, point_networks
-from kestrel.train.loop import Plan
+from kestrel.train.plan import Plan
 from kestrel.train.seg import SweepSource
 
 PLAN = Plan(steps=1, batch_size=2, lr=1e-3, validate_every=1, validation_batches=1, workers=0)

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS
 from kestrel.cli import build_app
 from kestrel.errors import ConfigError
-from kestrel.train import cache, score
+from kestrel.train import cache, score, seg
 from kestrel.train.fusion_score import Answers, score_fusion
+from kestrel.train.plan import Plan
 from kestrel.types import BevMap, Boxes3D, PointCloud, SensorFrame
 from kestrel.weights import Manifest, save
 from tests.train.conftest import make_cached_frame
@@ -106,6 +107,40 @@ def test_weights_without_a_score_are_refused_by_name(data: Path, tmp_path: Path)
         (["--split", "test", "--bfloat16", "1", "--int8", "a"], "found --bfloat16 and --int8"),
     ],
 )
-def test_options_that_would_not_be_heeded_are_refused(options: list[str], found: str) -> None:
+def test_options_of_which_one_would_not_be_heeded_are_refused(options: list[str], found: str) -> None:
     with pytest.raises(ConfigError, match=found):
         CliRunner().invoke(build_app(), ["train", "score", *options], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (
+            ["seg", "--resume", "--start", "kestrel-seg"],
+            "train seg: expected --resume.* or --start, found both",
+        ),
+        (["fusion", "--lr", "0.001"], "--lr: expected none for fusion.*found 0.001"),
+        (["seg", "--lr", "0"], "--lr: expected a rate between 0 and 1, found 0.0"),
+        (["seg", "--lr", "nan"], "--lr: expected a rate between 0 and 1, found nan"),
+        (["seg", "clouds"], "train seg: expected no folder, found clouds"),
+        (["import"], "train import: expected a folder of labelled clouds, found None"),
+    ],
+)
+def test_options_that_a_training_would_not_heed_are_refused(arguments: list[str], found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        CliRunner().invoke(build_app(), ["train", *arguments], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_a_seed_that_no_generator_takes_is_refused(seed: str) -> None:
+    result = CliRunner().invoke(build_app(), ["train", "seg", "--seed", seed])
+    assert result.exit_code == 2
+    assert "--seed" in result.stderr
+
+
+def test_a_rate_takes_the_place_of_the_one_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Plan] = []
+    monkeypatch.setattr(seg, "train", lambda data, out, plan, **_: found.append(plan))
+    for options in (["--lr", "0.002"], []):
+        CliRunner().invoke(build_app(), ["train", "seg", *options], catch_exceptions=False)
+    assert [plan.lr for plan in found] == [0.002, seg.PLAN.lr]

@@ -16,9 +16,10 @@ from kestrel.models.kestrel_fusion_motion import BoxMotion
 from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines import Augmenter, FusionDetector, PointSegmenter, VideoUnderstanding
 from kestrel.train import augment, fusion, fusion_motion, seg, video
+from kestrel.train.drawing import Endless
 from kestrel.train.fusion_data import CamerasAlone
 from kestrel.train.fusion_motion import Surroundings
-from kestrel.train.loop import Endless, Plan
+from kestrel.train.plan import Plan
 from kestrel.weights import load, save
 
 PLAN = Plan(steps=2, batch_size=2, lr=1e-3, validate_every=2, validation_batches=1, workers=0)
@@ -213,6 +214,7 @@ def test_training_starts_from_weights_and_names_them_and_its_data(data: Path, tm
     (given, shipped), (found, manifest) = load("kestrel-seg"), load(weights)
     assert manifest.training["started_from"] == {"name": "kestrel-seg", "sha256": shipped.sha256}
     assert manifest.training["data"]["drives"] == 1
+    assert manifest.rigs == ("kitti",)
     key = "network.classifier.0.weight"
     torch.testing.assert_close(found[key], given[key], atol=1e-3, rtol=1e-3)
 

@@ -14,7 +14,7 @@ from kestrel.classes import EVENTS, POINT_CLASSES
 from kestrel.errors import InputError, ModelError
 from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
 from kestrel.pipelines import PointSegmenter
-from kestrel.weights import FOLDER, Manifest, assign, average, load, read_manifest, remember, save
+from kestrel.weights import FOLDER, Manifest, assign, average, load, read_manifest, save
 
 MANIFEST = Manifest("small", "KestrelSeg", asdict(SegConfig()), POINT_CLASSES)
 
@@ -147,23 +147,6 @@ def test_shipped_weights_are_small_licensed_and_intact(shipped: Path) -> None:
     assert manifest.training
     assert shipped.stat().st_size < 12e6
     assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
-
-
-def test_a_manifest_outlives_a_score_whose_writing_is_interrupted(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = read_manifest(path)
-    whole = Path.write_bytes
-
-    def half(file: Path, data: bytes) -> None:
-        whole(file, data[: len(data) // 2])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "write_bytes", half)
-    monkeypatch.setattr(Path, "write_text", lambda file, text, **_: half(file, text.encode()))
-    with pytest.raises(KeyboardInterrupt):
-        remember(path, {"test/mAP": 0.5})
-    assert read_manifest(path) == before
 
 
 def test_the_mean_of_weights_is_written_with_what_it_came_from(

@@ -20,7 +20,7 @@ def eval(
     """Score detections, point classes, map, events, latency and lost frames of a recording."""
     from kestrel.errors import InputError, describe
     from kestrel.eval.recording import read_recording
-    from kestrel.eval.score import figures, why_no_events
+    from kestrel.eval.score import figures, why_no_events, why_no_scores
     from kestrel.report import Report
 
     read = read_recording(recording)
@@ -32,9 +32,9 @@ def eval(
     scores = figures(read, answers)
     if scores:
         Report("eval", scores).print(as_json=json)
-    reason = why_no_events(read.truth, read.predicted)
-    if reason:
-        typer.echo(reason, err=True)
+    for reason in (why_no_scores(read) if scores else None, why_no_events(read.truth, read.predicted)):
+        if reason:
+            typer.echo(reason, err=True)
     read.raise_if_damaged()
     if not scores:
         expected = "sensor messages and outputs of nodes"

@@ -15,6 +15,7 @@ class What(StrEnum):
     """What can be made."""
 
     prepare = "prepare"
+    import_ = "import"
     seg = "seg"
     fusion = "fusion"
     video = "video"
@@ -27,17 +28,28 @@ def train(
     what: Annotated[
         What,
         typer.Argument(
-            help="prepare: simulate training data; score: judge weights; point-networks: what four "
-            "networks of equal size learn of sweeps; else the network to train."
+            help="prepare: simulate training data; import: labelled clouds of your own; score: judge "
+            "weights; point-networks: what four networks of equal size learn of sweeps; "
+            "else the network to train."
         ),
     ],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="import: .npz files with points (N, 4) and label (N,).", show_default=False),
+    ] = None,
     data: Annotated[Path, typer.Option(help="Training data: DATA/train and DATA/validation.")] = Path(
         "runs/data"
     ),
     out: Annotated[Path, typer.Option(help="Where runs go: checkpoints, metrics, weights.")] = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the plan's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the initial weights and the order of samples.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of the initial weights and the order of samples.")
+    ] = 0,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Peak of the learning rate, instead of the plan's; not for fusion's six stages."),
+    ] = None,
     start: Annotated[
         str | None,
         typer.Option(help="Name or path of weights to start from instead of random ones."),
@@ -51,7 +63,10 @@ def train(
     ] = 0.5,
     split: Annotated[
         str | None,
-        typer.Option(help="prepare, score: a name in kestrel/sim/drives.yaml; prepare: train unless given."),
+        typer.Option(
+            help="prepare, import, score: a name in kestrel/sim/drives.yaml; prepare: train unless given, "
+            "import: train_lidar."
+        ),
     ] = None,
     drives: Annotated[int, typer.Option(min=1, help="prepare: how many drives of the split.")] = 64,
     weights: Annotated[
@@ -92,38 +107,74 @@ def train(
     import os
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _check(what, folder, resume=resume, start=start, lr=lr)
     if what is What.prepare:
         from kestrel.sim.splits import drives as first
         from kestrel.train.prepare import prepare
 
         prepare(first(split or "train", drives), data / (split or "train"), workers)
         return
+    if what is What.import_:
+        from kestrel.train.own_clouds import import_clouds
+
+        assert folder is not None
+        print(f"drive: {import_clouds(folder, data, split or 'train_lidar')}")
+        return
     if what is What.score:
         from kestrel.report import Report
-        from kestrel.train.score import as_figures
+        from kestrel.train.score import BASELINE, as_figures
 
         found = _score(weights, data, split, bag, sensors_out=sensors_out, bfloat16=bfloat16, int8=int8)
         Report(f"train score --weights {weights}", as_figures(found)).print(as_json=json)
+        if split is not None and int8 is None and weights != BASELINE:
+            _remember(weights, data / split, split, found)
         return
     if what is What.point_networks:
         from kestrel.report import Report
         from kestrel.train import point_networks
-        from kestrel.train.loop import scaled
+        from kestrel.train.plan import scaled
 
-        figures = point_networks.compare(data, out, scaled(point_networks.PLAN, steps, seed), resume=resume)
+        plan = scaled(point_networks.PLAN, steps, seed, lr)
+        figures = point_networks.compare(data, out, plan, resume=resume)
         Report("train point-networks", figures).print(as_json=json)
         return
     from kestrel.models.kestrel_fusion_types import FusionConfig
     from kestrel.train import augment, fusion, seg, video
-    from kestrel.train.loop import scaled
+    from kestrel.train.plan import scaled
 
     if what is What.fusion:
         plans, config = fusion.PLANS.scaled(steps, seed), FusionConfig(hop_s=hop)
         exported = fusion.train(data, out, plans, config, resume=resume, start=start)
     else:
         module = {What.seg: seg, What.video: video, What.augment: augment}[what]
-        exported = module.train(data, out, scaled(module.PLAN, steps, seed), resume=resume, start=start)
+        exported = module.train(data, out, scaled(module.PLAN, steps, seed, lr), resume=resume, start=start)
     print(f"weights: {exported}")
+
+
+def _check(what: What, folder: Path | None, *, resume: bool, start: str | None, lr: float | None) -> None:
+    """Raise ConfigError for options that do not go together."""
+    from kestrel.errors import ConfigError, describe
+
+    if (folder is not None) != (what is What.import_):
+        expected = "a folder of labelled clouds" if what is What.import_ else "no folder"
+        raise ConfigError(describe(f"train {what}", expected=expected, found=folder))
+    if resume and start is not None:
+        expected = "--resume, which goes on from a checkpoint, or --start"
+        raise ConfigError(describe(f"train {what}", expected=expected, found="both"))
+    if lr is not None and what is What.fusion:
+        expected = "none for fusion, whose stages have rates of their own"
+        raise ConfigError(describe("--lr", expected=expected, found=lr))
+    if lr is not None and not 0 < lr < 1:
+        raise ConfigError(describe("--lr", expected="a rate between 0 and 1", found=lr))
+
+
+def _remember(weights: str, folder: Path, split: str, figures: dict[str, float]) -> None:
+    """Write printed scores into the manifest of the weights, or say on standard error why not."""
+    from kestrel.train.score_memory import remember
+
+    reason = remember(weights, folder, split, figures)
+    if reason is not None:
+        typer.echo(f"the manifest of {weights} was not changed: {reason}", err=True)
 
 
 def _score(

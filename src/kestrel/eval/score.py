@@ -34,7 +34,8 @@ def figures(recording: Recording, baseline: Answers | None = None) -> dict[str, 
 
     Args:
         recording: with truth, outputs of nodes, or both; what is missing has no figure.
-        baseline: answers of the trivial baseline for the same drive; ratios are against it.
+        baseline: answers of the trivial baseline for the same drive; ratios are against it, and what it alone
+            has is named ``baseline/...``.
     """
     result: dict[str, Figure] = {}
     for score in (detection_values, point_values, map_values, event_values):
@@ -42,6 +43,9 @@ def figures(recording: Recording, baseline: Answers | None = None) -> dict[str, 
         other = {} if baseline is None else score(recording.truth, baseline)
         for name, (value, unit) in own.items():
             result[name] = Figure(value, unit, *_against(value, name, other))
+        for name, (value, unit) in other.items():
+            if name not in own:
+                result[f"{BASELINE}/{name}"] = Figure(value, unit)
     _add_majority(recording, result)
     result.update(timing_figures(recording))
     return result
@@ -190,6 +194,17 @@ def why_no_events(truth: Answers, predicted: Answers) -> str | None:
     asked, answered = (sorted({p.frame_id for p in events}) for events in (truth.events, predicted.events))
     expected = f"answers to pictures of the truth, which are of {asked}"
     return describe("events are not scored", expected=expected, found=f"answers to others, of {answered}")
+
+
+def why_no_scores(recording: Recording) -> str | None:
+    """Return why nothing could be scored although the truth is there: no node answered; or None."""
+    truth, found = recording.truth, recording.predicted
+    if not any((truth.objects, truth.points, truth.maps, truth.events)):
+        return None
+    if any((found.objects, found.points, found.maps, found.events)):
+        return None
+    expected = "answers of nodes to score, as `kestrel replay --record` keeps them"
+    return describe(f"recording {recording.path}", expected=expected, found="none")
 
 
 def _add_majority(recording: Recording, result: dict[str, Figure]) -> None:

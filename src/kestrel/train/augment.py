@@ -16,8 +16,9 @@ from kestrel.models.kestrel_augment import AugmentConfig, KestrelAugment, PatchC
 from kestrel.nn.diffaugment import diff_augment
 from kestrel.pipelines.augment import CLASSES
 from kestrel.pipelines.runtime import fast_arithmetic
-from kestrel.train import cache
-from kestrel.train.loop import Plan, Task, fit
+from kestrel.train import cache, drive_file
+from kestrel.train.loop import Task, fit
+from kestrel.train.plan import Plan
 
 PLAN = Plan(steps=500, batch_size=2, lr=5e-4, validate_every=125, validation_batches=40, weight_decay=0.0)
 
@@ -159,7 +160,7 @@ def train(data: Path, out: Path, plan: Plan, *, resume: bool, start: str | None 
     config = AugmentConfig()
     sources = [PictureSource(data / split, config) for split in ("train", "validation")]
     task = AugmentTask(plan, config)
-    task.data = cache.summary([data / "train"])
+    task.data = drive_file.summary([data / "train"])
     if start is not None:
         task.start_from(start)
     return fit(task, sources[0], sources[1], collate, out / "augment", resume=resume)

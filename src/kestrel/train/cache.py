@@ -277,16 +277,3 @@ def split_folders(data: Path, purpose: str, sensors: str) -> list[Path]:
         expected = f"one of {', '.join(names)}, made by `kestrel train prepare`"
         raise InputError(describe(str(data), expected=expected, found="none"))
     return found
-
-
-def summary(folders: list[Path]) -> dict[str, Any]:
-    """Return what a manifest says of the drives below ``folders``: how many, their towns, rigs and seeds."""
-    drives = [json.loads((drive / DONE).read_text()) for each in folders for drive in finished_drives(each)]
-    return {
-        "source": "kestrel.sim, simulated drives only",
-        "splits": [folder.name for folder in folders],
-        "drives": len(drives),
-        "seconds": sum(drive["seconds"] for drive in drives),
-        "key_frames": sum(drive["frames"] for drive in drives),
-        **{f"{key}s": sorted({drive[key] for drive in drives}) for key in ("town", "rig", "seed")},
-    }

@@ -1,11 +1,16 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How often to draw each sample of a training, so that rare classes are seen."""
+"""Which samples a training draws, and how often each, so that rare classes are seen."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+from torch import Generator
+from torch.utils.data import IterableDataset, get_worker_info
 
 from kestrel.types import Float64Array
 
@@ -18,3 +23,23 @@ def drawing_weights(there: NDArray[np.bool_]) -> Float64Array:
     """
     share = there.mean(0).clip(1 / len(there))
     return np.asarray((there / np.sqrt(share)).max(1).clip(1.0))
+
+
+class Endless(IterableDataset[Any]):
+    """Draws samples for ever from something with ``draw(generator)``.
+
+    Sample k of a run depends on the seed and on k alone, wherever the run was interrupted.
+    """
+
+    def __init__(self, source: Any, seed: int, first: int = 0) -> None:
+        self.source = source
+        self.seed = seed
+        self.first = first
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        number = self.first + offset
+        while True:
+            yield self.source.draw(Generator().manual_seed(self.seed * 1_000_003 + number))
+            number += step

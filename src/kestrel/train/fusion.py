@@ -18,7 +18,7 @@ from kestrel.models.kestrel_fusion_types import FusionConfig, FusionOutput
 from kestrel.pipelines.box_decoder import first_boxes
 from kestrel.pipelines.fusion import CLASSES
 from kestrel.pipelines.runtime import fast_arithmetic
-from kestrel.train import cache, fusion_cameras, fusion_map, fusion_motion
+from kestrel.train import cache, drive_file, fusion_cameras, fusion_map, fusion_motion
 from kestrel.train.detection_score import DetectionScore
 from kestrel.train.fusion_cameras import CameraTask, PictureSource
 from kestrel.train.fusion_cut import cut_config
@@ -27,7 +27,9 @@ from kestrel.train.fusion_loss import fusion_loss
 from kestrel.train.fusion_map import MapEvidence, MapSource, MapTask
 from kestrel.train.fusion_motion import MotionSource, MotionTask, Surroundings
 from kestrel.train.fusion_sample import FusionBatch, collate
-from kestrel.train.loop import Plan, Task, fit, mean_loss, scaled
+from kestrel.train.loop import Task, fit, mean_loss
+from kestrel.train.plan import Plan, scaled
+from kestrel.train.resume import last_checkpoint, moves_done
 
 
 @dataclass(frozen=True)
@@ -145,13 +147,17 @@ def train(
         start: weights that the first stage starts from, or None for random ones.
 
     Raises:
-        InputError: there are no such splits, or none with pictures; or ``resume`` of what never began.
+        InputError: there are no such splits, none with pictures, or drives without boxes; ``resume`` of what
+            never began; or the network finds nothing to learn velocities from.
+        ConfigError: ``resume`` with another seed or learning rate.
     """
     files = {
         purpose: cache.frame_files(*cache.split_folders(data, purpose, "lidar"))
         for purpose in ("train", "validation")
     }
-    summary = cache.summary(cache.split_folders(data, "train", "lidar"))
+    for purpose in files:
+        drive_file.expect_boxes(cache.split_folders(data, purpose, "lidar"))
+    summary = drive_file.summary(cache.split_folders(data, "train", "lidar"))
 
     def pictures(purpose: str) -> PictureSource:
         return PictureSource(files[purpose], config)
@@ -166,7 +172,8 @@ def train(
 
     def found_boxes(purpose: str) -> MotionSource:
         source = frames(with_cameras=False, cuts=False)(purpose)
-        return fusion_motion.collect(motion.network, source, plans.motion, augmented=purpose == "train")
+        augmented, found_by = purpose == "train", weights[-2]
+        return fusion_motion.collect(motion.network, source, plans.motion, found_by, augmented=augmented)
 
     def found_maps(purpose: str) -> MapSource:
         return fusion_map.collect(maps.network, files[purpose], plans.maps, varied=purpose == "train")
@@ -191,23 +198,23 @@ def train(
         (maps, "fusion-map", found_maps, MapEvidence.joined),
         (motion, "fusion", found_boxes, Surroundings.joined),
     ]
-    if not resume:  # or, interrupted, this run would go on with the later stages of an earlier one
-        for _, folder, _, _ in stages:
-            _last_checkpoint(out / folder).unlink(missing_ok=True)
-    begun = [
-        number for number, (_, folder, _, _) in enumerate(stages) if _last_checkpoint(out / folder).exists()
-    ]
+    folders = [out / folder for _, folder, _, _ in stages]
+    begun = [number for number, folder in enumerate(folders) if last_checkpoint(folder).exists()]
     first = max(begun, default=0) if resume else 0
-    weights = [start, *(out / folder / f"{task.name}.safetensors" for task, folder, _, _ in stages)]
-    for number, (task, folder, source, collated) in enumerate(stages[first:], first):
+    if resume:  # before it makes data for what is refused
+        moves_done(folders[first], stages[first][0].plan)
+    weights = [
+        start,
+        *(folders[number] / f"{task.name}.safetensors" for number, (task, *_) in enumerate(stages)),
+    ]
+    for number, (task, _, source, collated) in enumerate(stages[first:], first):
         before = weights[number]
         if before is not None:
             task.start_from(before)
         task.data = summary
         sources = source("train"), source("validation")
-        fit(task, *sources, collated, out / folder, resume=resume and number == first)
-    return out / stages[-1][1] / f"{FusionTask.name}.safetensors"
-
-
-def _last_checkpoint(folder: Path) -> Path:
-    return folder / "checkpoints" / "last.ckpt"
+        if number == 0 and not resume:  # or, interrupted, it would go on with later stages of an earlier run
+            for folder in folders:
+                last_checkpoint(folder).unlink(missing_ok=True)
+        fit(task, *sources, collated, folders[number], resume=resume and number == first)
+    return folders[-1] / f"{FusionTask.name}.safetensors"

@@ -29,7 +29,8 @@ from kestrel.train.drawing import drawing_weights
 from kestrel.train.fusion_augmentation import recolour
 from kestrel.train.fusion_data import PASTS, depth_bins, described_frame, draw_past, earlier_pictures
 from kestrel.train.fusion_sample import collate_earlier
-from kestrel.train.loop import Plan, Task, mean_loss
+from kestrel.train.loop import Task, mean_loss
+from kestrel.train.plan import Plan
 from kestrel.train.sweep_augmentation import uniform
 from kestrel.types import UInt8Array
 

@@ -23,7 +23,8 @@ from kestrel.pipelines.fusion import CLASSES, FusionDetector
 from kestrel.pipelines.runtime import fast_arithmetic
 from kestrel.train import cache
 from kestrel.train.fusion_loss import map_loss
-from kestrel.train.loop import Plan, Task
+from kestrel.train.loop import Task
+from kestrel.train.plan import Plan
 from kestrel.train.progress import track
 from kestrel.train.sensor_cases import (
     CAMERAS,

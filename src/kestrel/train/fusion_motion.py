@@ -9,6 +9,7 @@ costs no frame, and looks at as many boxes as a hundred frames have.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Final, cast
 
 import torch
@@ -24,10 +25,12 @@ from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines.box_decoder import DecodedBoxes, first_boxes
 from kestrel.pipelines.fusion import CLASSES
 from kestrel.pipelines.runtime import fast_arithmetic
+from kestrel.train.drawing import Endless
 from kestrel.train.fusion_data import FrameSource
 from kestrel.train.fusion_loss import MOVING_MPS
 from kestrel.train.fusion_sample import FusionSample, collate
-from kestrel.train.loop import Endless, Plan, Task, mean_loss
+from kestrel.train.loop import Task, mean_loss
+from kestrel.train.plan import Plan
 from kestrel.train.progress import track
 from kestrel.train.sweep_augmentation import uniform
 
@@ -133,10 +136,15 @@ def matched(boxes: DecodedBoxes, sample: FusionSample) -> tuple[DecodedBoxes, Te
     return DecodedBoxes(values[mine], label[mine], score[mine]), truth[row[mine]]
 
 
-def collect(network: KestrelFusion, source: FrameSource, plan: Plan, *, augmented: bool) -> MotionSource:
+def collect(
+    network: KestrelFusion, source: FrameSource, plan: Plan, weights: str | Path | None, *, augmented: bool
+) -> MotionSource:
     """Return what ``network`` finds in frames: in random ones, augmented, or in all as they are.
 
     They are no more than FRAMES, nor than ``plan`` has steps.
+
+    Raises:
+        InputError: it finds nothing there; the message names ``weights``, its own.
     """
     count = min(FRAMES, plan.steps)
     if augmented:
@@ -154,20 +162,18 @@ def collect(network: KestrelFusion, source: FrameSource, plan: Plan, *, augmente
         surroundings(whole, sample)
         for _, sample in zip(track(range(count), "boxes to learn from"), frames, strict=False)
     ]
-    return MotionSource(Surroundings.joined(found))
+    boxes = Surroundings.joined(found)
+    if not len(boxes):
+        expected = "objects with points that the network finds in key frames: train it for more steps"
+        nothing = f"none; the weights without this stage are {weights}"
+        raise InputError(describe("last stage of fusion, velocities", expected=expected, found=nothing))
+    return MotionSource(boxes)
 
 
 class MotionSource:
-    """Boxes that were collected; :meth:`draw` prefers those of rare kinds: class, whether it moves.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Boxes that were collected, at least one; :meth:`draw` prefers those of rare kinds: class, moving."""
 
     def __init__(self, boxes: Surroundings) -> None:
-        if not len(boxes):
-            expected = "objects with points that the network finds"
-            raise InputError(describe("key frames", expected=expected, found="none"))
         self.boxes = boxes
         kind = 2 * boxes.label + (boxes.truth.norm(dim=1) > MOVING_MPS)
         self._chance = torch.bincount(kind).double().rsqrt()[kind]

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.errors import InputError, describe
 from kestrel.eval.fusion import ScoredFrame, Values, by_class, by_range, compare, summary
-from kestrel.train import cache
+from kestrel.train import cache, drive_file
 from kestrel.train.progress import track
 from kestrel.train.sensor_cases import (
     CAMERAS,
@@ -47,7 +46,7 @@ Detector = Callable[[SensorFrame], tuple[Boxes3D, BevMap]]
 
 @dataclass(frozen=True)
 class Drive:
-    """A finished drive: where it is, its rig and its weather."""
+    """A finished drive: where it is, its rig and its weather; imported ones say neither."""
 
     folder: Path
     rig: str
@@ -60,8 +59,11 @@ class Drive:
         Raises:
             InputError: there is none, as in a split of videos, or one is of an earlier version.
         """
-        told = {path: json.loads((path / cache.DONE).read_text()) for path in cache.finished_drives(folder)}
-        drives = [cls(path, values["rig"], values["weather"]) for path, values in told.items()]
+        told = {path: drive_file.read(path) for path in cache.finished_drives(folder)}
+        drives = [
+            cls(path, *(values.get(name, drive_file.UNKNOWN) for name in ("rig", "weather")))
+            for path, values in told.items()
+        ]
         found = [drive for drive in drives if drive.files]
         if not found:
             expected = "drives with key frames"
@@ -194,6 +196,7 @@ def score_rounded(
     found = _compared(frames)
     lost = {f"{figure}_lost": 100 * (reference[figure] - value) for figure, value in found.items()}
     return {
+        f"{name}/drives": float(len(drives)),
         f"{name}/frames": float(len(frames)),
         **_below("float32", reference),
         **_below(name, found | lost),

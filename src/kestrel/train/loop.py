@@ -5,11 +5,9 @@
 from __future__ import annotations
 
 import copy
-import math
 import sys
-from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -18,52 +16,20 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import DataLoader, Subset
 
-from kestrel.errors import InputError, describe
 from kestrel.pipelines.runtime import keep_freed_memory
 from kestrel.train.curves import draw_curves, keep_metrics
-from kestrel.train.optimizers import OptimizerName, build_optimizer
+from kestrel.train.drawing import Endless
+from kestrel.train.optimizers import build_optimizer
+from kestrel.train.plan import Plan, one_cycle
+from kestrel.train.resume import kept, last_checkpoint, moves_done
 from kestrel.weights import Manifest, assign, load, save
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
-WARM_UP: Final = 0.15
-
 EMA_DECAY: Final = 0.998
 """Of the averaged weights, which are the ones that are validated and exported."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long and how to train one network.
-
-    steps: optimiser steps. batch_size: samples a step. lr: peak of the one-cycle schedule.
-    validate_every: steps between validations, about: the last one is at the end.
-    validation_batches: samples of a validation, spread over its drives. optimizer: of
-    :mod:`kestrel.train.optimizers`.
-    """
-
-    steps: int
-    batch_size: int
-    lr: float
-    validate_every: int
-    validation_batches: int = 60
-    weight_decay: float = 0.01
-    seed: int = 0
-    workers: int = 1
-    threads: int = 1
-    optimizer: OptimizerName = "adamw"
-
-
-def one_cycle(progress: float) -> float:
-    """Return the share of the peak learning rate after ``progress`` (0..1) of a training.
-
-    It rises for the first 15 percent and then falls along a cosine (Smith and Topin, 2018).
-    """
-    if progress < WARM_UP:
-        return 0.1 + 0.9 * progress / WARM_UP
-    return 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - WARM_UP) / (1 - WARM_UP))))
 
 
 class Task(lightning.LightningModule, Generic[NetworkT]):
@@ -139,9 +105,10 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
             self.export()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the best scores, and what the run started from, with the weights."""
+        """Keep the best scores, what the run started from and what of its plan stays, with the weights."""
         checkpoint["best"] = self.best
         checkpoint["started_from"] = self.started_from
+        checkpoint["plan"] = kept(self.plan)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up again what the run started from, and its best scores unless later ones are known."""
@@ -161,7 +128,7 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
             network=type(self.network).__name__,
             config=self.config(),
             classes=self.classes,
-            rigs=("nuscenes", "kitti"),
+            rigs=tuple(self.data.get("rigs", ())),
             training={
                 "command": f"kestrel train {self.name.removeprefix('kestrel-')}",
                 **asdict(self.plan),
@@ -175,26 +142,6 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
             self.averaged.state_dict(),
             manifest,
         )
-
-
-class Endless(IterableDataset[Any]):
-    """Draws samples for ever from something with ``draw(generator)``.
-
-    Sample k of a run depends on the seed and on k alone, wherever the run was interrupted.
-    """
-
-    def __init__(self, source: Any, seed: int, first: int = 0) -> None:
-        self.source = source
-        self.seed = seed
-        self.first = first
-
-    def __iter__(self) -> Iterator[Any]:
-        worker = torch.utils.data.get_worker_info()
-        offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        number = self.first + offset
-        while True:
-            yield self.source.draw(torch.Generator().manual_seed(self.seed * 1_000_003 + number))
-            number += step
 
 
 def fit(
@@ -218,17 +165,16 @@ def fit(
 
     Raises:
         InputError: ``resume`` without a checkpoint.
+        ConfigError: ``resume`` with another seed or learning rate.
     """
     plan = task.plan
     torch.set_num_threads(plan.threads)
     keep_freed_memory()
     lightning.seed_everything(plan.seed, verbose=False)
-    checkpoint = out / "checkpoints" / "last.ckpt"
-    if resume and not checkpoint.exists():
-        raise InputError(describe("--resume", expected=f"a checkpoint {checkpoint}", found="none"))
+    checkpoint = last_checkpoint(out)
+    moves = moves_done(out, plan) if resume else 0
     if not resume:  # or this run, interrupted before its first checkpoint, would go on as another one
         checkpoint.unlink(missing_ok=True)
-    moves = int(torch.load(checkpoint, weights_only=True)["global_step"]) if resume else 0
     done = moves // task.optimizer_count
     keep_metrics(out, resumed=done > 0)
     loaders = _loaders(task, train_source, validation_source, collate, done * plan.batch_size)
@@ -300,13 +246,3 @@ def _loaders(
 def mean_loss(parts: dict[str, Tensor]) -> Tensor:
     """Return the sum of weighted loss terms."""
     return torch.stack(list(parts.values())).sum()
-
-
-def scaled(plan: Plan, steps: int | None, seed: int) -> Plan:
-    """Return ``plan`` with another length and seed."""
-    return replace(
-        plan,
-        steps=steps or plan.steps,
-        seed=seed,
-        validate_every=min(plan.validate_every, steps or plan.steps),
-    )

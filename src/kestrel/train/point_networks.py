@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from kestrel.models.point_baselines import NETWORKS, point_logits
 from kestrel.report import Figure
 from kestrel.train import cache
-from kestrel.train.loop import Plan, fit
+from kestrel.train.loop import fit
+from kestrel.train.plan import Plan
 from kestrel.train.progress import track
 from kestrel.train.seg import PointTask, SweepSource
 from kestrel.train.sweep_augmentation import LabelledSweep

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import deque
@@ -29,7 +28,7 @@ from kestrel.sim.scene import EgoState
 from kestrel.sim.semantics import POINT_CLASS_TABLE
 from kestrel.sim.splits import DriveSpec
 from kestrel.sim.world import build_world
-from kestrel.train import cache
+from kestrel.train import cache, drive_file
 from kestrel.types import Float32Array, Float64Array
 
 SWEEP_HZ: Final = 10.0
@@ -128,11 +127,9 @@ def is_current(drive: DriveSpec, folder: Path) -> bool:
     """Return whether ``folder`` holds the complete drive with the key frames that it would have now."""
     if not (folder / cache.DONE).exists():
         return False
-    told = json.loads((folder / cache.DONE).read_text())
-    wanted = {**asdict(drive), **SELECTIONS[drive.sensors].said}
-    if drive.weather is None:
-        del wanted["weather"]
-    return all(told.get(name) == value for name, value in wanted.items())
+    told = drive_file.read(folder)
+    said = SELECTIONS[drive.sensors].said
+    return drive_file.is_of(drive, told) and all(told.get(name) == value for name, value in said.items())
 
 
 def prepare_drive(drive: DriveSpec, out: Path) -> None:

@@ -32,7 +32,7 @@ from kestrel.train.fusion_score import (
 from kestrel.train.progress import track
 from kestrel.train.transfer import score_points
 from kestrel.types import BevMap, Boxes3D, Image, PointCloud, SensorFrame, UInt8Array
-from kestrel.weights import load, remember
+from kestrel.weights import load
 
 BASE: Final = "base_link"
 BASELINE: Final = "baseline"
@@ -45,6 +45,7 @@ UNITS: Final = {
     **dict.fromkeys(("ap", "ap2m", "mAP", "mAP_2m"), "AP"),
     **dict.fromkeys(("iou", "map_miou", "map_miou_best", "point_miou"), "IoU"),
     "NDS": "NDS",
+    "drives": "drives",
     "frames": "frames",
     "sweeps": "sweeps",
     "found": "sweeps",
@@ -60,10 +61,10 @@ Labeller = Callable[[PointCloud], UInt8Array]
 
 
 def score(weights: str | Path, folder: Path, split: str, *, sensors_out: bool = False) -> dict[str, float]:
-    """Score weights on the drives below ``folder`` and write the figures into their manifest.
+    """Return the scores of weights on the drives below ``folder``, and how many these are.
 
     Args:
-        weights: name of shipped weights or path, or BASELINE (which has no manifest).
+        weights: name of shipped weights or path, or BASELINE.
         folder: finished drives of one split.
         split: its name, with which the figures begin.
         sensors_out: also say what is lost where cameras or the LiDAR are out (Kestrel-Fusion).
@@ -79,14 +80,7 @@ def score(weights: str | Path, folder: Path, split: str, *, sensors_out: bool = 
         found = score_baseline(folder)
     else:
         found = _score_network(weights, network, folder, sensors_out=sensors_out)
-    return _remembered(weights, split, found)
-
-
-def _remembered(weights: str | Path, split: str, values: Mapping[str, float]) -> dict[str, float]:
-    figures = _rounded(split, values)
-    if weights != BASELINE:
-        remember(weights, figures)
-    return figures
+    return _rounded(split, {"drives": float(len(cache.finished_drives(folder))), **found})
 
 
 def _rounded(split: str, values: Mapping[str, float]) -> dict[str, float]:
@@ -94,7 +88,7 @@ def _rounded(split: str, values: Mapping[str, float]) -> dict[str, float]:
 
 
 def score_precision(weights: str | Path, folder: Path, split: str, drives: int) -> dict[str, float]:
-    """Score a Kestrel-Fusion in bfloat16 against eager float32 and write the figures into its manifest.
+    """Return the scores of a Kestrel-Fusion in bfloat16 against eager float32.
 
     Args:
         weights: name of shipped weights or path.
@@ -107,14 +101,11 @@ def score_precision(weights: str | Path, folder: Path, split: str, drives: int) 
     """
     exact = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, engine="eager", precision="float32")
     rough = FusionDetector(weights, score_threshold=SCORE_THRESHOLD, precision="bfloat16")
-    found = score_rounded(_answers(exact), _answers(rough), "bfloat16", folder, drives)
-    return _remembered(weights, split, found)
+    return _rounded(split, score_rounded(_answers(exact), _answers(rough), "bfloat16", folder, drives))
 
 
 def score_int8(weights: str | Path, models: Path, folder: Path, split: str) -> dict[str, float]:
-    """Score a Kestrel-Fusion with parts in int8 against eager float32.
-
-    The figures belong to one calibration, so the manifest of the weights does not take them.
+    """Return the scores of a Kestrel-Fusion with parts in int8, by one calibration, against eager float32.
 
     Args:
         weights: name of shipped weights or path.

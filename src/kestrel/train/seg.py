@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from kestrel.classes import IGNORE, POINT_CLASSES
 from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
-from kestrel.train import cache
+from kestrel.train import cache, drive_file
 from kestrel.train.drawing import drawing_weights
-from kestrel.train.loop import NetworkT, Plan, Task, fit
+from kestrel.train.loop import NetworkT, Task, fit
 from kestrel.train.lovasz import lovasz_softmax
+from kestrel.train.plan import Plan
 from kestrel.train.scan_mixing import laser_mix, paste_things, polar_mix
 from kestrel.train.sweep_augmentation import LabelledSweep, augment, uniform
 
@@ -171,7 +172,7 @@ def train(data: Path, out: Path, plan: Plan, *, resume: bool, start: str | None 
     train_source = SweepSource(cache.frame_files(*splits))
     validation = SweepSource(cache.frame_files(*cache.split_folders(data, "validation", "lidar")))
     task = SegTask(plan)
-    task.data = cache.summary(splits)
+    task.data = drive_file.summary(splits)
     if start is not None:
         task.start_from(start)
     return fit(task, train_source, validation, collate, out / "seg", resume=resume)

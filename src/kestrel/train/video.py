@@ -15,8 +15,9 @@ from kestrel.classes import EVENTS
 from kestrel.models.kestrel_video import KestrelVideo, VideoConfig
 from kestrel.pipelines.runtime import fast_arithmetic
 from kestrel.pipelines.video import crop_to_road
-from kestrel.train import cache
-from kestrel.train.loop import Plan, Task, fit
+from kestrel.train import cache, drive_file
+from kestrel.train.loop import Task, fit
+from kestrel.train.plan import Plan
 from kestrel.train.sweep_augmentation import uniform
 from kestrel.types import UInt8Array
 
@@ -172,7 +173,7 @@ def train(data: Path, out: Path, plan: Plan, *, resume: bool, start: str | None 
     )
     task = VideoTask(plan, config)
     task.prior_shift = train_source.prior_shift()
-    task.data = cache.summary(cache.split_folders(data, "train", "video"))
+    task.data = drive_file.summary(cache.split_folders(data, "train", "video"))
     if start is not None:
         task.start_from(start)
     return fit(task, train_source, validation, collate, out / "video", resume=resume)

@@ -187,14 +187,6 @@ def _check_replaceable(path: Path) -> None:
         raise InputError(describe(str(path), expected=expected, found="something else")) from error
 
 
-def remember(name_or_path: str | Path, metrics: Mapping[str, float]) -> None:
-    """Write ``metrics`` into the manifest of weights, beside those that are there."""
-    path = resolve(name_or_path).with_suffix(".json")
-    manifest = Manifest.from_json(path.read_text(encoding="utf-8"), path)
-    updated = replace(manifest, metrics={**manifest.metrics, **metrics})
-    write_whole(path, updated.to_json().encode())
-
-
 def _storage(tensor: Tensor, *, exact: bool) -> Tensor:
     tensor = tensor.cpu().contiguous()
     rounds = tensor.is_floating_point() and tensor.ndim >= 2 and not exact

@@ -1,0 +1,55 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What manifests say of the data is what the drives say of themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kestrel.errors import InputError
+from kestrel.train import cache, drive_file
+
+
+def write(folder: Path, told: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True)
+    cache.finish(folder, told)
+    return folder.parent
+
+
+SIMULATED = {"town": "alder", "rig": "kitti", "seed": 3, "seconds": 10.0, "frames": 9}
+
+
+def test_drives_of_the_simulator_are_told_with_their_towns_rigs_and_seeds(tmp_path: Path) -> None:
+    split = write(tmp_path / "train" / "a", SIMULATED)
+    write(tmp_path / "train" / "b", {**SIMULATED, "seed": 4, "rig": "nuscenes"})
+    assert drive_file.summary([split]) == {
+        "source": "kestrel.sim, simulated drives only",
+        "splits": ["train"],
+        "drives": 2,
+        "seconds": 20.0,
+        "key_frames": 18,
+        "towns": ["alder"],
+        "rigs": ["kitti", "nuscenes"],
+        "seeds": [3, 4],
+    }
+
+
+def test_drives_from_elsewhere_say_where_from_and_need_no_more(tmp_path: Path) -> None:
+    split = write(tmp_path / "train_lidar" / "own", {"source": "clouds of mine", "frames": 4})
+    found = drive_file.summary([split])
+    assert found["source"] == "clouds of mine"
+    assert (found["key_frames"], found["rigs"], found["towns"]) == (4, [], [])
+    unnamed = write(tmp_path / "validation_lidar" / "own", {"frames": 4})
+    assert drive_file.summary([unnamed])["source"] == "unknown"
+    write(tmp_path / "train_lidar" / "a", SIMULATED)
+    assert drive_file.summary([split])["source"] == "clouds of mine; kestrel.sim, simulated drives only"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"rig": '])
+def test_a_damaged_drive_file_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / cache.DONE).write_text(content)
+    with pytest.raises(InputError, match=r"drive\.json: expected a JSON object"):
+        drive_file.read(tmp_path)
