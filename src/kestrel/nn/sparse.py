@@ -152,8 +152,8 @@ def use_int8(network: nn.Module, enabled: bool) -> None:
 def keep_packed_alone(network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     """Let the sparse convolutions of a network that is only run pack their parameters and give them up.
 
-    That halves what the weights take. The network can then not be trained, saved, or run with features
-    of another type or at another dispatch level. Say `use_int8` before.
+    That halves what the weights take. The network can then not be trained, saved, copied, or run with
+    features of another type or at another dispatch level. Say `use_int8` before.
     """
     for module in network.modules():
         if isinstance(module, Staged):
