@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from statistics import median
 
 import torch
 
@@ -27,13 +28,18 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 NETWORKS = {"SPVCNN": SPVCNN, "MinkUNet": MinkUNet}
 
 
+RUNS = 3
+"""Fresh processes of each kind, of which the median counts."""
+
+
 def peak() -> dict[str, Figure]:
     """Return the growth of the largest resident memory for each network and number format."""
-    theirs = _spconv_mib()
+    runs = [mib for mib in (_spconv_mib() for _ in range(RUNS)) if mib is not None]
+    theirs = median(runs) if runs else None
     figures = {}
     for network in NETWORKS:
         for dtype in DTYPES:
-            ours = _fresh_mib(network, dtype)
+            ours = median(_fresh_mib(network, dtype) for _ in range(RUNS))
             ratio = None if theirs is None else theirs / ours
             figures[f"{network} {dtype}"] = Figure(
                 ours, "MiB", ratio, None if ratio is None else "spconv MinkUNet"
