@@ -67,7 +67,7 @@ def write(path, *, sweeps=4, answered=3, latency_ms=40, frame="base_link"):
             truth = boxes(stamp, [(10, 0, 0), (20, 5, 0)])
             bag.write("/truth/objects", perception_messages.objects_message(truth), sent)
             bag.write("/truth/points", labelled(stamp, [0, 0, 1, IGNORE]), sent)
-            for layer, grid in perception_messages.map_messages(road(stamp, 5.0)).items():
+            for layer, grid in perception_messages.map_messages(road(stamp, baseline.ROAD_HALF_WIDTH_M)).items():
                 bag.write(f"/truth/map/{layer}", grid, sent)
             event = messages.classification_message({"clear": 1.0}, stamp, "camera_front_optical")
             bag.write("/truth/event", event, sent)
@@ -82,7 +82,7 @@ def answer(bag, index, stamp, at, frame):
     message.header.frame_id = frame
     bag.write("/fusion/output/objects", message, at - 10 * MS)
     bag.write("/segmentation/output/points", labelled(stamp, [0, 1, 1, 0]), at)
-    for layer, grid in perception_messages.map_messages(road(stamp, 10.0)).items():
+    for layer, grid in perception_messages.map_messages(road(stamp, 2 * baseline.ROAD_HALF_WIDTH_M)).items():
         bag.write(f"/fusion/output/map/{layer}", grid, at)
     scores = {"clear": 0.6, "cut_in": 0.4} if index else {"clear": 0.4, "cut_in": 0.6}
     event = messages.classification_message(scores, stamp, "camera_front_optical")
