@@ -67,7 +67,9 @@ def write(path, *, sweeps=4, answered=3, latency_ms=40, frame="base_link"):
             truth = boxes(stamp, [(10, 0, 0), (20, 5, 0)])
             bag.write("/truth/objects", perception_messages.objects_message(truth), sent)
             bag.write("/truth/points", labelled(stamp, [0, 0, 1, IGNORE]), sent)
-            for layer, grid in perception_messages.map_messages(road(stamp, baseline.ROAD_HALF_WIDTH_M)).items():
+            for layer, grid in perception_messages.map_messages(
+                road(stamp, baseline.ROAD_HALF_WIDTH_M)
+            ).items():
                 bag.write(f"/truth/map/{layer}", grid, sent)
             event = messages.classification_message({"clear": 1.0}, stamp, "camera_front_optical")
             bag.write("/truth/event", event, sent)
