@@ -221,6 +221,16 @@ def test_jump_back_in_time_starts_anew_with_the_first_frame(graph: Graph) -> Non
     )
 
 
+def test_tracks_of_before_a_jump_back_are_not_waited_for(graph: Graph) -> None:
+    rig = Rig(graph, cameras=[""]).ready()
+    rig.say_odometry(60_000)
+    rig.sense(60_000)
+    assert rig.answer(60_000).objects[0].track_id == 0
+    for at_ms in (0, 100):  # and no odometry any more
+        rig.sense(at_ms)
+    assert rig.answer(100).objects[0].track_id >= 0
+
+
 def test_extrinsics_that_change_at_run_time_are_used_and_counted(graph: Graph) -> None:
     rig = Rig(graph).ready()
     rig.sense(100)

@@ -223,6 +223,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         self.builder.forget_sweeps()
         self.detector.reset()
         self.tracker.reset()
+        self.tracks_in = ""  # or tracks of another time would be waited for
 
     def _process(self, collected: Collected, earlier: tuple[PointCloud2, ...]) -> None:
         try:
