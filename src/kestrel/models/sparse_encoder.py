@@ -73,7 +73,7 @@ class SparseBasicBlock(nn.Module):
         self.conv1, self.bn1 = GridConv3d(channels, channels), _norm(channels)
         self.conv2, self.bn2 = GridConv3d(channels, channels), _norm(channels)
 
-    def stages(self) -> Iterator[Stage]:
+    def sparse_stages(self) -> Iterator[Stage]:
         """Return each convolution, its batch norm, and whether a ReLU follows."""
         yield self.conv1, self.bn1, True
         yield self.conv2, self.bn2, True

@@ -157,7 +157,7 @@ def keep_packed_alone(network: nn.Module, dtype: torch.dtype = torch.float32) ->
     """
     for module in network.modules():
         if isinstance(module, Staged):
-            for conv, norm, _ in module.stages():
+            for conv, norm, _ in module.sparse_stages():
                 conv.keep_packed_alone(norm, dtype)
 
 
@@ -260,7 +260,7 @@ Stage: TypeAlias = tuple[SparseConvolution, nn.BatchNorm1d, bool]
 class Staged(Protocol):
     """What is made of sparse convolutions and says which batch norm is behind which."""
 
-    def stages(self) -> Iterator[Stage]:
+    def sparse_stages(self) -> Iterator[Stage]:
         """Return each convolution, its batch norm, and whether a ReLU follows."""
 
 
@@ -275,12 +275,12 @@ class SparseSequential(nn.Sequential):
         relu: bool = False,
     ) -> SparseTensor:
         """Run all groups; residual and ReLU, if given, end the last one."""
-        *first, (conv, norm, act) = self.stages()
+        *first, (conv, norm, act) = self.sparse_stages()
         for early, early_norm, early_act in first:
             x = early.normalised(x, early_norm, target=target, relu=early_act)
         return conv.normalised(x, norm, target=target, residual=residual, relu=act or relu)
 
-    def stages(self) -> Iterator[Stage]:
+    def sparse_stages(self) -> Iterator[Stage]:
         """Return each convolution, its batch norm, and whether a ReLU follows."""
         layers = [*self, None]
         for index, layer in enumerate(layers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from kestrel.errors import InputError, ModelError
 from kestrel.models.minkunet import MinkUNet, scaled_channels
@@ -102,6 +103,15 @@ def test_packed_weights_alone_answer_alike_and_nothing_else(dtype):
     other = torch.float32 if dtype == torch.bfloat16 else torch.bfloat16
     with pytest.raises(InputError, match="keeps its packed weights alone"):
         built.to(other)(positions, features.to(other))
+
+
+@torch.no_grad()
+def test_packed_weights_alone_are_those_of_sparse_convolutions_whatever_else_a_network_has():
+    camera = nn.Module()
+    camera.stages = nn.ModuleList()  # as a Swin has them
+    whole = nn.ModuleDict({"camera": camera, "lidar": network(SPVCNN)})
+    keep_packed_alone(whole)
+    assert not any("kernel" in key for key in whole.state_dict())
 
 
 def test_packed_weights_alone_pass_no_gradient_on():
