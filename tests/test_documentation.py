@@ -8,6 +8,7 @@ import importlib
 import re
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -97,10 +98,10 @@ EXAMPLES = {
 }
 
 
-def run(heading: str) -> dict[str, object]:
+def run(heading: str) -> dict[str, Any]:
     """Return what the only example of a section has defined when it is done."""
     (example,) = EXAMPLES[heading]
-    defined: dict[str, object] = {}
+    defined: dict[str, Any] = {}
     exec(compile(example, f"docs/python.md, {heading}", "exec"), defined)
     return defined
 
@@ -108,29 +109,29 @@ def run(heading: str) -> dict[str, object]:
 @pytest.mark.usefixtures("own_data")
 def test_the_example_of_a_cloud_labels_every_point() -> None:
     labels = run("Segment a cloud")["labels"]
-    assert labels.class_names == POINT_CLASSES  # type: ignore[attr-defined]
-    assert len(labels.label) == 3000  # type: ignore[attr-defined]
+    assert labels.class_names == POINT_CLASSES
+    assert len(labels.label) == 3000
 
 
 @pytest.mark.usefixtures("own_data")
 def test_the_example_of_a_frame_answers_with_boxes_and_a_map() -> None:
     defined = run("Detect objects")
-    assert defined["frame"].modality == "camera+lidar"  # type: ignore[attr-defined]
-    assert defined["boxes"].class_names == DETECTION_CLASSES  # type: ignore[attr-defined]
-    assert defined["bev"].layer_names == MAP_LAYERS  # type: ignore[attr-defined]
+    assert defined["frame"].modality == "camera+lidar"
+    assert defined["boxes"].class_names == DETECTION_CLASSES
+    assert defined["bev"].layer_names == MAP_LAYERS
 
 
 @pytest.mark.usefixtures("own_data")
 def test_the_example_of_a_converted_network_labels_every_point() -> None:
     defined = run("A converted checkpoint")
     assert isinstance(defined["network"], SPVCNN)
-    assert defined["label"].shape == (3000,)  # type: ignore[attr-defined]
+    assert defined["label"].shape == (3000,)
 
 
 def test_the_example_of_an_operator_has_gradients() -> None:
     defined = run("An operator in a network of your own")
     for name in ("features", "weight"):
-        assert torch.count_nonzero(defined[name].grad) > 0  # type: ignore[attr-defined]
+        assert torch.count_nonzero(defined[name].grad) > 0
 
 
 def test_every_example_is_run() -> None:

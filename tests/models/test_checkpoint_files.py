@@ -10,6 +10,7 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def mmengine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HistoryBuffer, "__module__", name)
     monkeypatch.setattr(HistoryBuffer.min, "__module__", name)
     module = ModuleType(name)
-    module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "HistoryBuffer", HistoryBuffer, raising=False)
     for part in ("mmengine", "mmengine.logging"):
         monkeypatch.setitem(sys.modules, part, ModuleType(part))
     monkeypatch.setitem(sys.modules, name, module)
@@ -138,8 +139,8 @@ def test_what_is_passed_over_is_not_even_made(tmp_path: Path, monkeypatch: pytes
     """numpy would read addresses from bytes that are said to be objects, and getattr may run code."""
     read, contents = torch.load, []
 
-    def load(*arguments: object, **options: object) -> object:
-        contents.append(read(*arguments, **options))  # type: ignore[arg-type]
+    def load(*arguments: Any, **options: Any) -> object:
+        contents.append(read(*arguments, **options))
         return contents[-1]
 
     monkeypatch.setattr(torch, "load", load)

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from kestrel.ops.backend import NATIVE
+from kestrel.ops.packed_weight import int8_is_fast
 
 ResultT = TypeVar("ResultT")
 
+needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="the processor multiplies no bytes")
 needs_kernels = pytest.mark.skipif(NATIVE is None, reason="compiled kernels are not installed")
 
 

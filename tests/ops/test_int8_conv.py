@@ -7,10 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from kestrel.errors import InputError
-from kestrel.ops import int8_is_fast, packed_weight
+from kestrel.ops import packed_weight
 from kestrel.ops.int8_conv import grid_map, int8_conv, pack_int8_conv
-
-needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="the processor multiplies no bytes")
+from tests.ops.levels import needs_int8
 
 
 @needs_int8

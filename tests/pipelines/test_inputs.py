@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,6 @@ def test_points_in_another_frame_than_their_sensor_frame_are_refused(place: str)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bf16", ""])
-def test_a_precision_that_there_is_not_is_refused(precision: str) -> None:
+def test_a_precision_that_there_is_not_is_refused(precision: Any) -> None:
     with pytest.raises(ConfigError, match="bfloat16"):
-        FusionDetector.untrained(precision=precision)  # type: ignore[arg-type]
+        FusionDetector.untrained(precision=precision)
