@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import call, native_for, triton_for
+from kestrel.ops.operator import operator
 
 
 def sample_axes(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequence[Tensor]) -> Tensor:
@@ -44,7 +45,7 @@ def sample_axes(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequenc
     return sampled
 
 
-@torch.library.custom_op("kestrel::sample_axes", mutates_args=())
+@operator("sample_axes")
 def _sample_axes(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequence[Tensor]) -> Tensor:
     native = native_for(*grids)
     if native is None:
@@ -64,7 +65,7 @@ def _sample_axes(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequen
     return out.permute(0, 3, 1, 2)
 
 
-@_sample_axes.register_kernel("cuda")
+@_sample_axes.register_cuda
 def sample_axes_cuda(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequence[Tensor]) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if not triton_for(*grids):

@@ -20,6 +20,7 @@ from torch import Tensor
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import native_for, triton_for
 from kestrel.ops.frustum import GridShape, LiftSplatIndex, Tables
+from kestrel.ops.operator import differentiable, operator
 
 # The one product we use (rows of a CSR matrix times a dense one) has been stable for years.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -80,12 +81,12 @@ def _as_map(pooled: Tensor, batch: int, shape: GridShape) -> Tensor:
     return pooled.view(batch, nz, nx, ny, -1).permute(0, 1, 4, 2, 3).reshape(batch, -1, nx, ny)
 
 
-@torch.library.custom_op("kestrel::bev_pool", mutates_args=())
+@differentiable("bev_pool")
 def _bev_pool(features: Tensor, cells: Tensor, num_cells: int) -> Tensor:
     return bev_pool_reference(features, cells, num_cells)
 
 
-@_bev_pool.register_kernel("cuda")
+@_bev_pool.register_cuda
 def bev_pool_cuda(features: Tensor, cells: Tensor, num_cells: int) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if not triton_for(features):
@@ -160,7 +161,7 @@ def _frustum(depth: Tensor, context: Tensor, tables: Tables) -> tuple[object, ..
     )
 
 
-@torch.library.custom_op("kestrel::lift_splat", mutates_args=())
+@differentiable("lift_splat")
 def _lift_splat(
     depth: Tensor,
     context: Tensor,
@@ -182,7 +183,7 @@ def _lift_splat(
     return lift_splat_reference(depth, context, row_start, runs)
 
 
-@_lift_splat.register_kernel("cuda")
+@_lift_splat.register_cuda
 def lift_splat_cuda(
     depth: Tensor,
     context: Tensor,
@@ -215,7 +216,7 @@ def _(
     return context.new_empty(row_start.shape[0] - 1, context.shape[1])
 
 
-@torch.library.custom_op("kestrel::lift_splat_backward", mutates_args=())
+@operator("lift_splat_backward")
 def _lift_splat_backward(
     grad: Tensor,
     depth: Tensor,
@@ -235,7 +236,7 @@ def _lift_splat_backward(
     return lift_splat_backward_reference(grad, depth, context, row_start, runs)
 
 
-@_lift_splat_backward.register_kernel("cuda")
+@_lift_splat_backward.register_cuda
 def lift_splat_backward_cuda(
     grad: Tensor,
     depth: Tensor,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, triton_installed
+from kestrel.ops.operator import operator
 
 REGION_COLUMNS = 12
 
@@ -45,7 +46,7 @@ def box_points(
     return rows, counts
 
 
-@torch.library.custom_op("kestrel::box_points", mutates_args=())
+@operator("box_points")
 def _box_points(
     points: Tensor, regions: Tensor, slots: int, slot_s: float, limit: int
 ) -> tuple[Tensor, Tensor]:
@@ -61,7 +62,7 @@ def _box_points(
     return rows, found
 
 
-@_box_points.register_kernel("cuda")
+@_box_points.register_cuda
 def box_points_cuda(
     points: Tensor, regions: Tensor, slots: int, slot_s: float, limit: int
 ) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import call, native_for, triton_for
+from kestrel.ops.operator import operator
 
 MOST_CLASSES: Final = 256
 
@@ -35,7 +36,7 @@ def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
     return label, probability
 
 
-@torch.library.custom_op("kestrel::most_likely", mutates_args=())
+@operator("most_likely")
 def _most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
     native = native_for(logits)
     if native is None:
@@ -46,7 +47,7 @@ def _most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
     return label, probability
 
 
-@_most_likely.register_kernel("cuda")
+@_most_likely.register_cuda
 def most_likely_cuda(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if not triton_for(logits):

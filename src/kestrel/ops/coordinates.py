@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, triton_installed
+from kestrel.ops.operator import operator
 
 AXIS_BITS: Final = 17
 _AXIS_BIAS: Final = 1 << (AXIS_BITS - 1)
@@ -87,7 +88,7 @@ def find(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     return rows
 
 
-@torch.library.custom_op("kestrel::find_keys", mutates_args=())
+@operator("find_keys")
 def _find_keys(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     if NATIVE is None or wanted.device.type != "cpu":
         return find_reference(sorted_keys, wanted)
@@ -97,7 +98,7 @@ def _find_keys(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     return found
 
 
-@_find_keys.register_kernel("cuda")
+@_find_keys.register_cuda
 def find_keys_cuda(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if not triton_installed():

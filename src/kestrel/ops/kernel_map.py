@@ -24,6 +24,7 @@ from torch import Tensor
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, triton_installed
 from kestrel.ops.coordinates import find, offset_key, pack, pack_unchecked, sort_unique, unpack
+from kestrel.ops.operator import operator
 
 Triple: TypeAlias = tuple[int, int, int]
 _Strided: TypeAlias = tuple[tuple[Triple, ...], Triple, bool]
@@ -187,7 +188,7 @@ def coordinate_set(indices: Tensor, *, spatial_shape: Triple | None = None) -> t
     return CoordinateSet(keys, spatial_shape=spatial_shape), inverse
 
 
-@torch.library.custom_op("kestrel::submanifold_table", mutates_args=())
+@operator("submanifold_table")
 def _submanifold_table(keys: Tensor, offsets: Sequence[int]) -> Tensor:
     """Return the (K, N) table of K offsets (3 K numbers), which are symmetric around the middle one."""
     if NATIVE is None or keys.device.type != "cpu":
@@ -198,7 +199,7 @@ def _submanifold_table(keys: Tensor, offsets: Sequence[int]) -> Tensor:
     return table
 
 
-@_submanifold_table.register_kernel("cuda")
+@_submanifold_table.register_cuda
 def submanifold_table_cuda(keys: Tensor, offsets: Sequence[int]) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if not triton_installed():

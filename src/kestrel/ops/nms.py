@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, triton_installed
+from kestrel.ops.operator import operator
 from kestrel.ops.rotated_iou import rotated_iou, rotated_iou_reference
 
 
@@ -92,7 +93,7 @@ def _limit(limit: int | None, order: Tensor) -> int:
     return len(order) if limit is None else limit
 
 
-@torch.library.custom_op("kestrel::rotated_nms", mutates_args=())
+@operator("rotated_nms")
 def _rotated_nms(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
     """Return the ranks to keep of boxes that come best first."""
     if NATIVE is None or boxes.device.type != "cpu":
@@ -102,7 +103,7 @@ def _rotated_nms(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int
     return kept[:found].clone()
 
 
-@_rotated_nms.register_kernel("cuda")
+@_rotated_nms.register_cuda
 def rotated_nms_cuda(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     wide = boxes.double()
@@ -114,7 +115,7 @@ def _(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor
     return labels.new_empty(torch.library.get_ctx().new_dynamic_size())
 
 
-@torch.library.custom_op("kestrel::circle_nms", mutates_args=())
+@operator("circle_nms")
 def _circle_nms(centers: Tensor, labels: Tensor, squared: Tensor, limit: int) -> Tensor:
     """Return the ranks to keep of boxes that come best first."""
     if NATIVE is None or centers.device.type != "cpu":
@@ -124,7 +125,7 @@ def _circle_nms(centers: Tensor, labels: Tensor, squared: Tensor, limit: int) ->
     return kept[:found].clone()
 
 
-@_circle_nms.register_kernel("cuda")
+@_circle_nms.register_cuda
 def circle_nms_cuda(centers: Tensor, labels: Tensor, squared: Tensor, limit: int) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     return _chosen_there(_within(centers, squared), labels, limit)

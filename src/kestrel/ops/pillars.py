@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import call, native_for, triton_for
+from kestrel.ops.operator import differentiable, operator
 
 LEAST_POINTS: Final = 2
 """With fewer points inside of the grid the canvas stays empty: of one, training knows no variance."""
@@ -90,7 +91,7 @@ def pillar_maximum(
     return canvas.view(frames, side, side, -1).permute(0, 3, 1, 2)
 
 
-@torch.library.custom_op("kestrel::pillar_maximum", mutates_args=())
+@differentiable("pillar_maximum")
 def _pillar_maximum(features: Tensor, pillar: Tensor, weight: Tensor, bias: Tensor, pillars: int) -> Tensor:
     answers = torch.addmm(bias, features, weight).relu_()
     # Nothing is below zero, so that the empty canvas takes no part in the maximum.
@@ -155,7 +156,7 @@ def pillar_canvas(
     return canvas
 
 
-@torch.library.custom_op("kestrel::pillar_canvas", mutates_args=())
+@operator("pillar_canvas")
 def _pillar_canvas(
     points: Tensor, batch: Tensor, weight: Tensor, bias: Tensor, lengths: Sequence[float], frames: int
 ) -> Tensor:
@@ -176,7 +177,7 @@ def _pillar_canvas(
     return out.permute(0, 3, 1, 2)
 
 
-@_pillar_canvas.register_kernel("cuda")
+@_pillar_canvas.register_cuda
 def pillar_canvas_cuda(
     points: Tensor, batch: Tensor, weight: Tensor, bias: Tensor, lengths: Sequence[float], frames: int
 ) -> Tensor:

@@ -15,6 +15,7 @@ from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, native_for, triton_for, triton_installed
 from kestrel.ops.coordinates import COORDINATE_LIMIT, find, offset_key, pack
 from kestrel.ops.kernel_map import CoordinateSet, torchsparse_offsets
+from kestrel.ops.operator import differentiable, operator
 
 
 def point_rows(points: Tensor, voxels: CoordinateSet) -> Tensor:
@@ -67,7 +68,7 @@ def trilinear_neighbours(
     return rows, weights
 
 
-@torch.library.custom_op("kestrel::trilinear_neighbours", mutates_args=())
+@operator("trilinear_neighbours")
 def _trilinear_neighbours(
     points: Tensor, keys: Tensor, stride: Sequence[int], table: Tensor | None, near: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -83,7 +84,7 @@ def _trilinear_neighbours(
     return (rows, weights) if fit else trilinear_reference(points, keys, stride)  # which says why not
 
 
-@_trilinear_neighbours.register_kernel("cuda")
+@_trilinear_neighbours.register_cuda
 def trilinear_neighbours_cuda(
     points: Tensor, keys: Tensor, stride: Sequence[int], table: Tensor | None, near: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -187,7 +188,7 @@ def check_rows(rows: Tensor, voxel_count: int) -> None:
         raise InputError(describe("row of a voxel", expected=f"less than {voxel_count}", found=highest))
 
 
-@torch.library.custom_op("kestrel::scatter_mean", mutates_args=())
+@differentiable("scatter_mean")
 def _scatter_mean(features: Tensor, rows: Tensor, voxel_count: int) -> tuple[Tensor, Tensor]:
     check_rows(rows, voxel_count)
     native = native_for(features)
@@ -200,7 +201,7 @@ def _scatter_mean(features: Tensor, rows: Tensor, voxel_count: int) -> tuple[Ten
     return means.to(features.dtype), counts.to(features.dtype)
 
 
-@_scatter_mean.register_kernel("cuda")
+@_scatter_mean.register_cuda
 def scatter_mean_cuda(features: Tensor, rows: Tensor, voxel_count: int) -> tuple[Tensor, Tensor]:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if not triton_for(features):
@@ -241,7 +242,7 @@ def _counts(rows: Tensor, voxel_count: int) -> Tensor:
     return torch.bincount(rows.long() + 1, minlength=voxel_count + 1)[1:]
 
 
-@torch.library.custom_op("kestrel::devoxelize", mutates_args=())
+@differentiable("devoxelize")
 def _devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     check_rows(rows, len(features))
     native = native_for(features)
@@ -254,7 +255,7 @@ def _devoxelize(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return out.to(features.dtype)
 
 
-@_devoxelize.register_kernel("cuda")
+@_devoxelize.register_cuda
 def devoxelize_cuda(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if not triton_for(features):
@@ -269,7 +270,7 @@ def _(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return features.new_empty(rows.shape[0], features.shape[1])
 
 
-@torch.library.custom_op("kestrel::devoxelize_gradient", mutates_args=())
+@operator("devoxelize_gradient")
 def _devoxelize_gradient(gradient: Tensor, rows: Tensor, weights: Tensor, voxel_count: int) -> Tensor:
     native = native_for(gradient)
     if native is None:
@@ -281,7 +282,7 @@ def _devoxelize_gradient(gradient: Tensor, rows: Tensor, weights: Tensor, voxel_
     return out.to(gradient.dtype)
 
 
-@_devoxelize_gradient.register_kernel("cuda")
+@_devoxelize_gradient.register_cuda
 def devoxelize_gradient_cuda(gradient: Tensor, rows: Tensor, weights: Tensor, voxel_count: int) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if not triton_for(gradient):

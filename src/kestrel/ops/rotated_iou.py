@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, triton_installed
+from kestrel.ops.operator import operator
 
 
 def rotated_iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ def rotated_iou(boxes: Tensor, others: Tensor) -> Tensor:
     return result
 
 
-@torch.library.custom_op("kestrel::rotated_iou", mutates_args=())
+@operator("rotated_iou")
 def _rotated_iou(boxes: Tensor, others: Tensor) -> Tensor:
     if NATIVE is None or boxes.device.type != "cpu":
         return rotated_iou_reference(boxes, others)
@@ -52,7 +53,7 @@ def _rotated_iou(boxes: Tensor, others: Tensor) -> Tensor:
     return out.to(boxes.dtype)
 
 
-@_rotated_iou.register_kernel("cuda")
+@_rotated_iou.register_cuda
 def rotated_iou_cuda(boxes: Tensor, others: Tensor) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if not triton_installed():

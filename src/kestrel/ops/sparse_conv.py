@@ -13,6 +13,7 @@ from torch import Tensor
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import call, native_for, triton_for
 from kestrel.ops.kernel_map import KernelMap
+from kestrel.ops.operator import differentiable, operator
 from kestrel.ops.packed_weight import (
     NUMBERS,
     Int8Weight,
@@ -254,7 +255,7 @@ def weight_gradient_reference(features: Tensor, gradient: Tensor, gather: Tensor
     return result
 
 
-@torch.library.custom_op("kestrel::sparse_conv", mutates_args=())
+@differentiable("sparse_conv")
 def _sparse_conv(
     features: Tensor,
     weight: Tensor,
@@ -272,7 +273,7 @@ def _sparse_conv(
     return _run_native(native, features, pack_for(native, weight), weight.shape[2], gather, epilogue)
 
 
-@_sparse_conv.register_kernel("cuda")
+@_sparse_conv.register_cuda
 def sparse_conv_cuda(
     features: Tensor,
     weight: Tensor,
@@ -303,7 +304,7 @@ def _(
     return features.new_empty(gather.shape[1], weight.shape[2])
 
 
-@torch.library.custom_op("kestrel::sparse_conv_weight_gradient", mutates_args=())
+@operator("sparse_conv_weight_gradient")
 def _weight_gradient(features: Tensor, gradient: Tensor, gather: Tensor) -> Tensor:
     native = native_for(features, gradient)
     if native is None:
@@ -315,7 +316,7 @@ def _weight_gradient(features: Tensor, gradient: Tensor, gather: Tensor) -> Tens
     return out.to(features.dtype)
 
 
-@_weight_gradient.register_kernel("cuda")
+@_weight_gradient.register_cuda
 def weight_gradient_cuda(features: Tensor, gradient: Tensor, gather: Tensor) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if not triton_for(features, gradient):

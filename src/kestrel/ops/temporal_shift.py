@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import triton_for
+from kestrel.ops.operator import differentiable
 
 
 def temporal_shift(x: Tensor, n_segment: int, fold_div: int = 8, *, bidirectional: bool = True) -> Tensor:
@@ -48,13 +49,13 @@ def _check_channels(x: Tensor, fold_div: int) -> None:
         raise InputError(describe("temporal shift", expected="(N, C, ...), fold_div >= 1", found=found))
 
 
-@torch.library.custom_op("kestrel::temporal_shift", mutates_args=())
+@differentiable("temporal_shift")
 def _temporal_shift(x: Tensor, n_segment: int, fold: int, first: int, second: int) -> Tensor:
     """Take channels [0, fold) from frame t + first, [fold, 2 fold) from t + second; steps of -1, 0 and 1."""
     return temporal_shift_reference(x, n_segment, fold, first, second)
 
 
-@_temporal_shift.register_kernel("cuda")
+@_temporal_shift.register_cuda
 def temporal_shift_cuda(x: Tensor, n_segment: int, fold: int, first: int, second: int) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if not triton_for(x):

@@ -16,6 +16,7 @@ from torch import Tensor
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, triton_installed
 from kestrel.ops.coordinates import COORDINATE_LIMIT, pack
+from kestrel.ops.operator import differentiable
 
 Reduction = Literal["first", "mean", "max"]
 _REDUCTIONS: Final = get_args(Reduction)
@@ -96,7 +97,7 @@ def grid_shape(voxel_size: Sequence[float], point_cloud_range: Sequence[float]) 
     return x, y, z
 
 
-@torch.library.custom_op("kestrel::voxelize", mutates_args=())
+@differentiable("voxelize")
 def _voxelize(
     points: Tensor,
     voxel_size: Sequence[float],
@@ -126,7 +127,7 @@ def _voxelize(
     return features[:found], indices[:found], counts[:found], first[:found], rows
 
 
-@_voxelize.register_kernel("cuda")
+@_voxelize.register_cuda
 def voxelize_cuda(
     points: Tensor,
     voxel_size: Sequence[float],

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import call, native_for, triton_for
+from kestrel.ops.operator import operator
 
 MOST_WINDOW: Final = 32
 MOST_DEPTH: Final = 256
@@ -55,7 +56,7 @@ def window_attention(qkv: Tensor, padding: Tensor, bias: Tensor, window: int, sh
     return attended
 
 
-@torch.library.custom_op("kestrel::window_attention", mutates_args=())
+@operator("window_attention")
 def _window_attention(qkv: Tensor, padding: Tensor, bias: Tensor, window: int, shift: int) -> Tensor:
     native = native_for(qkv)
     if native is None:
@@ -71,7 +72,7 @@ def _window_attention(qkv: Tensor, padding: Tensor, bias: Tensor, window: int, s
     return out
 
 
-@_window_attention.register_kernel("cuda")
+@_window_attention.register_cuda
 def window_attention_cuda(qkv: Tensor, padding: Tensor, bias: Tensor, window: int, shift: int) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     depth = qkv.shape[3] // (3 * len(bias))

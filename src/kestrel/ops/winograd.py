@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import call, native_for
+from kestrel.ops.operator import operator
 
 PANEL: Final = 16
 """Width of the panels in which the transformed weights lie; convolutions have at least so many channels."""
@@ -78,7 +79,7 @@ def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False
     return out
 
 
-@torch.library.custom_op("kestrel::winograd_conv", mutates_args=())
+@operator("winograd_conv")
 def _winograd_conv(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     native = native_for(x, weight, bias)
     if native is None or x.dtype != torch.float32:
