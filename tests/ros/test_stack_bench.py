@@ -7,7 +7,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
@@ -19,7 +20,16 @@ from kestrel.data.messages import Source
 from kestrel.errors import InputError, SetupError
 from kestrel.eval.recording import Traffic
 from kestrel_nodes.demo import NODES
-from kestrel_nodes.stack_bench import Account, Meter, account, figures, inputs_of, node_processes
+from kestrel_nodes.stack_bench import (
+    Account,
+    Meter,
+    ProcessWatch,
+    Use,
+    account,
+    figures,
+    inputs_of,
+    node_processes,
+)
 
 MS = 10**6
 FUSION_INPUTS = {"points": "/lidar/points", "front/image": "/camera/front/image"}
@@ -60,11 +70,13 @@ def test_inputs_to_which_nothing_was_sent_are_left_out() -> None:
 
 def test_figures_are_per_second_of_the_replay_and_per_fused_frame() -> None:
     accounts = {"fusion": Account(20, 15, 4, 1), "video": Account(10, 8, 0, 0)}
-    found = figures(traffic(), accounts, {"fusion": 4.0, "video": 1.0, "replay": 1.0}, 2.0)
+    uses = {"fusion": Use(2.0, 4.0, 300.0), "video": Use(0.5, 1.0, 200.0), "replay": Use(0.5, 1.0, 100.0)}
+    found = figures(traffic(), accounts, uses)
     assert found["fused frames"].value == pytest.approx(8 / 0.95)  # of ten, in 950 ms
     assert found["all: processor"].value == pytest.approx(3.0)
     assert found["fusion: processor"].value == pytest.approx(2.0)
     assert found["fusion: processor per fused frame"].value == pytest.approx(500)
+    assert (found["video: memory"].value, found["all: memory"].value) == (200, 600)
     assert found["fusion: answered"].value == pytest.approx(0.75)
     assert found["fusion: latency, p50"].value == pytest.approx(50)
     assert found["video: lost silently"].value == 2
@@ -72,7 +84,7 @@ def test_figures_are_per_second_of_the_replay_and_per_fused_frame() -> None:
 
 def test_a_node_that_answers_nothing_is_named() -> None:
     with pytest.raises(InputError, match=r"none of \['augment'\]"):
-        figures(traffic(), {"fusion": Account(1, 1, 0, 0), "augment": Account(1, 0, 0, 0)}, {}, 1.0)
+        figures(traffic(), {"fusion": Account(1, 1, 0, 0), "augment": Account(1, 0, 0, 0)}, {})
 
 
 def test_the_last_word_of_a_node_counts() -> None:
@@ -97,20 +109,36 @@ def test_inputs_are_those_of_the_rig() -> None:
     assert inputs_of("augment")["labels"] == "/augment/input/labels"
 
 
-@pytest.fixture
-def children() -> Iterator[None]:
-    """Processes below this one that are called like nodes."""
+@contextmanager
+def children(names: Sequence[str]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Run processes below this one that are called like nodes and end with their input."""
     waiting = "import sys; sys.stdin.read()"
-    running = [
-        subprocess.Popen([sys.executable, "-c", waiting, "kestrel_nodes", name], stdin=subprocess.PIPE)
-        for name in NODES[:-1]
-    ]
-    yield
-    for process in running:
-        process.communicate(timeout=10)
+    running = {
+        name: subprocess.Popen([sys.executable, "-c", waiting, "kestrel_nodes", name], stdin=subprocess.PIPE)
+        for name in names
+    }
+    try:
+        yield running
+    finally:
+        for process in running.values():
+            process.communicate(timeout=10)
 
 
-@pytest.mark.usefixtures("children")
 def test_a_node_without_process_is_named() -> None:
-    with pytest.raises(SetupError, match=r"augment.*found \['fusion', 'segmentation', 'video'\]"):
+    with (
+        children(NODES[:-1]),
+        pytest.raises(SetupError, match=r"augment.*found \['fusion', 'segmentation', 'video'\]"),
+    ):
         node_processes(os.getpid())
+
+
+def test_what_a_process_takes_is_watched_until_it_ends() -> None:
+    with children(NODES) as running:
+        watch = ProcessWatch(os.getpid())
+        watch.progress(0.0, 1.0, 1.0)
+        uses = watch.read()
+        assert set(uses) == {*NODES, "replay"}
+        assert 1 < uses["fusion"].memory_mib < uses["replay"].memory_mib
+        running["fusion"].communicate(timeout=10)
+        with pytest.raises(SetupError, match="all alive until the end"):
+            watch.read()

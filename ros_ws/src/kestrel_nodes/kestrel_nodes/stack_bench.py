@@ -7,7 +7,8 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -60,8 +61,8 @@ class Meter:
         """Nothing is kept open."""
 
 
-class ProcessorClock:
-    """Processor time of the process of each node, from the first message of the replay on.
+class ProcessWatch:
+    """What the process of each node takes: processor time from the first message of the replay on, memory.
 
     Args:
         supervisor: process id of `kestrel up`, whose children they are.
@@ -79,24 +80,48 @@ class ProcessorClock:
             self._nodes = {**node_processes(self._supervisor), "replay": psutil.Process()}
             self._began, self._began_s = self._now(), time.monotonic()
 
-    def read(self) -> tuple[dict[str, float], float]:
-        """Return the processor seconds of every process since then, and the seconds that have passed.
+    def read(self) -> dict[str, Use]:
+        """Return what every process has taken.
 
         Raises:
             SetupError: a node has ended meanwhile.
         """
-        now = self._now()
-        return {name: now[name] - began for name, began in self._began.items()}, (
-            time.monotonic() - self._began_s
-        )
+        now, passed_s = self._now(), time.monotonic() - self._began_s
+        return {
+            name: Use((now[name] - began) / passed_s, now[name] - began, self._memory_mib(name))
+            for name, began in self._began.items()
+        }
 
     def _now(self) -> dict[str, float]:
-        try:
+        with _all_alive():
             times = {name: process.cpu_times() for name, process in self._nodes.items()}
-        except psutil.NoSuchProcess as error:
-            expected = "all alive until the end"
-            raise SetupError(describe("processes of the nodes", expected=expected, found=error)) from error
         return {name: own.user + own.system for name, own in times.items()}
+
+    def _memory_mib(self, name: str) -> float:
+        with _all_alive():
+            return float(self._nodes[name].memory_full_info().pss) / 2**20
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a process takes.
+
+    cores: processor time of a second, on the average. spent_s: processor seconds.
+    memory_mib: resident memory at the end; pages that processes share count in parts.
+    """
+
+    cores: float
+    spent_s: float
+    memory_mib: float
+
+
+@contextmanager
+def _all_alive() -> Iterator[None]:
+    try:
+        yield
+    except psutil.NoSuchProcess as error:
+        expected = "all alive until the end"
+        raise SetupError(describe("processes of the nodes", expected=expected, found=error)) from error
 
 
 def node_processes(supervisor: int) -> dict[str, psutil.Process]:
@@ -178,7 +203,7 @@ def stack() -> dict[str, Figure]:
     demo.simulate(sys.stderr)
     meter, console = Meter(), Console(stderr=True, highlight=False)
     with running_nodes(FOLDER / "stack.log") as supervisor:
-        clock = ProcessorClock(supervisor)
+        watch = ProcessWatch(supervisor)
         outcome = replay(
             Options(
                 demo.drive,
@@ -188,17 +213,17 @@ def stack() -> dict[str, Figure]:
                 exclude=re.compile(DRAWN),
             ),
             say=console.print,
-            progress=clock.progress,
+            progress=watch.progress,
             sink=meter,
         )
         if outcome.interrupted:
             raise KestrelError("kestrel bench stack: stopped before the end of the drive")
-        spent_s, passed_s = clock.read()
+        uses = watch.read()
     sent = {topic: len(times) for topic, times in meter.traffic.sent.items()}
     accounts = {node: account(node, inputs_of(node), sent, meter.said) for node in NODES}
     return {
         "replay": Figure(outcome.played.rate, "x real time"),
-        **figures(meter.traffic, accounts, spent_s, passed_s),
+        **figures(meter.traffic, accounts, uses),
     }
 
 
@@ -210,16 +235,13 @@ def inputs_of(node: str) -> dict[str, str]:
     }
 
 
-def figures(
-    traffic: Traffic, accounts: Mapping[str, Account], spent_s: Mapping[str, float], passed_s: float
-) -> dict[str, Figure]:
+def figures(traffic: Traffic, accounts: Mapping[str, Account], uses: Mapping[str, Use]) -> dict[str, Figure]:
     """Return the rate of fused frames, and of every node what became of its inputs and what it cost.
 
     Args:
         traffic: when messages were sent and answers arrived.
         accounts: by node.
-        spent_s: processor seconds by process, of ``passed_s`` seconds.
-        passed_s: how long they were watched.
+        uses: by process, what it takes.
 
     Raises:
         InputError: a node answered nothing at all.
@@ -242,9 +264,11 @@ def figures(
         }
         for percent in (50, 99):
             result[f"{node}: latency, p{percent}"] = Figure(timings[node].percentile_ms(percent), "ms")
-    for name, seconds in {**spent_s, "all": sum(spent_s.values())}.items():
-        result[f"{name}: processor"] = Figure(seconds / passed_s, "cores")
-        result[f"{name}: processor per fused frame"] = Figure(1e3 * seconds / frames, "ms")
+    sums = (sum(getattr(use, what) for use in uses.values()) for what in ("cores", "spent_s", "memory_mib"))
+    for name, use in {**uses, "all": Use(*sums)}.items():
+        result[f"{name}: processor"] = Figure(use.cores, "cores")
+        result[f"{name}: processor per fused frame"] = Figure(1e3 * use.spent_s / frames, "ms")
+        result[f"{name}: memory"] = Figure(use.memory_mib, "MiB")
     return result
 
 
