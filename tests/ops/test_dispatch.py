@@ -70,7 +70,7 @@ def cases() -> Iterator[tuple[str, str, str, tuple[object, ...]]]:
     rows, weights = trilinear_neighbours(points, voxels)
     yield "find_keys", "coordinates", "find_keys_cuda", (keys, keys + 1)
     offsets = [axis for offset in torchsparse_offsets(3) for axis in offset]
-    yield "submanifold_table", "kernel_map", "submanifold_table_cuda", (keys, offsets)
+    yield "submanifold_table", "neighbour_tables", "submanifold_table_cuda", (keys, offsets)
     arguments = points, keys, (1, 1, 1), None, None
     yield "trilinear_neighbours", "point_voxel", "trilinear_neighbours_cuda", arguments
     owner = rows[:, 0].contiguous()

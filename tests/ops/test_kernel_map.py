@@ -6,11 +6,13 @@ import itertools
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from kestrel.errors import InputError
 from kestrel.ops import CoordinateSet, centred_offsets, coordinate_set, torchsparse_offsets
 from kestrel.ops.coordinates import pack
-from kestrel.ops.kernel_map import submanifold_reference
+from kestrel.ops.neighbour_tables import submanifold_reference
 from tests.ops.voxels import random_indices, random_voxels
 
 CUBE = torchsparse_offsets(3)
@@ -117,6 +119,19 @@ def test_the_operators_are_registered_as_torch_wants_them():
     torch.library.opcheck(torch.ops.kestrel.find_keys, (keys, keys + 1))
     offsets = [axis for offset in torchsparse_offsets(3) for axis in offset]
     torch.library.opcheck(torch.ops.kestrel.submanifold_table, (keys, offsets))
+    torch.library.opcheck(torch.ops.kestrel.pack_keys, (random_voxels(30).indices,))
+    torch.library.opcheck(torch.ops.kestrel.sort_unique, (torch.cat((keys, keys)),))
+    for shape, dilate in (([], False), ([9, 9, 9], True)):
+        torch.library.opcheck(torch.ops.kestrel.strided_tables, (keys, offsets, [2, 2, 2], shape, dilate))
+
+
+def test_sets_and_maps_can_be_traced_without_values():
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        voxels, rows = coordinate_set(torch.zeros(50, 4, dtype=torch.int64))
+        coarse, found = voxels.downsample(HALF, (2, 2, 2))
+        assert rows.shape == (50,)
+        assert found.gather.shape[1] == coarse.keys.shape[0]
+        assert found.scatter.shape[1] == voxels.keys.shape[0]
 
 
 def test_a_submanifold_layer_needs_offsets_that_mirror_each_other():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kestrel.nn.sparse import SparseConvolution, SparseSequential, SparseTensor, Stage
 from kestrel.ops import CoordinateSet, KernelMap, coordinate_set
-from kestrel.ops.kernel_map import Triple
+from kestrel.ops.neighbour_tables import Triple
 
 _NORM_EPS: Final = 1e-3
 _NORM_MOMENTUM: Final = 0.01

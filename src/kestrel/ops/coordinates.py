@@ -36,6 +36,11 @@ def pack(indices: Tensor) -> Tensor:
     if indices.ndim != 2 or indices.shape[1] != 4 or indices.is_floating_point():
         found = f"{indices.dtype} of shape {tuple(indices.shape)}"
         raise InputError(describe("voxel indices", expected="integers of shape (N, 4)", found=found))
+    return _pack_keys(indices)
+
+
+@operator("pack_keys")
+def _pack_keys(indices: Tensor) -> Tensor:
     wide = indices.long()
     if NATIVE is not None and wide.device.type == "cpu":
         keys = torch.empty(len(wide), dtype=torch.int64, device="cpu")
@@ -49,6 +54,11 @@ def pack(indices: Tensor) -> Tensor:
             found = f"from {low.tolist()} to {high.tolist()}"
             raise InputError(describe("voxel indices", expected=expected, found=found))
     return pack_unchecked(wide)
+
+
+@_pack_keys.register_fake
+def _(indices: Tensor) -> Tensor:
+    return indices.new_empty(indices.shape[0], dtype=torch.int64)
 
 
 def pack_unchecked(wide: Tensor) -> Tensor:
@@ -74,12 +84,22 @@ def offset_key(offset: tuple[int, int, int]) -> int:
 
 def sort_unique(keys: Tensor) -> tuple[Tensor, Tensor]:
     """Return the (M,) sorted keys without repetition and the (N,) int64 position of each given key there."""
+    return _sort_unique(keys)
+
+
+@operator("sort_unique")
+def _sort_unique(keys: Tensor) -> tuple[Tensor, Tensor]:
     if NATIVE is None or keys.device.type != "cpu":
         unique, inverse = torch.unique(keys, return_inverse=True)
         return unique, inverse
-    unique, inverse = torch.empty(2, len(keys), dtype=torch.int64, device="cpu")
+    unique, inverse = torch.empty_like(keys), torch.empty_like(keys)
     count = call(NATIVE.unique_keys, keys, len(keys), unique, inverse, torch.get_num_threads())
     return unique[:count].clone(), inverse
+
+
+@_sort_unique.register_fake
+def _(keys: Tensor) -> tuple[Tensor, Tensor]:
+    return keys.new_empty(torch.library.get_ctx().new_dynamic_size()), torch.empty_like(keys)
 
 
 def find(sorted_keys: Tensor, wanted: Tensor) -> Tensor:

@@ -11,22 +11,17 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from kestrel.errors import InputError, describe
-from kestrel.ops.backend import NATIVE, call, triton_installed
-from kestrel.ops.coordinates import find, offset_key, pack, pack_unchecked, sort_unique, unpack
-from kestrel.ops.operator import operator
+from kestrel.ops.coordinates import pack, sort_unique, unpack
+from kestrel.ops.neighbour_tables import Triple, covers_once, strided_tables, submanifold_table
 
-Triple: TypeAlias = tuple[int, int, int]
 _Strided: TypeAlias = tuple[tuple[Triple, ...], Triple, bool]
 """Offsets, stride and whether all voxels that any offset reaches are outputs."""
 
@@ -138,7 +133,7 @@ class CoordinateSet:
             if len(wanted) % 2 == 0 or wanted != tuple((-x, -y, -z) for x, y, z in reversed(wanted)):
                 expected = "point-symmetric ones, as of an odd kernel"
                 raise InputError(describe("offsets of a submanifold layer", expected=expected, found=wanted))
-            table = _submanifold_table(self.keys, list(itertools.chain(*wanted)))
+            table = submanifold_table(self.keys, list(itertools.chain(*wanted)))
             self._submanifold[wanted] = KernelMap(table, None, built=True)
         return self._submanifold[wanted]
 
@@ -165,7 +160,7 @@ class CoordinateSet:
         None where ``coarse`` is not known to come from this set through windows that cover each voxel once.
         """
         for (offsets, stride, _), (next_set, kernel_map) in self._strided.items():
-            if self.spatial_shape is not None or not _covers_once(offsets, stride):
+            if self.spatial_shape is not None or not covers_once(offsets, stride):
                 continue
             rows = kernel_map.scatter.amax(0)
             further = rows if next_set is coarse else next_set.rows_in(coarse)
@@ -188,116 +183,19 @@ def coordinate_set(indices: Tensor, *, spatial_shape: Triple | None = None) -> t
     return CoordinateSet(keys, spatial_shape=spatial_shape), inverse
 
 
-@operator("submanifold_table")
-def _submanifold_table(keys: Tensor, offsets: Sequence[int]) -> Tensor:
-    """Return the (K, N) table of K offsets (3 K numbers), which are symmetric around the middle one."""
-    if NATIVE is None or keys.device.type != "cpu":
-        return submanifold_reference(keys, offsets)
-    table = torch.empty((len(offsets) // 3, len(keys)), dtype=torch.int32, device="cpu")
-    threads = torch.get_num_threads()
-    call(NATIVE.submanifold_table, keys, len(keys), _triples(offsets), table, threads)
-    return table
-
-
-@_submanifold_table.register_cuda
-def submanifold_table_cuda(keys: Tensor, offsets: Sequence[int]) -> Tensor:
-    """Compute the operator on a GPU: in Triton where it is installed."""
-    if not triton_installed():
-        return submanifold_reference(keys, offsets)
-    from kestrel.ops.gpu import kernel_map as gpu
-
-    return gpu.submanifold_table(keys, [offset_key(offset) for offset in _triples(offsets)])
-
-
-@_submanifold_table.register_fake
-def _(keys: Tensor, offsets: Sequence[int]) -> Tensor:
-    return keys.new_empty(len(offsets) // 3, keys.shape[0], dtype=torch.int32)
-
-
-def submanifold_reference(keys: Tensor, offsets: Sequence[int]) -> Tensor:
-    """Compute the operator in torch."""
-    count, middle = len(offsets) // 3, len(offsets) // 6
-    table = torch.full((count, len(keys)), -1, dtype=torch.int32, device=keys.device)
-    for k, offset in enumerate(_triples(offsets)[:middle]):
-        # A pair (j, i) at one offset is the pair (i, j) at the opposite one: half of the searches suffice.
-        found = find(keys, keys + offset_key(offset))
-        table[k] = found
-        outputs = (found >= 0).nonzero().squeeze(1)
-        table[count - 1 - k, found[outputs].long()] = outputs.int()
-    table[middle] = torch.arange(len(keys), dtype=torch.int32, device=keys.device)
-    return table
-
-
-def _triples(numbers: Sequence[int]) -> list[Triple]:
-    return list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
-
-
-def _covers_once(offsets: tuple[Triple, ...], stride: Triple) -> bool:
-    """Return whether kernel and stride are equal: then every voxel lies in the window of one output."""
-    return offsets == tuple(itertools.product(*map(range, stride)))
-
-
 def _strided_map(
     source: CoordinateSet, offsets: tuple[Triple, ...], stride: Triple, dilate: bool
 ) -> tuple[CoordinateSet, KernelMap]:
-    if NATIVE is not None and source.keys.device.type == "cpu" and (dilate or _covers_once(offsets, stride)):
-        return _strided_map_native(NATIVE, source, offsets, stride)
-    indices = source.indices
-    steps = torch.tensor((1, *stride), device=indices.device)
     shape = _strided_shape(source.spatial_shape, offsets, stride)
-    if dilate:
-        reached = [_reached(indices, offset, steps, shape) for offset in offsets]
-        keys = sort_unique(torch.cat(reached))[0]
-    else:
-        keys = sort_unique(pack(indices.div(steps, rounding_mode="floor")))[0]
+    keys, gather, scatter = strided_tables(
+        source.keys, list(itertools.chain(*offsets)), list(stride), list(shape or ()), dilate
+    )
     coarse = CoordinateSet(keys, _scaled(source.stride, stride), shape)
-    origin = pack_unchecked(unpack(keys) * steps)
-    gather = torch.stack([find(source.keys, origin + offset_key(offset)) for offset in offsets])
-    return coarse, KernelMap(gather, _inverse(gather, len(source)), built=True)
-
-
-def _strided_map_native(
-    native: ModuleType, source: CoordinateSet, offsets: tuple[Triple, ...], stride: Triple
-) -> tuple[CoordinateSet, KernelMap]:
-    shape = _strided_shape(source.spatial_shape, offsets, stride)
-    windows = math.prod(
-        _most_windows({offset[axis] for offset in offsets}, stride[axis]) for axis in range(3)
-    )
-    capacity = windows * len(source)
-    keys = torch.empty(capacity, dtype=torch.int64, device="cpu")
-    inputs, slices, outputs = torch.empty(3, capacity, dtype=torch.int32, device="cpu")
-    count, found = call(
-        native.strided_triples,
-        *(source.keys, len(source), offsets, stride, shape or (), capacity),
-        *(keys, inputs, slices, outputs, torch.get_num_threads()),
-    )
-    gather = torch.full((len(offsets), found), -1, dtype=torch.int32, device="cpu")
-    scatter = torch.full((len(offsets), len(source)), -1, dtype=torch.int32, device="cpu")
-    inputs, slices, outputs = (part[:count] for part in (inputs, slices, outputs))
-    gather.view(-1).index_copy_(0, slices.long() * found + outputs, inputs)
-    scatter.view(-1).index_copy_(0, slices.long() * len(source) + inputs, outputs)
-    coarse = CoordinateSet(keys[:found].clone(), _scaled(source.stride, stride), shape)
     return coarse, KernelMap(gather, scatter, built=True)
-
-
-def _most_windows(offsets: set[int], stride: int) -> int:
-    """Return how many outputs read one input at most, along one axis."""
-    return max(Counter(offset % stride for offset in offsets).values())
 
 
 def _scaled(stride: Triple, by: Triple) -> Triple:
     return (stride[0] * by[0], stride[1] * by[1], stride[2] * by[2])
-
-
-def _reached(indices: Tensor, offset: Triple, steps: Tensor, shape: Triple | None) -> Tensor:
-    """Return the keys of the outputs that read an input at one kernel offset."""
-    moved = indices - torch.tensor((0, *offset), device=indices.device)
-    outputs = moved.div(steps, rounding_mode="floor")
-    keep = (outputs * steps == moved).all(1)
-    if shape is not None:
-        limit = torch.tensor(shape, device=indices.device)
-        keep &= ((outputs[:, 1:] >= 0) & (outputs[:, 1:] < limit)).all(1)
-    return pack(outputs[keep])
 
 
 def _strided_shape(shape: Triple | None, offsets: tuple[Triple, ...], stride: Triple) -> Triple | None:
@@ -310,11 +208,3 @@ def _strided_shape(shape: Triple | None, offsets: tuple[Triple, ...], stride: Tr
         padding = -low
         cells.append((shape[axis] + 2 * padding - (high - low + 1)) // stride[axis] + 1)
     return (cells[0], cells[1], cells[2])
-
-
-def _inverse(gather: Tensor, inputs: int) -> Tensor:
-    scatter = torch.full((len(gather), inputs), -1, dtype=torch.int32, device=gather.device)
-    for row, into in zip(gather, scatter, strict=True):
-        outputs = (row >= 0).nonzero().squeeze(1)
-        into[row[outputs].long()] = outputs.int()
-    return scatter

@@ -9,7 +9,7 @@ import torch
 
 from kestrel.ops import centred_offsets, torchsparse_offsets
 from kestrel.ops.coordinates import find_reference, offset_key
-from kestrel.ops.kernel_map import submanifold_reference
+from kestrel.ops.neighbour_tables import submanifold_reference
 from tests.ops.voxels import random_voxels
 
 

@@ -24,7 +24,7 @@ from kestrel.ops import (
 
 IMPLEMENTATIONS: Mapping[str, Mapping[str, str]] = {
     "coordinates": {"find_keys": "find_keys_cuda"},
-    "kernel_map": {"submanifold_table": "submanifold_table_cuda"},
+    "neighbour_tables": {"submanifold_table": "submanifold_table_cuda"},
     "point_voxel": {
         "trilinear_neighbours": "trilinear_neighbours_cuda",
         "scatter_mean": "scatter_mean_cuda",
