@@ -219,6 +219,7 @@ class SensorFrame:
         )
 
 
+_COLUMNS: Final = ("center", "size", "yaw", "velocity", "label", "score")
 _OPTIONAL_COLUMNS: Final = ("track_id", "num_points", "attribute")
 """Columns of Boxes3D that may be absent."""
 
@@ -233,6 +234,7 @@ class Boxes3D:
     track_id: (N,) int64, -1 where there is none.
     num_points: (N,) int64 LiDAR points inside, -1 where not counted.
     attribute: (N,) int64 index into classes.ATTRIBUTES, NO_ATTRIBUTE where none is known.
+    covariance: (N, 4, 4) float32 of the errors of x, y and velocity x, y; None where they are not estimated.
     """
 
     center: Float32Array
@@ -247,6 +249,7 @@ class Boxes3D:
     track_id: Int64Array | None = None
     num_points: Int64Array | None = None
     attribute: Int64Array | None = None
+    covariance: Float32Array | None = None
 
     def __post_init__(self) -> None:
         count = len(self.center)
@@ -260,6 +263,8 @@ class Boxes3D:
             values = getattr(self, name)
             if values is not None:
                 check_array(f"box {name}", values, shape=(count,), dtype=np.int64)
+        if self.covariance is not None:
+            check_array("box covariance", self.covariance, shape=(count, 4, 4), dtype=np.float32)
 
     def __len__(self) -> int:
         return len(self.center)
@@ -268,7 +273,7 @@ class Boxes3D:
         """Return the boxes where ``keep`` (N,) is true."""
         rows = {
             name: None if (values := getattr(self, name)) is None else values[keep]
-            for name in ("center", "size", "yaw", "velocity", "label", "score", *_OPTIONAL_COLUMNS)
+            for name in (*_COLUMNS, *_OPTIONAL_COLUMNS, "covariance")
         }
         return replace(self, **rows)  # type: ignore[arg-type]
 
@@ -277,7 +282,9 @@ class Boxes3D:
         seconds = np.float32((stamp_ns - self.stamp_ns) * 1e-9)
         center = self.center.copy()
         center[:, :2] += seconds * np.nan_to_num(self.velocity)
-        return replace(self, center=center, stamp_ns=stamp_ns)
+        step = np.eye(4, dtype=np.float32) + seconds * np.eye(4, k=2, dtype=np.float32)
+        covariance = None if self.covariance is None else step @ self.covariance @ step.T
+        return replace(self, center=center, stamp_ns=stamp_ns, covariance=covariance)
 
     def contain(self, points: Float32Array) -> NDArray[np.bool_]:
         """Return which of the points (P, 3), in the frame of the boxes, are inside of which box: (N, P)."""

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from kestrel.pipelines.tracker import Tracker
+from kestrel.pipelines.tracker import VEHICLE, Tracker
 from kestrel.types import Boxes3D, Float64Array
 
 CLASSES = ("car", "pedestrian")
@@ -146,3 +148,38 @@ def test_a_vehicle_is_not_continued_by_a_box_aside_of_it(turn: float) -> None:
     assert not continued((0, 4), "c")
     assert not continued((6, -4), "c")
     assert continued((0, 2), "p")
+
+
+def test_covariances_tell_the_errors_of_places_and_velocities() -> None:
+    """The squared error in units of its covariance is on the average the number of its dimensions."""
+    random, turn = np.random.default_rng(5), 0.7
+    fixed_from_boxes = np.eye(4)
+    fixed_from_boxes[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    squared = []
+    for _ in range(300):
+        tracker = Tracker(position_std_m=0.3)
+        place, speed = np.zeros(2), random.normal(0, (VEHICLE.speed, VEHICLE.sideways))
+        for step in range(9):
+            off = random.normal(0, 0.3, 2)
+            tracked = tracker.step(boxes(step * 0.1, tuple(place + off), velocity=(0, 0)), fixed_from_boxes)
+            error = np.concatenate((off, tracked.velocity[0] - speed))
+            push = random.normal(0, VEHICLE.acceleration, 2)
+            place, speed = place + 0.1 * speed + 0.005 * push, speed + 0.1 * push
+        assert tracked.covariance is not None
+        squared.append(error @ np.linalg.inv(tracked.covariance[0]) @ error)
+    assert 3.5 < np.mean(squared) < 4.5
+
+
+def test_the_velocity_of_a_box_seen_once_is_known_along_and_across_its_heading() -> None:
+    found = replace(boxes(0.0, (9, 0)), yaw=np.array([np.pi / 2], np.float32))
+    tracked = Tracker(position_std_m=0.5).step(found, np.eye(4))
+    assert tracked.covariance is not None
+    assert np.allclose(tracked.covariance[0], np.diag([0.25, 0.25, 2.0**2, 12.0**2]), atol=1e-5)
+
+
+def test_boxes_of_another_time_are_less_sure_of_their_place() -> None:
+    tracked = Tracker().step(boxes(0.0, (9, 0), names="p"), np.eye(4))
+    later = tracked.at(tracked.stamp_ns + 500_000_000).covariance
+    assert later is not None
+    assert np.allclose(np.diag(later[0]), [0.25 + 0.25 * 4, 0.25 + 0.25 * 4, 4, 4])
+    assert np.isclose(later[0, 0, 2], 0.5 * 4)

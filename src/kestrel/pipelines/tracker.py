@@ -127,7 +127,7 @@ class Tracker:
     def step(
         self, boxes: Boxes3D, fixed_from_boxes: Float64Array, *, velocities_seen: bool = False
     ) -> Boxes3D:
-        """Return ``boxes`` with track ids; each box continues a track or begins one.
+        """Return ``boxes`` with track ids and covariances; each box continues a track or begins one.
 
         From the second box of a track on, the velocity is the track's, and a box that heads off the course of
         its track by more than 30 degrees is turned along it (so is one that reverses).
@@ -153,8 +153,21 @@ class Tracker:
         for box in (box for box, track in enumerate(tracks) if track is None):
             ahead = np.array([np.cos(boxes.yaw[box]), np.sin(boxes.yaw[box])]) @ fixed_from_boxes[:2, :2].T
             tracks[box] = self._begin(names[box], places[box], velocities[box], ahead, stamp)
-        ids = np.array([track.number for track in tracks if track is not None], np.int64)
-        return replace(boxes, track_id=ids, velocity=velocity, yaw=yaw)
+        known = [track for track in tracks if track is not None]
+        ids = np.array([track.number for track in known], np.int64)
+        covariance = self._covariance(known, fixed_from_boxes)
+        return replace(boxes, track_id=ids, velocity=velocity, yaw=yaw, covariance=covariance)
+
+    def _covariance(self, tracks: list[_Track], fixed_from_boxes: Float64Array) -> Float32Array:
+        """Return the (N, 4, 4) covariances of places as seen and of velocities as filtered."""
+        result = np.zeros((len(tracks), 2, 2, 2, 2), np.float32)  # place or velocity, x or y, twice
+        for track, into in zip(tracks, result, strict=True):
+            along = track.covariance.copy()
+            # With the velocity a place as seen shares what the filtered one does, of which it is a part.
+            along[:, 0, 0] = self._variance
+            axes = track.axes @ fixed_from_boxes[:2, :2]
+            into[:] = np.einsum("aij,ax,ay->ixjy", along, axes, axes)
+        return result.reshape(-1, 4, 4)
 
     def _begin(
         self, name: str, place: Float64Array, velocity: Float64Array, ahead: Float64Array, stamp: int

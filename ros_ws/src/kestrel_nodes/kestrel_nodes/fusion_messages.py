@@ -33,15 +33,15 @@ from vision_msgs.msg import (
 from kestrel.types import BevMap, Boxes3D, Float64Array
 from kestrel_nodes.filled import filled
 
-UNKNOWN = np.zeros(36)
-"""A covariance of which nothing is known."""
-
 STILL = Vector3()
 
 
 @dataclass(frozen=True)
 class PlacedBox:
-    """One box in the output frame: metres, (x, y, z, w), metres per second (NaN where unknown)."""
+    """One box in the output frame: metres, (x, y, z, w), metres per second (NaN where unknown).
+
+    pose_covariance, twist_covariance: (36,), row by row, of x, y, z and turns about them; 0 where unknown.
+    """
 
     class_name: str
     score: float
@@ -51,6 +51,8 @@ class PlacedBox:
     velocity: tuple[float, float, float]
     track_id: int
     num_points: int
+    pose_covariance: Float64Array
+    twist_covariance: Float64Array
 
     @property
     def pose(self) -> Pose:
@@ -61,7 +63,7 @@ class PlacedBox:
 
 
 def place_boxes(boxes: Boxes3D, output_from_base: Float64Array) -> list[PlacedBox]:
-    """Return ``boxes`` moved by ``output_from_base`` (4, 4), velocities turned with them."""
+    """Return ``boxes`` moved by ``output_from_base`` (4, 4), velocities and covariances turned with them."""
     rotation = Rotation.from_matrix(output_from_base[:3, :3])
     centers = boxes.center.astype(np.float64) @ output_from_base[:3, :3].T + output_from_base[:3, 3]
     yaws = Rotation.from_euler("z", boxes.yaw.astype(np.float64)[:, None])
@@ -80,12 +82,24 @@ def place_boxes(boxes: Boxes3D, output_from_base: Float64Array) -> list[PlacedBo
         velocities.tolist(),
         track_ids.tolist(),
         num_points.tolist(),
+        *_covariances(boxes, output_from_base[:3, :3]),
         strict=True,
     )
     return [
-        PlacedBox(name, score, tuple(center), tuple(quaternion), tuple(size), tuple(velocity), track, points)
-        for name, score, center, quaternion, size, velocity, track, points in rows
+        PlacedBox(name, score, tuple(center), tuple(quaternion), tuple(size), tuple(velocity), *others)
+        for name, score, center, quaternion, size, velocity, *others in rows
     ]
+
+
+def _covariances(boxes: Boxes3D, rotation: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return the covariances of poses and twists (N, 36); the errors of height and turns are not known."""
+    result = np.zeros((2, len(boxes), 6, 6))
+    if boxes.covariance is not None:
+        for into, part in zip(result, (slice(0, 2), slice(2, 4)), strict=True):
+            flat = boxes.covariance[:, part, part].astype(np.float64)
+            into[:, :3, :3] = rotation[:, :2] @ flat @ rotation[:, :2].T
+    poses, twists = result.reshape(2, -1, 36)
+    return poses, twists
 
 
 def detections_message(boxes: list[PlacedBox], header: Header) -> Detection3DArray:
@@ -96,7 +110,7 @@ def detections_message(boxes: list[PlacedBox], header: Header) -> Detection3DArr
         hypothesis = filled(
             ObjectHypothesisWithPose,
             hypothesis=filled(ObjectHypothesis, class_id=box.class_name, score=box.score),
-            pose=filled(PoseWithCovariance, pose=pose, covariance=UNKNOWN),
+            pose=filled(PoseWithCovariance, pose=pose, covariance=box.pose_covariance),
         )
         detections.append(
             filled(
@@ -125,12 +139,12 @@ def objects_message(
             class_id=box.class_name,
             score=box.score,
             track_id=box.track_id,
-            pose=filled(PoseWithCovariance, pose=box.pose, covariance=UNKNOWN),
+            pose=filled(PoseWithCovariance, pose=box.pose, covariance=box.pose_covariance),
             size=vector(box.size),
             twist=filled(
                 TwistWithCovariance,
                 twist=filled(Twist, linear=vector(box.velocity), angular=STILL),
-                covariance=UNKNOWN,
+                covariance=box.twist_covariance,
             ),
             num_points=box.num_points,
         )
