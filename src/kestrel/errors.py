@@ -18,7 +18,7 @@ class CalibrationError(KestrelError):
 
 
 class ModelError(KestrelError):
-    """Weights or a network configuration cannot be used, or a network produced non-finite values."""
+    """Weights or a network configuration cannot be used, or a network gave no answer or one not finite."""
 
 
 class ConfigError(KestrelError):

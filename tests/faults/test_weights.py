@@ -22,7 +22,7 @@ POINTS = [[5.0 + i, 1.0, 0.1 * i, 0.2] for i in range(20)]
 class Untrained(SegmentationNode):
     """The real node around the real network with random weights."""
 
-    def load(self) -> PointSegmenter:
+    def load(self, device: str) -> PointSegmenter:
         return PointSegmenter.untrained()
 
 

@@ -35,9 +35,10 @@ def classes_of(task: str, sensors: str) -> tuple[str, ...]:
     return GROUPED if sensors == "camera" else DETECTION_CLASSES
 
 
-def detector(task: Any, sensors: Any, **options: Any) -> BEVFusionDetector:
+def detector(task: Any, sensors: Any, backbone: str = "swin-t", **options: Any) -> BEVFusionDetector:
     options = {"seed": 1, "score_threshold": 0.0} | options
-    return BEVFusionDetector.untrained(small_config(task, sensors), classes_of(task, sensors), **options)
+    config = small_config(task, sensors, backbone)
+    return BEVFusionDetector.untrained(config, classes_of(task, sensors), **options)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,17 @@ def test_every_released_network_answers_in_its_engine_as_in_eager_torch(task: st
     with torch.inference_mode():
         found, wanted = (dense(each.engine(each.inputs(frame))) for each in (engines, plain))
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_resnet50_cameras_answer_in_their_engine_as_in_eager_torch() -> None:
+    engines, plain = (
+        detector("seg", "camera", "resnet50", precision="float32", engine=engine)
+        for engine in ("folded", "eager")
+    )
+    frame = make_frame()
+    found, wanted = (each.detect(frame)[1].probability for each in (engines, plain))
+    assert np.ptp(wanted) > 0.01
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 def dense(answers: dict[str, Any]) -> torch.Tensor:

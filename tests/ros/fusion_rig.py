@@ -15,6 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from tf2_msgs.msg import TFMessage
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.engine.device import CPU
 from kestrel.pipelines.fusion import FusionDetector
 from kestrel.types import BevMap, Boxes3D, SensorFrame
 from kestrel_nodes.fusion import FusionNode
@@ -37,6 +38,7 @@ class FixedDetector:
     remove_close_m = 0.0
     map_memory = True
     precision = "float32"
+    device = CPU
     classes, layers = DETECTION_CLASSES, MAP_LAYERS
     manifest = None
 
@@ -69,14 +71,14 @@ class FixedDetector:
 class Fusion(FusionNode):
     """The real node around FixedDetector."""
 
-    def load(self) -> Any:
+    def load(self, device: str) -> Any:
         return FixedDetector()
 
 
 class UntrainedFusion(FusionNode):
     """The real node around the real network."""
 
-    def load(self) -> FusionDetector:
+    def load(self, device: str) -> FusionDetector:
         return FusionDetector.untrained(score_threshold=0.0)
 
 

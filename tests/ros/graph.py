@@ -130,6 +130,11 @@ class Graph:
         while time.monotonic() < deadline:
             self.executor.spin_once(timeout_sec=0.02)
 
+    @property
+    def statuses(self) -> dict[str, StatusView]:
+        """The live views of all that was ever published."""
+        return self._statuses
+
     def status(self, name: str) -> StatusView:
         """Return the live view of the status ``name`` (``<node>: <concern>``)."""
         return self._statuses.setdefault(name, StatusView())

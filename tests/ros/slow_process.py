@@ -19,10 +19,10 @@ if __name__ == "__main__":
         from tests.ros.stand_ins import HeightSegmenter, Segmentation
 
         class Slow(Segmentation):
-            def load(self) -> HeightSegmenter:
+            def load(self, device: str) -> HeightSegmenter:
                 if slow == "load":
                     time.sleep(60)
-                return super().load()
+                return super().load(device)
 
             def segment(self, message: object) -> None:
                 time.sleep(60)

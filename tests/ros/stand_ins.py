@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import rclpy
+import torch
 from rclpy.context import Context
 from rclpy.lifecycle import TransitionCallbackReturn
 
 from kestrel.classes import EVENTS, POINT_CLASSES
+from kestrel.engine.device import CPU
 from kestrel.types import ActionScores, Image, PointCloud, PointLabels, UInt8Array
 from kestrel_nodes.augment import AugmentNode
 from kestrel_nodes.segmentation import SegmentationNode
@@ -58,11 +60,24 @@ class Gate:
 
 
 @dataclass
+class DrivenTime:
+    """Stands in for the module `time` where messages arrive."""
+
+    now: float = 1000.0
+
+    def monotonic(self) -> float:
+        """Return the time that the test says it is."""
+        return self.now
+
+
+@dataclass
 class HeightSegmenter:
     """Points above 0.5 m are cars, all others road."""
 
     gate: Gate
     precision = "float32"
+    at_lidar = False
+    device: torch.device = CPU
     classes: tuple[str, ...] = POINT_CLASSES
     manifest: None = None
     clouds: list[PointCloud] = field(default_factory=list)
@@ -81,6 +96,7 @@ class CountingVideo:
     gate: Gate
     classes: tuple[str, ...] = EVENTS
     manifest: None = None
+    device: torch.device = CPU
     seen: dict[str, int] = field(default_factory=dict)
     resets: list[str | None] = field(default_factory=list)
 
@@ -105,6 +121,7 @@ class GreyAugmenter:
 
     gate: Gate
     manifest: None = None
+    device: torch.device = CPU
 
     def scene_labels(self, seed: int) -> UInt8Array:
         return np.full((16, 24), seed % 30, np.uint8)
@@ -121,7 +138,7 @@ class Segmentation(SegmentationNode):
         self.gate = Gate()
         super().__init__(name, **options)
 
-    def load(self) -> HeightSegmenter:
+    def load(self, device: str) -> HeightSegmenter:
         return HeightSegmenter(self.gate)
 
 
@@ -132,7 +149,7 @@ class Video(VideoNode):
         self.gate = Gate()
         super().__init__(name, **options)
 
-    def load(self) -> CountingVideo:
+    def load(self, device: str) -> CountingVideo:
         return CountingVideo(self.gate)
 
 
@@ -143,5 +160,5 @@ class Augment(AugmentNode):
         self.gate = Gate()
         super().__init__(name, **options)
 
-    def load(self) -> GreyAugmenter:
+    def load(self, device: str) -> GreyAugmenter:
         return GreyAugmenter(self.gate)

@@ -180,7 +180,7 @@ def test_an_inactive_node_refuses_requests(graph: Graph) -> None:
 
 def test_the_real_network_answers_through_the_node(graph: Graph) -> None:
     class Untrained(AugmentNode):
-        def load(self) -> Augmenter:
+        def load(self, device: str) -> Augmenter:
             return Augmenter.untrained()
 
     graph.add(Untrained, "augment")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import pytest
 from rosgraph_msgs.msg import Clock
 
 from kestrel_nodes.stamps import stamp_message
@@ -54,27 +55,52 @@ def test_a_message_without_a_stamp_is_dropped(graph: Graph, rig: Rig) -> None:
     assert len(rig.copies) == 1
 
 
-def test_stamps_of_another_clock_are_named(graph: Graph, rig: Rig) -> None:
-    rig.answer_to(0)
-    graph.await_status("copier: latency", lambda view: "clock domain" in view.message, "ERROR")
+@pytest.mark.parametrize(
+    ("stamp_s", "simulated", "text"),
+    [
+        (20, False, "behind the node's clock: the sensor counts from its own start"),
+        (1_000_000_000, False, "behind the node's clock: a bag played without its clock and use_sim_time"),
+        (2_100_000_000, False, "ahead of the node's clock: a clock that is not set"),
+        (1_000_000_000, True, "but these stamps are not of the time on /clock"),
+    ],
+    ids=["since its start", "another year", "the future", "not that of the bag"],
+)
+def test_answers_to_stamps_of_another_clock_are_published_and_an_error_with_its_cause(
+    graph: Graph, stamp_s: int, simulated: bool, text: str
+) -> None:
+    rig = Rig(graph, use_sim_time=simulated)
+    if simulated:
+        set_clock(graph, rig, 0)
+    message = cloud(POINT)
+    message.header.stamp = stamp_message(stamp_s * 1_000_000_000)
+    rig.publisher.publish(message)
+    graph.until(lambda: rig.copies, "an answer")
+    assert rig.copies[0].header == message.header
+    graph.await_status(
+        "copier: latency",
+        lambda view: view.level == 2 and view.message.startswith("clock domain") and text in view.message,
+        text,
+    )
+
+
+def set_clock(graph: Graph, rig: Rig, at_ms: int) -> None:
+    """Say on /clock what time it is, until the node knows."""
+    clock = graph.publisher(Clock, "/clock", matched=False)
+    nanoseconds = START_NS + at_ms * 1_000_000
+
+    def arrived() -> bool:
+        clock.publish(Clock(clock=stamp_message(nanoseconds)))
+        return bool(rig.node.get_clock().now().nanoseconds == nanoseconds)
+
+    graph.until(arrived, "the clock")
+    graph.node.destroy_publisher(clock)
 
 
 def test_a_clock_that_jumps_back_resets_everything(graph: Graph) -> None:
-    clock = graph.publisher(Clock, "/clock", matched=False)
     rig = Rig(graph, use_sim_time=True)
-
-    def tick(at_ms: int) -> None:
-        nanoseconds = START_NS + at_ms * 1_000_000
-
-        def arrived() -> bool:
-            clock.publish(Clock(clock=stamp_message(nanoseconds)))
-            return rig.node.get_clock().now().nanoseconds == nanoseconds
-
-        graph.until(arrived, "the clock")
-
-    tick(50_000)
+    set_clock(graph, rig, 50_000)
     rig.answer_to(50_000)
-    tick(1_000)
+    set_clock(graph, rig, 1_000)
     graph.until(lambda: ("receiving", None) in [reset[:2] for reset in rig.node.resets], "a reset")
     rig.answer_to(1_000)
     assert [reset[:2] for reset in rig.node.resets] == [("receiving", None), ("pipeline", None)]
@@ -86,14 +112,8 @@ def test_simulated_time_without_a_clock_is_an_error(graph: Graph) -> None:
 
 
 def test_a_paused_clock_is_no_fault_of_the_sensors(graph: Graph) -> None:
-    clock = graph.publisher(Clock, "/clock", matched=False)
     rig = Rig(graph, use_sim_time=True, input_timeout_s=0.1)
-
-    def running() -> bool:
-        clock.publish(Clock(clock=stamp_message(START_NS)))
-        return rig.node.get_clock().now().nanoseconds == START_NS
-
-    graph.until(running, "the clock")
+    set_clock(graph, rig, 0)
     rig.answer_to(0)
     graph.await_status("copier: sync", lambda view: view.values.get("clock") == "paused", "paused")
     graph.await_status(INPUT, lambda view: view.level == 0, "OK while paused")

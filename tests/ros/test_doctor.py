@@ -25,6 +25,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
+from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
 from kestrel_nodes.doctor import Finding, Level
@@ -36,7 +37,8 @@ from kestrel_nodes.doctor.graph import (
     without_publisher,
 )
 from kestrel_nodes.doctor.listener import Listener
-from kestrel_nodes.doctor.machine import check_kernels, check_shared_memory
+from kestrel_nodes.doctor.machine import check_gpu, check_kernels, check_shared_memory
+from kestrel_nodes.qos import LATCHED
 from tests.ros.fusion_rig import Fusion
 from tests.ros.messages import cloud, fill
 from tests.ros.stand_ins import Augment, Segmentation, Video, configured
@@ -51,7 +53,9 @@ BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 class Vehicle:
     """Sensors that publish until told to stop, each part of which a test may leave out."""
 
-    def __init__(self, *, calibrated: bool, connected: bool, lidar_qos: QoSProfile) -> None:
+    def __init__(
+        self, *, calibrated: bool, connected: bool, lidar_qos: QoSProfile, latched: bool = False
+    ) -> None:
         self.context = Context()
         self.context.init()
         self.driver = Node("driver", context=self.context)
@@ -59,9 +63,12 @@ class Vehicle:
         self.fusion.create_subscription(PointCloud2, "/lidar/points", lambda _: None, RELIABLE)
         self.points = self.driver.create_publisher(PointCloud2, "/lidar/points", lidar_qos)
         self.image = self.driver.create_publisher(CompressedImage, "/camera/front/image/compressed", RELIABLE)
-        self.info = self.driver.create_publisher(CameraInfo, "/camera/front/camera_info", RELIABLE)
+        info_qos = LATCHED if latched else RELIABLE
+        self.info = self.driver.create_publisher(CameraInfo, "/camera/front/camera_info", info_qos)
         self.transforms = self.driver.create_publisher(TFMessage, "/tf", RELIABLE)
-        self.calibrated, self.connected = calibrated, connected
+        self.calibrated, self.connected = calibrated and not latched, connected
+        if latched:
+            self.info.publish(CameraInfo(header=Header(frame_id="camera")))
 
     def publish(self) -> None:
         """Publish one message of everything."""
@@ -88,10 +95,14 @@ class Vehicle:
 
 @contextmanager
 def driving(
-    *, calibrated: bool = True, connected: bool = True, lidar_qos: QoSProfile = RELIABLE
+    *,
+    calibrated: bool = True,
+    connected: bool = True,
+    lidar_qos: QoSProfile = RELIABLE,
+    latched: bool = False,
 ) -> Iterator[None]:
     """Keep a vehicle publishing in the background."""
-    vehicle = Vehicle(calibrated=calibrated, connected=connected, lidar_qos=lidar_qos)
+    vehicle = Vehicle(calibrated=calibrated, connected=connected, lidar_qos=lidar_qos, latched=latched)
     stop = threading.Event()
 
     def publish() -> None:
@@ -127,6 +138,13 @@ def test_a_working_graph_has_nothing_broken() -> None:
         findings = examine(0)
     assert broken(findings) == []
     assert {"nodes", "TF base_link <- lidar", "clock"} <= {finding.subject for finding in findings}
+
+
+def test_a_camera_whose_calibration_was_published_once_and_kept_has_one() -> None:
+    with driving(latched=True):
+        findings = examine(0)
+    assert broken(findings) == []
+    assert "has CameraInfo" in {finding.found for finding in findings}
 
 
 def test_a_camera_without_calibration_is_named() -> None:
@@ -254,6 +272,19 @@ def test_only_an_input_that_its_node_needs_is_broken_without_publisher(kind: typ
 def test_kernels_that_are_not_used_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kestrel.ops.backend.dispatch_level", lambda: "torch")
     assert check_kernels().level is Level.NOTE
+
+
+def test_a_gpu_is_a_note_and_so_is_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kestrel.engine.device.gpu_problem", lambda _: "0 GPUs that torch 2.13 finds")
+    none = check_gpu()
+    assert none.level is Level.NOTE
+    assert none.found == "none that torch can use: 0 GPUs that torch 2.13 finds"
+    monkeypatch.setattr("kestrel.engine.device.gpu_problem", lambda _: None)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "Orin")
+    there = check_gpu()
+    assert there.level is Level.NOTE
+    assert there.found == "Orin"
+    assert "`device`" in there.advice
 
 
 def test_too_little_shared_memory_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
+from kestrel_nodes import fusion
+from kestrel_nodes.collector import Collector
 from kestrel_nodes.fusion import FusionNode
 from kestrel_nodes.ros_arrays import read_cloud
 from kestrel_nodes.stamps import stamp_ns
@@ -55,7 +57,7 @@ def test_earlier_sweeps_lie_as_far_apart_as_the_network_wants_and_each_is_decode
         sweep_s = 0.2
 
     class SpacedFusion(FusionNode):
-        def load(self) -> Any:
+        def load(self, device: str) -> Any:
             return Spaced()
 
     decoded = []
@@ -83,7 +85,7 @@ def test_points_of_the_vehicle_itself_do_not_trail_behind_it(graph: Graph) -> No
         remove_close_m = 1.0
 
     class ParticularFusion(FusionNode):
-        def load(self) -> Any:
+        def load(self, device: str) -> Any:
             return Particular()
 
     rig = Rig(graph, ParticularFusion).ready()
@@ -131,9 +133,11 @@ def test_objects_keep_their_ids_while_odometry_is_late_for_less_than_a_track_liv
 
 
 def test_a_camera_that_leads_answers_in_the_order_of_the_stamps_when_the_lidar_comes_back(
-    graph: Graph,
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a frame is in work for long, one of the LiDAR and one of a camera come to wait."""
+    now_ns = 10**12
+    monkeypatch.setattr(fusion, "Collector", partial(Collector, clock=lambda: now_ns))
     rig = Rig(graph, lost_after_s=0.3).ready()
     rig.sense(100)
     rig.answer(100)
@@ -141,10 +145,11 @@ def test_a_camera_that_leads_answers_in_the_order_of_the_stamps_when_the_lidar_c
     rig.node.worker.submit("something that takes long", Job(gate.wait))
     rig.sense(200)
     for at_ms in (600, 1000):
-        time.sleep(0.35)
+        now_ns += 350 * MILLISECOND
         rig.sense(at_ms, *rig.cameras)
     rig.sense(1100, "lidar")
-    graph.spin_for(0.4)
+    now_ns += 400 * MILLISECOND
+    graph.until(lambda: not rig.node.collector.pending, "the end of the waiting for images")
     gate.set()
     rig.answer(1100)
     rig.sense(1200, "lidar")  # behind whatever still waited

@@ -4,9 +4,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from kestrel.errors import ConfigError
 from kestrel_nodes import NODES, parameter_files
@@ -87,6 +92,39 @@ def test_the_generated_files_are_up_to_date() -> None:
         if not path.exists() or path.read_text() != text
     ]  # fmt: skip
     assert not stale, "run `python -m kestrel_nodes.parameter_files`"
+
+
+def schema_of_files() -> jsonschema.Draft202012Validator:
+    text = (parameter_files.ROOT / "config" / parameter_files.SCHEMA).read_text()
+    return jsonschema.Draft202012Validator(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((parameter_files.ROOT / "config").rglob("*.param.yaml")), ids=lambda p: p.name
+)
+def test_a_parameter_file_fits_the_schema_that_it_names(path: Path) -> None:
+    (named,) = re.findall(r"^# yaml-language-server: \$schema=(.+)$", path.read_text(), re.MULTILINE)
+    assert (path.parent / named).resolve() == parameter_files.ROOT / "config" / parameter_files.SCHEMA
+    schema_of_files().validate(yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"capasity": 9},
+        {"capacity": 0},
+        {"capacity": 1.5},
+        {"engine": "fast"},
+        {"cameras": "front"},
+        {"track": 1},
+    ],
+    ids=str,
+)
+def test_the_schema_refuses_what_the_node_refuses(parameters: dict[str, object]) -> None:
+    kind = parameter_files.parameters_of("fusion")
+    assert not schema_of_files().is_valid({"fusion": {"ros__parameters": parameters}})
+    with pytest.raises(ConfigError):
+        build(kind, parameters)
 
 
 @pytest.mark.parametrize("kind", [Video, Segmentation, Augment])

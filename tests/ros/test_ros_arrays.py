@@ -4,16 +4,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
+from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import Header
 
 from kestrel.errors import InputError
@@ -270,85 +267,3 @@ def test_written_images_read_back() -> None:
 def test_a_colour_image_is_no_label_image() -> None:
     with pytest.raises(InputError, match="label image encoding"):
         read_labels(image_message(picture(), header(0)))
-
-
-# Whatever the bytes: an answer or an InputError.
-
-SIZES = st.integers(0, 40) | st.integers(0, 2**32 - 1)
-FIELDS = st.builds(
-    PointField,
-    name=st.sampled_from(["x", "y", "z", "intensity", "ring", "time", "t", "timestamp", "", "rgb"]),
-    offset=SIZES,
-    datatype=st.integers(0, 12),
-    count=st.integers(0, 3) | st.integers(0, 2**32 - 1),
-)
-
-
-@settings(max_examples=400, deadline=None)
-@given(
-    fields=st.lists(FIELDS, max_size=6),
-    height=SIZES,
-    width=SIZES,
-    point_step=SIZES,
-    row_step=SIZES,
-    data=st.binary(max_size=400),
-    big=st.booleans(),
-)
-def test_no_cloud_raises_anything_but_an_input_error(
-    fields: list[PointField], height: int, width: int, point_step: int, row_step: int, data: bytes, big: bool
-) -> None:
-    message = PointCloud2(
-        height=height, width=width, fields=fields, is_bigendian=big, point_step=point_step, row_step=row_step
-    )
-    fill(message, data)
-    try:
-        decoded = read_cloud(message)
-    except InputError:
-        return
-    assert decoded.total == width * height
-
-
-@settings(max_examples=400, deadline=None)
-@given(
-    kind=st.sampled_from(["<f4", "<f8", ">f4"]),
-    time=st.sampled_from(["<f4", "<f8", "<u4", "<i4", "u1"]),
-    count=st.integers(1, 8),
-    data=st.data(),
-)
-def test_no_content_of_a_well_formed_cloud_raises(
-    kind: str, time: str, count: int, data: st.DataObject
-) -> None:
-    time = kind[0] + time[-2:]
-    layout = np.dtype([*((name, kind) for name in ("x", "y", "z", "intensity")), ("time", time)])
-    raw = data.draw(st.binary(min_size=layout.itemsize * count, max_size=layout.itemsize * count))
-    decoded = read_cloud(cloud_of(np.frombuffer(raw, layout)))
-    assert len(decoded.cloud) + decoded.invalid + decoded.far == count
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    encoding=st.sampled_from(["rgb8", "bgr8", "mono8", "bayer_rggb8", "yuv422", "rgba8", "nonsense"]),
-    height=st.integers(0, 6) | st.integers(0, 2**32 - 1),
-    width=st.integers(0, 6) | st.integers(0, 2**32 - 1),
-    step=SIZES,
-    size=st.integers(0, 200),
-    exact=st.booleans(),
-)
-def test_no_image_raises_anything_but_an_input_error(
-    encoding: str, height: int, width: int, step: int, size: int, exact: bool
-) -> None:
-    message = Image(encoding=encoding, height=height, width=width, step=step)
-    fill(message, bytes(min(height * step, 4000) if exact else size))
-    with contextlib.suppress(InputError):
-        assert read_image(message).data.shape == (height, width, 3)
-
-
-@settings(max_examples=300, deadline=None)
-@given(at=st.integers(0, 10_000), value=st.integers(0, 255), kind=st.sampled_from([".jpg", ".png"]))
-def test_no_damaged_file_raises_anything_but_an_input_error(at: int, value: int, kind: str) -> None:
-    damaged = bytearray(cv2.imencode(kind, picture(16, 16))[1].tobytes())
-    damaged[at % len(damaged)] = value
-    message = CompressedImage()
-    fill(message, bytes(damaged))
-    with contextlib.suppress(InputError):
-        assert read_image(message).data.ndim == 3

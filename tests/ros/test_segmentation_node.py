@@ -4,20 +4,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from geometry_msgs.msg import TransformStamped
 from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import LabelInfo
 
-from kestrel.classes import IGNORE, POINT_CLASSES, POINT_COLOURS
+from kestrel.classes import IGNORE, POINT_CLASSES, POINT_COLOURS, SEMANTIC_KITTI_CLASSES
 from kestrel.errors import ConfigError, ModelError
+from kestrel.pipelines.released_segmenter import ReleasedSegmenter
 from kestrel.pipelines.segmentation import PointSegmenter
+from kestrel.types import PointCloud
 from kestrel_nodes.cloud_layout import structured
 from kestrel_nodes.qos import LATCHED
-from kestrel_nodes.segmentation import SegmentationNode, SegmentationParameters, class_indices
+from kestrel_nodes.segmentation import (
+    SegmentationNode,
+    SegmentationParameters,
+    class_indices,
+    point_colour,
+)
 from kestrel_nodes.transforms import DYNAMIC_QOS, STATIC_QOS
+from tests.pipelines.test_released_segmenter import weights_file
 from tests.ros.graph import Graph
 from tests.ros.messages import cloud, cloud_of, fill, header, timed_cloud
 from tests.ros.stand_ins import CAR, ROAD, Segmentation
@@ -124,6 +135,7 @@ def test_label_info_reaches_a_late_subscriber(graph: Graph, rig: Rig) -> None:
     infos = graph.collect(LabelInfo, "/segmentation/output/label_info", LATCHED)
     graph.until(lambda: infos, "the label info")
     assert tuple(entry.class_name for entry in infos[0].class_map) == POINT_CLASSES
+    assert infos[0].header == Header(), "it is about no moment and no place"
 
 
 def test_an_empty_cloud_is_answered_with_an_empty_cloud_and_counted(graph: Graph, rig: Rig) -> None:
@@ -277,7 +289,7 @@ def test_a_network_that_answers_nan_is_an_error_of_the_model_until_it_answers_ag
 
 def test_the_real_network_answers_through_the_node(graph: Graph) -> None:
     class Untrained(SegmentationNode):
-        def load(self) -> PointSegmenter:
+        def load(self, device: str) -> PointSegmenter:
             return PointSegmenter.untrained()
 
     graph.add(Untrained, "segmentation", base_frame="")
@@ -290,3 +302,33 @@ def test_the_real_network_answers_through_the_node(graph: Graph) -> None:
     assert (table["class_id"] < len(POINT_CLASSES)).any()
     assert (table["probability"] > 0).any()
     graph.await_status("segmentation: model", lambda view: view.said("weights are random", 1), "WARN")
+
+
+def test_a_converted_network_gets_sweeps_at_the_place_of_the_lidar(graph: Graph, tmp_path: Path) -> None:
+    weights = weights_file(tmp_path)
+    node = graph.add(SegmentationNode, "segmentation", weights=str(weights), deskew=False)
+    publisher = graph.publisher(PointCloud2, "/segmentation/input/points")
+    answers = graph.collect(PointCloud2, "/segmentation/output/points")
+    infos = graph.collect(LabelInfo, "/segmentation/output/label_info", LATCHED)
+    turned = TransformStamped(header=header(0, "base_link"), child_frame_id="lidar")
+    turned.transform.translation.z = 1.8
+    turned.transform.rotation.z = 1.0  # half a turn
+    turned.transform.rotation.w = 0.0
+    static = graph.publisher(TFMessage, "/tf_static", STATIC_QOS)
+    static.publish(TFMessage(transforms=[turned]))
+    graph.until(lambda: node.inputs["/tf_static"].concern.counted("received"), "the transform")
+
+    points = np.random.default_rng(0).uniform((2, 2, -1.7, 0), (9, 9, 0, 1), (800, 4)).astype(np.float32)
+    publisher.publish(cloud(points.tolist()))
+    graph.until(lambda: answers and infos, "an answer")
+
+    ahead = PointCloud(points * np.float32([-1, -1, 1, 1]), 0, "base_link")
+    wanted = ReleasedSegmenter(weights).segment(ahead)
+    assert structured(answers[0])["probability"] == pytest.approx(wanted.probability, abs=1e-4)
+    assert tuple(entry.class_name for entry in infos[0].class_map) == SEMANTIC_KITTI_CLASSES
+
+
+def test_classes_of_semantickitti_have_the_colours_of_their_nearest() -> None:
+    assert point_colour("road") == POINT_COLOURS["driveable_surface"]
+    assert point_colour("car") == POINT_COLOURS["car"]
+    assert len({point_colour(name) for name in SEMANTIC_KITTI_CLASSES}) >= 9

@@ -191,7 +191,7 @@ def test_cameras_that_cannot_be_told_apart_fail_configure(graph: Graph, cameras:
 
 def test_the_real_network_answers_through_the_node(graph: Graph) -> None:
     class Untrained(VideoNode):
-        def load(self) -> VideoUnderstanding:
+        def load(self, device: str) -> VideoUnderstanding:
             return VideoUnderstanding.untrained()
 
     graph.add(Untrained, "video")

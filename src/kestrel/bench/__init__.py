@@ -17,6 +17,7 @@ BENCHMARKS: Final[dict[str, str]] = {
     "bevfusion-official": "kestrel.bench.bevfusion:official",
     "box-points": "kestrel.bench.box_points:surroundings",
     "detection-metric": "kestrel.bench.detection_metric:detection_metric",
+    "engines": "kestrel.bench.engines:engines",
     "fusion": "kestrel.bench.fusion:fusion",
     "kestrel-seg": "kestrel.bench.segmentation:kestrel_seg",
     "seg-latency": "kestrel.bench.segmentation:latency",

@@ -3,8 +3,9 @@
 """How the dense part of a network runs: one small interface, several engines behind it.
 
 An :class:`Engine` takes tensors and returns tensors, like the module it was made from. ``make_engine`` builds
-one; "auto" makes every engine that is installed, times them on example inputs and keeps the fastest, since
-which one that is depends on the machine and on the network.
+one; "auto" times "folded" against OpenVINO, where that is installed, on example inputs and keeps the faster,
+since which one that is depends on the machine and on the network. "compiled" takes a compiler and long to
+start, so that it is taken by name alone (`kestrel bench engines`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ EngineName = Literal["auto", "eager", "folded", "compiled", "openvino", "int8"]
 """eager: torch as it is. folded: batch normalisation folded, own 3x3 convolutions. compiled: torch.compile of
 that. openvino: Intel's compiler and run time (optional extra ``openvino``). int8: that with a quantized model
 (kestrel.engine.int8, optional extra ``int8``)."""
+
+GPU_ENGINES: Final[tuple[EngineName, ...]] = ("auto", "eager", "folded")
+"""Engines that run on a GPU; the others are of the CPU, or were never tried there."""
 
 TRIALS: Final = 3
 
@@ -60,6 +64,20 @@ class EagerEngine:
 def as_tuple(outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return one or several tensors as a tuple."""
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def engine_on(device: torch.device, name: EngineName) -> EngineName:
+    """Return the engine that is meant on a device: "auto" is "folded" on a GPU, where no other competes.
+
+    Raises:
+        ConfigError: on a GPU, an engine that does not run there.
+    """
+    if device.type == "cpu":
+        return name
+    if name not in GPU_ENGINES:
+        found = f"{name} on {device}"
+        raise ConfigError(describe("engine", expected=f"one of {GPU_ENGINES} on a GPU", found=found))
+    return "folded" if name == "auto" else name
 
 
 def has_openvino() -> bool:

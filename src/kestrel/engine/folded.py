@@ -52,6 +52,7 @@ class WinogradConv2d(nn.Module):
             and conv.groups == 1
             and conv.padding_mode == "zeros"
             and min(conv.in_channels, conv.out_channels) >= PANEL
+            and conv.weight.device.type == "cpu"
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class InstanceNorm(nn.Module):
 
 
 class FoldedEngine:
-    """Runs a folded copy of a module in torch.
+    """Runs a folded copy of a module in torch, where its weights are: on a GPU with torch's convolutions.
 
     Args:
         module: in evaluation mode.
@@ -160,7 +161,7 @@ class FoldedEngine:
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the module's outputs."""
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(inputs[0].device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             outputs = self._run(*inputs)
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 

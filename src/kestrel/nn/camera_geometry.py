@@ -55,6 +55,17 @@ class CameraGeometry:
             reference_from_camera, intrinsics, projection, image_augmentation, cloud_augmentation, present
         )
 
+    def to(self, device: torch.device) -> CameraGeometry:
+        """Return the same on a device."""
+        return CameraGeometry(
+            self.reference_from_camera.to(device),
+            self.intrinsics.to(device),
+            self.image_from_reference.to(device),
+            self.image_augmentation.to(device),
+            self.cloud_augmentation.to(device),
+            None if self.present is None else self.present.to(device),
+        )
+
 
 def frustum_points(frustum: Tensor, cameras: CameraGeometry) -> Tensor:
     """Place the frustum of every camera in the (augmented) reference frame (Philion and Fidler 2020, 3.1).

@@ -21,6 +21,7 @@ from kestrel.ops import (
     pointwise,
     trilinear_neighbours,
 )
+from kestrel.ops.coordinates import whole_numbers
 
 _FOLDED: Final[WeakKeyDictionary[nn.Linear, Folded]] = WeakKeyDictionary()
 """Linear layers with their batch norm multiplied in, while the layers live."""
@@ -65,7 +66,7 @@ class PointTensor:
 
     def voxelized(self) -> SparseTensor:
         """Return the occupied voxels with the mean of the features of their points."""
-        indices = self.positions.floor().long()
+        indices = whole_numbers(self.positions.floor())
         voxels, rows = coordinate_set(indices)
         self._rows[voxels] = rows.int()
         return SparseTensor(point_to_voxel(self.features, self._rows[voxels], len(voxels)), voxels)

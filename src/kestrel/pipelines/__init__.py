@@ -6,7 +6,9 @@ from kestrel.pipelines.augment import Augmenter
 from kestrel.pipelines.bevfusion import BEVFusionDetector
 from kestrel.pipelines.detector import Detector, load_detector
 from kestrel.pipelines.fusion import FusionDetector
+from kestrel.pipelines.released_segmenter import ReleasedSegmenter
 from kestrel.pipelines.segmentation import PointSegmenter
+from kestrel.pipelines.segmenter import Segmenter, load_segmenter
 from kestrel.pipelines.video import VideoUnderstanding
 
 __all__ = [
@@ -15,6 +17,9 @@ __all__ = [
     "Detector",
     "FusionDetector",
     "PointSegmenter",
+    "ReleasedSegmenter",
+    "Segmenter",
     "VideoUnderstanding",
     "load_detector",
+    "load_segmenter",
 ]

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kestrel.engine.device import chosen_device
 from kestrel.engine.folded import FoldedEngine
 from kestrel.errors import InputError, describe
 from kestrel.models.kestrel_augment import AugmentConfig, KestrelAugment
 from kestrel.pipelines.runtime import (
     check_finite,
-    fast_arithmetic,
     load_network,
     set_threads,
     untrained_network,
@@ -33,21 +33,27 @@ class Augmenter:
     Args:
         weights: name of shipped weights or path of a .safetensors file.
         threads: threads that torch may use in this process, None for its default.
+        device: where it computes, see kestrel.engine.device.chosen_device.
 
     Raises:
         ModelError: the weights cannot be used.
+        ConfigError: there is no such device.
     """
 
-    def __init__(self, weights: str | Path = "kestrel-augment", threads: int | None = None) -> None:
+    def __init__(
+        self, weights: str | Path = "kestrel-augment", threads: int | None = None, device: str = "cpu"
+    ) -> None:
+        self.device = chosen_device(device)
         set_threads(threads)
-        network, manifest = load_network(KestrelAugment, weights, CLASSES)
+        network, manifest = load_network(KestrelAugment, weights, CLASSES, self.device)
         self._start(network, manifest)
 
     @classmethod
-    def untrained(cls, seed: int = 0) -> Augmenter:
+    def untrained(cls, seed: int = 0, device: str = "cpu") -> Augmenter:
         """Return the same network with random weights."""
         pipeline = cls.__new__(cls)
-        pipeline._start(untrained_network(KestrelAugment, seed), None)
+        pipeline.device = chosen_device(device)
+        pipeline._start(untrained_network(KestrelAugment, seed, pipeline.device), None)
         return pipeline
 
     def _start(self, network: KestrelAugment, manifest: Manifest | None) -> None:
@@ -76,12 +82,12 @@ class Augmenter:
         code = drawn if weather is None else config.weathers.index(weather)
         height, width = labels.shape
         noise = torch.randn(1, config.noise_channels, height // 8, width // 8, generator=generator)
-        with torch.inference_mode(), fast_arithmetic():
-            (picture,) = self._run(
-                torch.from_numpy(labels.astype(np.int64))[None], torch.tensor([code]), noise
-            )
+        # Drawn on the CPU: the same seed gives the same picture on any device.
+        inputs = torch.from_numpy(labels.astype(np.int64))[None], torch.tensor([code]), noise
+        with torch.inference_mode():
+            (picture,) = self._run(*(each.to(self.device) for each in inputs))
         values = check_finite("Kestrel-Augment", picture[0]).mul(255).round().to(torch.uint8)
-        return np.ascontiguousarray(values.permute(1, 2, 0).numpy())
+        return np.ascontiguousarray(values.permute(1, 2, 0).cpu().numpy())
 
     def scene_labels(self, seed: int) -> UInt8Array:
         """Return a plausible label image (H, W) uint8 of the size that the network was trained for."""

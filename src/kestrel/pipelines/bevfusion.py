@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
-from kestrel.engine import EngineName
+from kestrel.engine import EngineName, engine_on
+from kestrel.engine.device import chosen_device
 from kestrel.errors import InputError, ModelError, describe
 from kestrel.models.bevfusion import BEVFusion
 from kestrel.models.bevfusion_config import build_bevfusion, config_of
@@ -43,14 +44,17 @@ class BEVFusionDetector:
         weights: path of a .safetensors file that `kestrel convert-checkpoint` wrote.
         score_threshold: boxes below it are dropped, 0..1.
         threads: threads that torch may use in this process, None for its default.
-        engine: how the dense parts run; "auto" measures at the first frame, which so takes seconds.
+        engine: how the dense parts run; "auto" measures at the first frame, which so takes seconds. On a GPU
+            it is "folded", beside which only "eager" runs there.
         precision: of sparse convolutions and dense parts, of which in int8 are the 3x3 convolutions alone.
-            "auto" is bfloat16 where the CPU multiplies it in hardware, and never int8: what that costs these
-            weights was not measured, since there are no nuScenes drives here.
+            "auto" is bfloat16 where the CPU, or the GPU, multiplies it in hardware, and never int8: what that
+            costs these weights was not measured, since there are no nuScenes drives here.
+        device: where it computes, see kestrel.engine.device.chosen_device.
 
     Raises:
         ModelError: the weights cannot be used.
-        ConfigError: precision int8 on a machine that does not multiply bytes.
+        ConfigError: precision int8 on a GPU or on a machine that does not multiply bytes; no such device, or
+            an engine that does not run there.
     """
 
     def __init__(
@@ -60,7 +64,9 @@ class BEVFusionDetector:
         threads: int | None = None,
         engine: EngineName = "auto",
         precision: Precision = "auto",
+        device: str = "cpu",
     ) -> None:
+        self.device = chosen_device(device)
         set_threads(threads)
         state, manifest = load(weights)
         if manifest.network != BEVFusion.__name__:
@@ -86,6 +92,7 @@ class BEVFusionDetector:
         score_threshold: float = 0.1,
         engine: EngineName = "folded",
         precision: Precision = "auto",
+        device: str = "cpu",
     ) -> BEVFusionDetector:
         """Return a network with random weights.
 
@@ -96,8 +103,10 @@ class BEVFusionDetector:
             score_threshold: as for the class.
             engine: as for the class.
             precision: as for the class.
+            device: as for the class.
         """
         pipeline = cls.__new__(cls)
+        pipeline.device = chosen_device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build_bevfusion(config)
@@ -114,12 +123,12 @@ class BEVFusionDetector:
         engine: EngineName,
         precision: Precision,
     ) -> None:
-        self.network = network.eval().requires_grad_(False)
+        self.network = network.eval().requires_grad_(False).to(self.device)
         self.config = config
-        self.precision = chosen_precision(precision, ["bfloat16"])
+        self.precision = chosen_precision(precision, ["bfloat16"], self.device)
         self.engine = BEVFusionEngine(
             network,
-            engine,
+            engine_on(self.device, engine),
             bfloat16=self.precision == "bfloat16",
             dynamic_int8=self.precision == "int8",
         )
@@ -172,7 +181,7 @@ class BEVFusionDetector:
         if inputs.images is None and inputs.clouds is None:
             wanted = " or ".join(self.network.encoders)
             raise InputError(describe("sensors of the frame", expected=wanted, found=frame.modality))
-        return inputs
+        return inputs.to(self.device)
 
     def _boxes(self, answers: Mapping[str, Any], frame: SensorFrame) -> Boxes3D:
         found = DecodedBoxes(torch.zeros(0, 9), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
@@ -181,7 +190,7 @@ class BEVFusionDetector:
         check_finite("BEVFusion boxes", found.boxes)
         kept = found.scores >= self.score_threshold
         order = found.scores[kept].argsort(descending=True)
-        boxes, scores, labels = (values[kept][order] for values in found)
+        boxes, scores, labels = (values[kept][order].cpu() for values in found)
         standard = standard_boxes(boxes, released=self._released_boxes)
         turn = BASE_FROM_NETWORK[:3, :3].astype(np.float32)
         yaw = standard.yaw - np.float32(np.pi / 2)
@@ -207,7 +216,7 @@ class BEVFusionDetector:
         across, ahead = self.config["heads"]["map"]["grid_transform"]["output_scope"]
         turned = logits.sigmoid().transpose(1, 2).flip(2)
         return BevMap(
-            probability=np.ascontiguousarray(turned.numpy()),
+            probability=np.ascontiguousarray(turned.cpu().numpy()),
             layer_names=self.layers,
             lower=(float(ahead[0] + BASE_FROM_NETWORK[0, 3]), float(BASE_FROM_NETWORK[1, 3] - across[1])),
             resolution=float(ahead[2]),

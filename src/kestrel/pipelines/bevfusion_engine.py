@@ -82,6 +82,7 @@ class BEVFusionEngine:
         self.engine_name: EngineName = engine
         self.bfloat16, self.dynamic_int8 = bfloat16, dynamic_int8
         self.camera_bfloat16 = bfloat16 or (dynamic_int8 and has_fast_bfloat16())
+        self.device = next(network.parameters()).device
         use_int8(network, dynamic_int8)
         self._camera: Engine | None = None
         self._bird: Engine | None = None
@@ -97,7 +98,7 @@ class BEVFusionEngine:
 
     def __call__(self, inputs: BEVFusionInput, stage: Stage = run_stage) -> dict[str, Any]:
         """Return the raw answer of every head."""
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(self.device.type, enabled=False):
             maps = []
             if "camera" in self.network.encoders:
                 maps.append(self._pooled(inputs, stage))
@@ -117,7 +118,7 @@ class BEVFusionEngine:
         images, cameras = inputs.images, inputs.cameras
         if images is None or cameras is None:
             nx, ny, nz = view.grid_shape
-            return torch.zeros(1, nz * view.out_channels, nx, ny)
+            return torch.zeros(1, nz * view.out_channels, nx, ny, device=self.device)
         index = stage("index", lambda: self._lift_splat_index(view.index, cameras))
         depth = stage("depth pictures", lambda: view.depth_images(images, cameras, inputs.clouds))
         flat = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -128,7 +129,7 @@ class BEVFusionEngine:
     def _lidar_map(self, inputs: BEVFusionInput, stage: Stage) -> Tensor:
         encoder = cast(LidarEncoder, self.network.encoders["lidar"])
         # Without a point there is no voxel, and so nothing in the map either.
-        clouds = [torch.zeros(0, 5)] if inputs.clouds is None else inputs.clouds
+        clouds = [torch.zeros(0, 5, device=self.device)] if inputs.clouds is None else inputs.clouds
         features, cells = stage("voxelize", lambda: encoder.voxels(clouds))
         dtype = torch.bfloat16 if self.bfloat16 else torch.float32
         return stage(
@@ -155,7 +156,7 @@ class BEVFusionEngine:
         return self._bird(*maps)[0]
 
     def _run_heads(self, bev: Tensor) -> dict[str, Any]:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             answers = {name: head(bev) for name, head in self._heads.items()}
         return {name: _widened(answer) for name, answer in answers.items()}
 

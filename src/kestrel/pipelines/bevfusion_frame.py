@@ -25,7 +25,7 @@ from kestrel.types import Calibration, Float32Array, Float64Array, PointCloud, S
 BASE_FROM_NETWORK: Final = np.array(
     [[0.0, 1.0, 0.0, 0.944], [-1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.840], [0.0, 0.0, 0.0, 1.0]]
 )
-"""(4, 4) the nuScenes LiDAR on its vehicle, without the half degree by which it leans."""
+"""(4, 4) the nuScenes LiDAR on its vehicle, without the 1.4 degrees by which one of them leans ahead."""
 
 SWEEPS: Final = 9
 """Earlier sweeps that the released networks were trained with."""
@@ -51,6 +51,14 @@ class BEVFusionInput:
     images: Tensor | None
     cameras: CameraGeometry | None
     clouds: list[Tensor] | None
+
+    def to(self, device: torch.device) -> BEVFusionInput:
+        """Return the same on a device."""
+        return BEVFusionInput(
+            None if self.images is None else self.images.to(device),
+            None if self.cameras is None else self.cameras.to(device),
+            None if self.clouds is None else [cloud.to(device) for cloud in self.clouds],
+        )
 
 
 def read_frame(frame: SensorFrame, config: Mapping[str, Any]) -> BEVFusionInput:

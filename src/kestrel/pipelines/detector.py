@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+import torch
+
 from kestrel.engine import EngineName
 from kestrel.errors import ConfigError, describe
 from kestrel.models.bevfusion import BEVFusion
@@ -26,9 +28,9 @@ class Detector(Protocol):
 
     manifest: of the weights, None for random ones. sweeps: earlier sweeps that it makes use of, sweep_s:
     seconds from one to the next, 0: as they come. remove_close_m: points of earlier sweeps this close to
-    their sensor, along both axes, are to be left out. precision: what its convolutions multiply. map_memory:
-    whether maps are of all frames that know where the vehicle was. classes, layers: what it answers; empty
-    where it knows only the other.
+    their sensor, along both axes, are to be left out. precision: what its convolutions multiply, device:
+    where. map_memory: whether maps are of all frames that know where the vehicle was. classes, layers: what
+    it answers; empty where it knows only the other.
     """
 
     @property
@@ -45,6 +47,10 @@ class Detector(Protocol):
 
     @property
     def precision(self) -> str:
+        """See above."""
+
+    @property
+    def device(self) -> torch.device:
         """See above."""
 
     @property
@@ -100,6 +106,7 @@ def load_detector(
     precision: Precision = "auto",
     *,
     map_memory: bool = True,
+    device: str = "cpu",
 ) -> Detector:
     """Return Kestrel-Fusion or a converted BEVFusion; arguments as for FusionDetector and BEVFusionDetector.
 
@@ -107,7 +114,7 @@ def load_detector(
 
     Raises:
         ModelError: the weights cannot be used.
-        ConfigError: engine int8 for a BEVFusion, or not as FusionDetector wants it.
+        ConfigError: engine int8 for a BEVFusion, or not as the detector wants it.
     """
     if read_manifest(weights).network != BEVFusion.__name__:
         return FusionDetector(
@@ -118,7 +125,8 @@ def load_detector(
             int8=int8,
             precision=precision,
             map_memory=map_memory,
+            device=device,
         )
     if engine == "int8" or int8 is not None:
         raise ConfigError(describe("network for engine int8", expected="KestrelFusion", found="BEVFusion"))
-    return BEVFusionDetector(weights, score_threshold, threads, engine, precision)
+    return BEVFusionDetector(weights, score_threshold, threads, engine, precision, device)

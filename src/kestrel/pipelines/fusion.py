@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
-from kestrel.engine import EngineName
+from kestrel.engine import EngineName, engine_on
+from kestrel.engine.device import chosen_device
 from kestrel.engine.int8 import Int8Models
 from kestrel.errors import ConfigError, describe
 from kestrel.models.kestrel_fusion import KestrelFusion
@@ -47,17 +48,20 @@ class FusionDetector:
         weights: name of shipped weights or path of a .safetensors file.
         score_threshold: boxes below it are dropped, 0..1.
         threads: threads that torch may use in this process, None for its default.
-        engine: how the dense parts run; "auto" measures at the first frame, which so takes seconds.
+        engine: how the dense parts run; "auto" measures at the first frame, which so takes seconds. On a GPU
+            it is "folded", beside which only "eager" runs there.
         int8: folder of quantized models (`kestrel calibrate`), with the engine of that name alone.
         precision: of the dense parts; "auto" is bfloat16 or else int8 where the CPU multiplies it in
             hardware. In int8 are the 3x3 convolutions of the engine "folded", if it is taken, and no others.
+            On a GPU "auto" is bfloat16 where that multiplies it, else float32.
         map_memory: whether the map is that of all frames and not of each by itself.
         picture_memory: whether pictures look back.
+        device: where it computes, see kestrel.engine.device.chosen_device.
 
     Raises:
         ModelError: the weights, or the quantized models with these weights, cannot be used.
-        ConfigError: engine int8 without a folder, or a folder without engine int8; or precision int8 on a
-            machine that does not multiply bytes.
+        ConfigError: engine int8 without a folder, or a folder without engine int8; precision int8 on a GPU or
+            on a machine that does not multiply bytes; no such device, or an engine that does not run there.
     """
 
     def __init__(
@@ -71,12 +75,14 @@ class FusionDetector:
         *,
         map_memory: bool = True,
         picture_memory: bool = True,
+        device: str = "cpu",
     ) -> None:
         if (engine == "int8") != (int8 is not None):
             expected = "a folder of int8 models with the engine int8, and with no other"
             raise ConfigError(describe(f"engine {engine}", expected=expected, found=int8))
+        self.device = chosen_device(device)
         set_threads(threads)
-        network, manifest = load_network(KestrelFusion, weights, CLASSES)
+        network, manifest = load_network(KestrelFusion, weights, CLASSES, self.device)
         models = None if int8 is None else Int8Models.open(int8, manifest.sha256)
         self._start(network, manifest, score_threshold, engine, models, precision)
         self.map_memory, self.picture_memory = map_memory, picture_memory
@@ -89,10 +95,11 @@ class FusionDetector:
         engine: EngineName = "folded",
         config: FusionConfig | None = None,
         precision: Precision = "auto",
+        device: str = "cpu",
     ) -> FusionDetector:
         """Return the same network, or one of another config, with random weights."""
         network = untrained_network(partial(KestrelFusion, config), seed)
-        return cls.of(network, score_threshold, engine, precision)
+        return cls.of(network, score_threshold, engine, precision, device)
 
     @classmethod
     def of(
@@ -101,10 +108,12 @@ class FusionDetector:
         score_threshold: float = 0.1,
         engine: EngineName = "folded",
         precision: Precision = "auto",
+        device: str = "cpu",
     ) -> FusionDetector:
-        """Return a detector with this network, which is in evaluation mode."""
+        """Return a detector with this network, which is in evaluation mode and is moved to the device."""
         pipeline = cls.__new__(cls)
-        pipeline._start(network, None, score_threshold, engine, precision=precision)
+        pipeline.device = chosen_device(device)
+        pipeline._start(network.to(pipeline.device), None, score_threshold, engine, precision=precision)
         return pipeline
 
     def _start(
@@ -117,10 +126,10 @@ class FusionDetector:
         precision: Precision = "auto",
     ) -> None:
         self.network = network
-        self.precision = chosen_precision(precision, ["bfloat16", "int8"])
+        self.precision = chosen_precision(precision, ["bfloat16", "int8"], self.device)
         self.engine = FusionEngine(
             network,
-            engine,
+            engine_on(self.device, engine),
             bfloat16=self.precision == "bfloat16",
             dynamic_int8=self.precision == "int8",
             int8=int8,
@@ -131,7 +140,7 @@ class FusionDetector:
         self.layers = MAP_LAYERS
         self._memory = PictureMemory(network.config.hop_s, network.camera.no_past(1))
         config = network.config
-        self._map_memory = MapMemory(config.num_layers, config.map_extent, config.map_resolution)
+        self._map_memory = MapMemory(config.num_layers, config.map_extent, config.map_resolution, self.device)
         self.map_memory = self.picture_memory = True
 
     remove_close_m = 0.0
@@ -188,14 +197,14 @@ class FusionDetector:
         check_finite("Kestrel-Fusion heatmap", output.heatmap)
         box = decode_boxes(output, inputs, self.network, self.score_threshold)
         check_finite("Kestrel-Fusion boxes", box.values)
-        values = box.values.float().numpy()
+        values = box.values.float().cpu().numpy()
         return Boxes3D(
             center=np.ascontiguousarray(values[:, :3]),
             size=np.ascontiguousarray(values[:, 3:6]),
             yaw=np.ascontiguousarray(values[:, 6]),
             velocity=np.ascontiguousarray(values[:, 7:9]),
-            label=box.label.numpy(),
-            score=box.score.numpy(),
+            label=box.label.cpu().numpy(),
+            score=box.score.cpu().numpy(),
             class_names=self.classes,
             frame_id=frame.frame_id,
             stamp_ns=frame.stamp_ns,
@@ -216,7 +225,7 @@ class FusionDetector:
         logits = self.engine.refined_map(evidence)
         check_finite("Kestrel-Fusion map of all frames", logits)
         return BevMap(
-            probability=logits[0].sigmoid().numpy(),
+            probability=logits[0].sigmoid().cpu().numpy(),
             layer_names=self.layers,
             lower=(-config.map_extent, -config.map_extent),
             resolution=config.map_resolution,
@@ -238,16 +247,17 @@ class FusionDetector:
             origins.append(torch.from_numpy(origin))
         height, width = config.image_size
         h, w = config.feature_size
+        # Pictures travel as bytes.
+        images = torch.stack(pictures).to(self.device).permute(0, 3, 1, 2) / 255 if pictures else None
+        made = partial(torch.zeros, device=self.device)
         return FusionInput(
-            points=points,
-            point_batch=torch.zeros(len(points), dtype=torch.int64),
-            images=torch.stack(pictures).permute(0, 3, 1, 2) / 255
-            if pictures
-            else torch.zeros(0, 3, height, width),
-            image_batch=torch.zeros(len(pictures), dtype=torch.int64),
-            rays=torch.stack(rays) if rays else torch.zeros(0, h, w, 3),
-            origins=torch.stack(origins) if origins else torch.zeros(0, 3),
-            has_lidar=torch.tensor([frame.cloud is not None]),
+            points=points.to(self.device),
+            point_batch=made(len(points), dtype=torch.int64),
+            images=made(0, 3, height, width) if images is None else images,
+            image_batch=made(len(pictures), dtype=torch.int64),
+            rays=torch.stack(rays).to(self.device) if rays else made(0, h, w, 3),
+            origins=torch.stack(origins).to(self.device) if origins else made(0, 3),
+            has_lidar=torch.tensor([frame.cloud is not None], device=self.device),
             past=self._memory.recall(_pictures(frame)) if self.picture_memory else (),
         )
 

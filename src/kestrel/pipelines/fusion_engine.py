@@ -79,7 +79,7 @@ class FusionEngine:
 
         Engines are made at the first call that needs them, for the number of frames that it has.
         """
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(inputs.points.device.type, enabled=False):
             index = stage("index", lambda: self._lift_splat_index(inputs)) if len(inputs.images) else None
             return self.network.run(
                 inputs,
@@ -92,7 +92,7 @@ class FusionEngine:
 
     def refined_map(self, evidence: Tensor) -> Tensor:
         """Return what the network's map_refiner does, (B, layers, X, Y)."""
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(evidence.device.type, enabled=False):
             if self._map is None:
                 self._map = self._engine(MAP, self.network.map_refiner, (evidence,))
             (logits,) = self._map(evidence)

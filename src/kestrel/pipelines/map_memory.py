@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kestrel.engine.device import CPU
 from kestrel.types import Float64Array
 
 CLOSE_M: Final = 10.0
@@ -51,21 +52,22 @@ class MapMemory:
         layers: how many.
         extent: half side of the map, metres.
         resolution: side of a cell, metres.
+        device: where it is kept.
     """
 
-    def __init__(self, layers: int, extent: float, resolution: float) -> None:
-        self._layers = layers
+    def __init__(self, layers: int, extent: float, resolution: float, device: torch.device = CPU) -> None:
+        self._layers, self._device = layers, device
         self._extent, self._resolution = extent, resolution
         cells = round(2 * extent / resolution)
         # The map turned by any angle, wherever in its slack.
         self._side = math.ceil(math.sqrt(2) * cells) + 2 * SLACK + 2
         middle = (torch.arange(cells) + 0.5) * resolution - extent
-        self._closeness = closeness(torch.hypot(middle[:, None], middle))
+        self._closeness = closeness(torch.hypot(middle[:, None], middle)).to(device)
         self.clear()
 
     def clear(self) -> None:
         """Forget everything."""
-        self._sums = torch.zeros(self._layers + 2, self._side, self._side)
+        self._sums = torch.zeros(self._layers + 2, self._side, self._side, device=self._device)
         """By cell of the grid: sum of weighted log-odds, sum of weights, weight of the closest view."""
         self._corner = (0, 0)
         """Number of the grid's first cell along x and y, counted from the origin of the fixed frame."""
@@ -148,7 +150,8 @@ def closeness(distance: Tensor) -> Tensor:
 def _sampled(values: Tensor, there_from_here: Tensor, side: int) -> Tensor:
     """Return ``values`` (C, X, Y) at the cells of a square of so many cells a side; zeros beyond them."""
     swapped = there_from_here[[1, 0]][:, [1, 0, 2]]  # to torch the second axis is x
-    places = F.affine_grid(swapped[None].float(), [1, 1, side, side], align_corners=False)
+    swapped = swapped[None].float().to(values.device)
+    places = F.affine_grid(swapped, [1, 1, side, side], align_corners=False)
     return F.grid_sample(values[None], places, align_corners=False)[0]
 
 

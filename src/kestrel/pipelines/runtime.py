@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
+from kestrel.engine.device import CPU
 from kestrel.errors import ConfigError, ModelError, describe
 from kestrel.models.kestrel_augment import AugmentConfig, KestrelAugment
 from kestrel.models.kestrel_fusion import KestrelFusion
@@ -47,18 +48,23 @@ Precision = Literal["auto", "float32", "bfloat16", "int8"]
 ChosenPrecision = Literal["float32", "bfloat16", "int8"]
 
 
-def chosen_precision(precision: Precision, auto: Sequence[ChosenPrecision]) -> ChosenPrecision:
+def chosen_precision(
+    precision: Precision, auto: Sequence[ChosenPrecision], device: torch.device = CPU
+) -> ChosenPrecision:
     """Return what convolutions shall multiply.
 
     Args:
         precision: what is asked for.
         auto: what a pipeline takes by itself, the best first; without instructions for any it is float32.
+        device: where; a GPU multiplies no bytes here.
 
     Raises:
-        ConfigError: another precision, or int8 on a machine that does not multiply bytes.
+        ConfigError: another precision, or one that the processor, or this GPU, does not multiply.
     """
     if precision not in get_args(Precision):
         raise ConfigError(describe("precision", expected=f"one of {get_args(Precision)}", found=precision))
+    if device.type != "cpu":
+        return _precision_of_gpu(precision, auto, device)
     if precision == "int8" and not int8_is_fast():
         expected = "a processor with AVX-512 VNNI, and compiled kernels that use it"
         raise ConfigError(describe("precision int8", expected=expected, found=dispatch_level()))
@@ -66,6 +72,19 @@ def chosen_precision(precision: Precision, auto: Sequence[ChosenPrecision]) -> C
         return precision
     fast = {"float32": True, "bfloat16": has_fast_bfloat16(), "int8": int8_is_fast()}
     return next((each for each in auto if fast[each]), "float32")
+
+
+def _precision_of_gpu(
+    precision: Precision, auto: Sequence[ChosenPrecision], device: torch.device
+) -> ChosenPrecision:
+    with torch.cuda.device(device):
+        narrow = torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "auto":
+        return "bfloat16" if narrow and "bfloat16" in auto else "float32"
+    if precision == "int8" or (precision == "bfloat16" and not narrow):
+        expected = "float32, bfloat16 or auto on a GPU" if narrow else "float32 or auto on this GPU"
+        raise ConfigError(describe("precision", expected=expected, found=f"{precision} on {device}"))
+    return precision
 
 
 def build(network: type[NetworkT], config: dict[str, Any], source: str | Path) -> NetworkT:
@@ -85,9 +104,9 @@ def build(network: type[NetworkT], config: dict[str, Any], source: str | Path) -
 
 
 def load_network(
-    network: type[NetworkT], weights: str | Path, classes: tuple[str, ...]
+    network: type[NetworkT], weights: str | Path, classes: tuple[str, ...], device: torch.device = CPU
 ) -> tuple[NetworkT, Manifest]:
-    """Return a network with its weights, ready to answer.
+    """Return a network with its weights on a device, ready to answer.
 
     Raises:
         ModelError: the weights are missing, damaged, for another network or for other classes.
@@ -99,21 +118,22 @@ def load_network(
         raise ModelError(describe(f"classes of {weights}", expected=classes, found=manifest.classes))
     built = build(network, manifest.config, weights)
     assign(built, state, weights)
-    return ready(built), manifest
+    return ready(built, device), manifest
 
 
-def untrained_network(make: Callable[[], NetworkT], seed: int) -> NetworkT:
-    """Return a network with random weights that depend on ``seed`` alone."""
+def untrained_network(make: Callable[[], NetworkT], seed: int, device: torch.device = CPU) -> NetworkT:
+    """Return a network on a device with random weights that depend on ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ready(make())
+        return ready(make(), device)
 
 
-def ready(network: NetworkT) -> NetworkT:
-    """Put a network, and the memory of this process, into the state in which it answers fastest."""
-    keep_freed_memory()
+def ready(network: NetworkT, device: torch.device) -> NetworkT:
+    """Put a network, and the memory of this process, into the state in which it answers fastest there."""
+    if device.type == "cpu":
+        keep_freed_memory()
     network.eval().requires_grad_(False)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kestrel.classes import IGNORE, POINT_CLASSES
+from kestrel.engine.device import chosen_device
 from kestrel.errors import ConfigError, describe
 from kestrel.models.kestrel_seg import KestrelSeg
 from kestrel.nn.sparse import keep_packed_alone, use_int8
@@ -62,11 +63,13 @@ class PointSegmenter:
         weights: name of shipped weights or path of a .safetensors file.
         threads: threads that torch may use in this process, None for its default.
         views: of each sweep; by default the sweep alone.
-        precision: of the convolutions, one of PRECISIONS.
+        precision: of the convolutions, one of PRECISIONS; on a GPU "auto" is float32.
+        device: where it computes, see kestrel.engine.device.chosen_device.
 
     Raises:
         ModelError: the weights cannot be used.
-        ConfigError: int8 on a machine that does not multiply bytes, or another precision.
+        ConfigError: there is no such device; int8 on a GPU or on a machine that does not multiply bytes, or
+            another precision.
     """
 
     def __init__(
@@ -75,18 +78,25 @@ class PointSegmenter:
         threads: int | None = None,
         views: SweepViews | None = None,
         precision: Precision = "auto",
+        device: str = "cpu",
     ) -> None:
+        self.device = chosen_device(device)
         set_threads(threads)
-        network, manifest = load_network(KestrelSeg, weights, POINT_CLASSES)
+        network, manifest = load_network(KestrelSeg, weights, POINT_CLASSES, self.device)
         self._start(network, manifest, views, precision)
 
     @classmethod
     def untrained(
-        cls, seed: int = 0, views: SweepViews | None = None, precision: Precision = "auto"
+        cls,
+        seed: int = 0,
+        views: SweepViews | None = None,
+        precision: Precision = "auto",
+        device: str = "cpu",
     ) -> PointSegmenter:
         """Return the same network with random weights."""
         pipeline = cls.__new__(cls)
-        pipeline._start(untrained_network(KestrelSeg, seed), None, views, precision)
+        pipeline.device = chosen_device(device)
+        pipeline._start(untrained_network(KestrelSeg, seed, pipeline.device), None, views, precision)
         return pipeline
 
     def _start(
@@ -94,13 +104,16 @@ class PointSegmenter:
     ) -> None:
         if precision not in PRECISIONS:
             raise ConfigError(describe("precision", expected=f"one of {PRECISIONS}", found=precision))
-        self.precision = chosen_precision(precision, ["int8"])
+        self.precision = chosen_precision(precision, ["int8"], self.device)
         use_int8(network, self.precision == "int8")
         keep_packed_alone(network)
         self.network = network
         self.manifest = manifest
         self.classes = POINT_CLASSES
-        self._matrices = (views or SweepViews()).matrices()
+        self._matrices = (views or SweepViews()).matrices().to(self.device)
+
+    at_lidar: Final = False
+    """Sweeps are to be in base_link."""
 
     def segment(self, cloud: PointCloud) -> PointLabels:
         """Return the class and its probability for every point, in the order of the cloud.
@@ -119,9 +132,9 @@ class PointSegmenter:
         if bool(inside.any()):
             kept = points if bool(inside.all()) else points[inside]
             with torch.inference_mode():
-                best, share = self._best(kept)
-            label[inside.numpy()] = best.numpy()
-            probability[inside.numpy()] = share.numpy()
+                best, share = self._best(kept.to(self.device))
+            label[inside.numpy()] = best.cpu().numpy()
+            probability[inside.numpy()] = share.cpu().numpy()
         return PointLabels(label, probability, self.classes)
 
     def _best(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,5 +151,5 @@ class PointSegmenter:
         return best.indices.to(torch.uint8), best.values / len(self._matrices)
 
     def _logits(self, points: Tensor) -> Tensor:
-        answer: Tensor = self.network(points, torch.zeros(len(points), dtype=torch.int64))
+        answer: Tensor = self.network(points, points.new_zeros(len(points), dtype=torch.int64))
         return check_finite("Kestrel-Seg", answer)

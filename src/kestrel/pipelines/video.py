@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from kestrel.classes import EVENTS
+from kestrel.engine.device import chosen_device
 from kestrel.engine.folded import FoldedEngine
 from kestrel.models.kestrel_video import KestrelVideo
 from kestrel.models.mobilenetv2 import State
 from kestrel.pipelines.runtime import (
     check_finite,
-    fast_arithmetic,
     load_network,
     set_threads,
     untrained_network,
@@ -59,21 +59,27 @@ class VideoUnderstanding:
     Args:
         weights: name of shipped weights or path of a .safetensors file.
         threads: threads that torch may use in this process, None for its default.
+        device: where it computes, see kestrel.engine.device.chosen_device.
 
     Raises:
         ModelError: the weights cannot be used.
+        ConfigError: there is no such device.
     """
 
-    def __init__(self, weights: str | Path = "kestrel-video", threads: int | None = None) -> None:
+    def __init__(
+        self, weights: str | Path = "kestrel-video", threads: int | None = None, device: str = "cpu"
+    ) -> None:
+        self.device = chosen_device(device)
         set_threads(threads)
-        network, manifest = load_network(KestrelVideo, weights, EVENTS)
+        network, manifest = load_network(KestrelVideo, weights, EVENTS, self.device)
         self._start(network, manifest)
 
     @classmethod
-    def untrained(cls, seed: int = 0) -> VideoUnderstanding:
+    def untrained(cls, seed: int = 0, device: str = "cpu") -> VideoUnderstanding:
         """Return the same network with random weights."""
         pipeline = cls.__new__(cls)
-        pipeline._start(untrained_network(KestrelVideo, seed), None)
+        pipeline.device = chosen_device(device)
+        pipeline._start(untrained_network(KestrelVideo, seed, pipeline.device), None)
         return pipeline
 
     def _start(self, network: KestrelVideo, manifest: Manifest | None) -> None:
@@ -102,9 +108,9 @@ class VideoUnderstanding:
         stream = self._streams.get(image.frame_id)
         if stream is not None and not 0 < image.stamp_ns - stream.last_ns <= LONGEST_GAP_S * 1e9:
             stream = None
-        with torch.inference_mode(), fast_arithmetic():
+        with torch.inference_mode():
             logits, *state = self._run(self._picture(image.data), *(stream.state if stream else ()))
-        probability = check_finite("Kestrel-Video", logits[0]).softmax(0).numpy()
+        probability = check_finite("Kestrel-Video", logits[0]).softmax(0).cpu().numpy()
         hops = self._advance(image, stream, tuple(state))
         return ActionScores(
             probability=np.ascontiguousarray(probability, np.float32),
@@ -127,7 +133,8 @@ class VideoUnderstanding:
 
     def _picture(self, data: UInt8Array) -> Tensor:
         cropped = crop_to_road(data, self.network.config.image_size)
-        picture = torch.from_numpy(np.ascontiguousarray(cropped)).permute(2, 0, 1)[None].float() / 255
+        shown = torch.from_numpy(np.ascontiguousarray(cropped)).to(self.device)
+        picture = shown.permute(2, 0, 1)[None].float() / 255
         return picture.contiguous(memory_format=torch.channels_last)
 
 

@@ -15,6 +15,7 @@ from kestrel.errors import InputError, describe
 from kestrel.pipelines.augment import Augmenter
 from kestrel.types import UInt8Array
 from kestrel_nodes.base import KestrelNode
+from kestrel_nodes.on_device import OnDevice, device_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.picture_folder import PictureFolder, read_label_file
 from kestrel_nodes.qos import RELIABILITY, input_qos
@@ -33,6 +34,7 @@ class AugmentParameters(NodeParameters):
         "Name of shipped weights, or path of a .safetensors file that `kestrel train` wrote.",
     )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
+    device: str = device_parameter()
     labels_reliability: str = parameter(
         "best_effort", "Reliability of the label image input.", choices=RELIABILITY
     )
@@ -59,15 +61,20 @@ class AugmentNode(KestrelNode[AugmentParameters]):
 
     parameters_type = AugmentParameters
 
-    def load(self) -> Augmenter:
+    def load(self, device: str) -> Augmenter:
         """Return the pipeline."""
-        return Augmenter(self.params.weights, self.params.threads or None)
+        return Augmenter(self.params.weights, self.params.threads or None, device)
+
+    def start(self, device: str) -> Augmenter:
+        """Return the pipeline, warmed up."""
+        augmenter = self.load(device)
+        self.show_model(augmenter.manifest, augmenter.device)
+        augmenter.render(augmenter.scene_labels(0), 0)
+        return augmenter
 
     def setup(self) -> None:
         """Load and warm up the network; offer the outputs and the service."""
-        self.augmenter = self.load()
-        self.show_model(self.augmenter.manifest)
-        self.augmenter.render(self.augmenter.scene_labels(0), 0)
+        self.model = OnDevice(self, self.params.device, self.start)
         self.image = self.add_output("image", ImageMessage)
         self.labels = self.add_output("labels", ImageMessage)
         qos = input_qos(self.params.labels_reliability, self.params.labels_depth)
@@ -77,7 +84,7 @@ class AugmentNode(KestrelNode[AugmentParameters]):
     def augment(self, message: ImageMessage) -> None:
         """Answer one label image."""
         labels = self._bounded(read_labels(message))
-        self._publish(self.augmenter.render(labels, self.params.seed), labels, message.header)
+        self._publish(self._picture(labels, self.params.seed), labels, message.header)
 
     async def render(
         self, request: RenderImages.Request, response: RenderImages.Response
@@ -96,15 +103,18 @@ class AugmentNode(KestrelNode[AugmentParameters]):
 
     def _render_one(self, request: RenderImages.Request, seed: int, folder: PictureFolder | None) -> None:
         labels = self._labels(request.label_source, seed)
-        picture = self.augmenter.render(labels, seed)
+        picture = self._picture(labels, seed)
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self.params.frame_id)
         self._publish(picture, labels, header)
         if folder is not None:
             folder.write(f"{seed:020d}", picture, labels)
 
+    def _picture(self, labels: UInt8Array, seed: int) -> UInt8Array:
+        return self.model.ask(lambda augmenter: augmenter.render(labels, seed))
+
     def _labels(self, source: str, seed: int) -> UInt8Array:
         if source in ("", PROCEDURAL):
-            return self.augmenter.scene_labels(seed)
+            return self.model.pipeline.scene_labels(seed)
         return self._bounded(read_label_file(self.params.label_folder, source))
 
     def _bounded(self, labels: UInt8Array) -> UInt8Array:

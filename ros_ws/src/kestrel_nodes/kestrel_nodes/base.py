@@ -29,7 +29,8 @@ from typing import Any, TypeVar
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible, qos_policy_name_from_kind
 
-from kestrel.errors import KestrelError
+from kestrel.errors import InputError, KestrelError, describe
+from kestrel_nodes.lasting import LastingSubscription
 from kestrel_nodes.parameters import NodeParameters
 from kestrel_nodes.ports import Input, Output
 from kestrel_nodes.qos import input_qos
@@ -53,6 +54,7 @@ class KestrelNode(WorkingNode[P]):
         self.inputs: dict[str, Input] = {}
         self.clock_watch = ClockWatch(self)
         self._subscribe: dict[str, Callable[[], None]] = {}
+        self._lasting: dict[str, LastingSubscription] = {}
 
     def reset(self, cause: str, source: Input | None) -> None:
         """Time jumped back: forget state over time that belongs to receiving (executor thread).
@@ -74,6 +76,7 @@ class KestrelNode(WorkingNode[P]):
         required: bool = True,
         stamped: bool = True,
         single_source: bool = True,
+        lasting: bool = False,
         outputs: tuple[Output, ...] | None = None,
     ) -> Input:
         """Subscribe to ``~/input/<topic>`` while the node is active.
@@ -89,34 +92,49 @@ class KestrelNode(WorkingNode[P]):
             required: whether silence of this input is a fault.
             stamped: False for messages whose header is not used (/tf).
             single_source: whether a second publisher of the topic is a fault.
+            lasting: whether a message holds until the next one, as a calibration does: what was published
+                before the node became active is heard as well (latched), and silence after it is no fault.
             outputs: what comes of this input; when nobody subscribes to any of them (default: any output
                 that is not latched), the handler is not called.
         """
-        guard = StampGuard(int(self.params.jump_back_limit_s * NANOSECONDS))
         name = topic.lstrip("/")
         port = Input(
-            name, self.health[f"input/{name}"], guard, required=required, single_source=single_source
+            name,
+            self.health[f"input/{name}"],
+            StampGuard(int(self.params.jump_back_limit_s * NANOSECONDS)),
+            timeout_s=self.params.input_timeout_s,
+            required=required,
+            single_source=single_source,
+            stamped=stamped,
+            lasting=lasting,
         )
         port.outputs = () if outputs is None else outputs
         receive = self._receive_for_worker if in_worker else self._receive_now
-        callback = partial(receive, port, handler) if stamped else partial(self._receive_bare, port, handler)
+        callback = partial(receive if stamped else self._receive_bare, port, handler)
+        full_name = topic if topic.startswith("/") else f"~/input/{topic}"
         profile = input_qos() if qos is None else qos
-
-        def subscribe() -> None:
-            port.restart()
-            port.subscription = self.create_subscription(
-                kind,
-                topic if topic.startswith("/") else f"~/input/{topic}",
-                self.guard.wrap(callback, port.concern),
-                profile,
-                event_callbacks=SubscriptionEventCallbacks(
-                    incompatible_qos=partial(self._incompatible_qos, port)
-                ),
-            )
-
         self.inputs[topic] = port
-        self._subscribe[topic] = subscribe
+        self._subscribe[topic] = partial(self._listen_to, port, kind, full_name, callback, profile)
         return port
+
+    def _listen_to(
+        self, port: Input, kind: type, name: str, callback: Callable[[Any], None], profile: QoSProfile
+    ) -> None:
+        port.restart()
+        hear = self.guard.wrap(callback, port.concern)
+        events = SubscriptionEventCallbacks(incompatible_qos=partial(self._incompatible_qos, port))
+        if port.lasting:
+            pair = self._lasting.setdefault(port.topic, LastingSubscription(self, kind, hear))
+            port.subscription = pair.open(name, profile, events)
+        else:
+            port.subscription = self.create_subscription(kind, name, hear, profile, event_callbacks=events)
+
+    def _stop_listening(self, port: Input) -> None:
+        if port.topic in self._lasting:
+            self._lasting[port.topic].close()
+        elif port.subscription is not None:
+            self.destroy_subscription(port.subscription)
+        port.subscription = None
 
     def time_jumped(self, cause: str, source: Input | None = None) -> None:
         """Reset all state over time because time restarted, as told by ``source`` or (None) by the clock."""
@@ -171,6 +189,12 @@ class KestrelNode(WorkingNode[P]):
         return any(output.wanted for output in port.outputs) if port.outputs else self.wanted
 
     def _usable(self, port: Input, message: Any) -> bool:
+        if not message.header.frame_id:
+            name = f"frame_id of {port.topic}"
+            error = InputError(describe(name, expected="a frame", found="an empty name"))
+            port.reject(error)
+            self.guard.log(error)
+            return False
         if self._mixed_sources(port, message.header.frame_id):
             port.drop("mixed_frames", f"two publishers: frames {port.frame_id} and {message.header.frame_id}")
             return False
@@ -182,10 +206,10 @@ class KestrelNode(WorkingNode[P]):
                 f"{port.topic}: stamps jumped back by {((newest or 0) - stamp) / 1e9:.1f} s", port
             )
         elif verdict is not Verdict.FRESH:
-            port.drop(verdict.value, f"stamp {stamp / 1e9:.3f} s dropped: {verdict.value}")
+            port.drop(verdict.value, verdict.why_dropped(stamp))
             return False
         port.frame_id = message.header.frame_id
-        port.concern.clear("stamp")
+        port.usable()
         return True
 
     def _mixed_sources(self, port: Input, frame_id: str) -> bool:
@@ -215,9 +239,7 @@ class KestrelNode(WorkingNode[P]):
     def to_inactive(self) -> None:
         """Unsubscribe, then stop to work."""
         for port in self.inputs.values():
-            if port.subscription is not None:
-                self.destroy_subscription(port.subscription)
-                port.subscription = None
+            self._stop_listening(port)
             port.concern.clear_all()
         super().to_inactive()
 
@@ -226,7 +248,7 @@ class KestrelNode(WorkingNode[P]):
         self.clock_watch.stop()
         for port in self.inputs.values():
             self.health.forget(port.concern.name)
-        self.inputs, self._subscribe = {}, {}
+        self.inputs, self._subscribe, self._lasting = {}, {}, {}
         super().to_unconfigured()
 
     def check_health(self) -> None:
@@ -235,8 +257,10 @@ class KestrelNode(WorkingNode[P]):
         paused = self.clock_watch.check()
         for port in self.inputs.values():
             if port.subscription is not None:
-                port.check_silence(self.params.input_timeout_s, paused=paused)
+                port.check(paused=paused)
                 self._check_publishers(port)
+        for pair in self._lasting.values():
+            pair.check()
 
     def _check_publishers(self, port: Input) -> None:
         publishers = self._publishers_of(port)

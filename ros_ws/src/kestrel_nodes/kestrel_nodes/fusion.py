@@ -32,6 +32,7 @@ from kestrel_nodes.fusion_messages import detections_message, grid_messages, obj
 from kestrel_nodes.fusion_parameters import FusionParameters
 from kestrel_nodes.fusion_pictures import draw_from_above, draw_map, draw_overlay, markers_message
 from kestrel_nodes.fusion_warm_up import warm_up_frame
+from kestrel_nodes.on_device import OnDevice
 from kestrel_nodes.own_vehicle import OwnVehicle
 from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ports import Input, Output
@@ -62,7 +63,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         self.overlays: dict[str, Output] = {}
         self.collector = Collector(FusionParameters().collector_settings())
 
-    def load(self) -> Detector:
+    def load(self, device: str) -> Detector:
         """Return the pipeline."""
         params = self.params
         lowest = params.box_selection().lowest
@@ -75,20 +76,31 @@ class FusionNode(KestrelNode[FusionParameters]):
             params.int8_folder or None,
             cast(Precision, params.precision),
             map_memory=params.map_memory,
+            device=device,
         )
+
+    def start(self, device: str) -> Detector:
+        """Return the pipeline, warmed up."""
+        detector = self.load(device)
+        self.show_model(detector.manifest, detector.device)
+        self.health["model"].set("precision", detector.precision)
+        detector.detect(warm_up_frame(self.params.cameras, use_lidar=self.params.use_lidar))
+        detector.reset()
+        return detector
+
+    @property
+    def detector(self) -> Detector:
+        """The pipeline."""
+        return self.model.pipeline
 
     def setup(self) -> None:
         """Load the network and warm it up, create inputs and outputs."""
         params = self.params
-        self.detector = self.load()
-        self.show_model(self.detector.manifest)
-        self.health["model"].set("precision", self.detector.precision)
+        self.model = OnDevice(self, params.device, self.start)
         self.selection = params.box_selection()
         self.selection.check_classes(self.detector.classes)
         self.tracker = Tracker(memory_s=params.track_memory_s, position_std_m=params.track_position_std_m)
         self.tracks_in, self.tracked_ns = "", 0
-        self.detector.detect(warm_up_frame(params.cameras, use_lidar=params.use_lidar))
-        self.detector.reset()
         self.transforms = TransformBuffer(
             tolerance_s=params.tf_tolerance_s, jump_back_s=params.jump_back_limit_s
         )
@@ -134,7 +146,9 @@ class FusionNode(KestrelNode[FusionParameters]):
         self.sources = {}
         for camera in params.cameras:
             on_info = partial(self._on_camera_info, camera)
-            self.add_input(f"{camera}/camera_info", CameraInfo, on_info, in_worker=False, stamped=False)
+            self.add_input(
+                f"{camera}/camera_info", CameraInfo, on_info, in_worker=False, stamped=False, lasting=True
+            )
         kind = CompressedImage if params.compressed else Image
         qos = input_qos(params.image_reliability, params.image_depth)
         for camera in params.cameras:
@@ -229,7 +243,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         try:
             frame = self._build(collected, earlier)
             output_from_base = self._output_from_base(frame.stamp_ns)
-            boxes, bev_map = self.detector.detect(frame)
+            boxes, bev_map = self.model.ask(lambda detector: detector.detect(frame))
             self._say_map(frame)
             boxes = self._tracked(self.selection(boxes), velocities_seen=bool(frame.sweeps))
             self._publish(frame, boxes, bev_map, output_from_base)

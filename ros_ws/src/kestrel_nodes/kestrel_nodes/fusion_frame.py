@@ -214,8 +214,6 @@ class FrameBuilder:
         return self._sweeps[stamp]
 
     def _base_from_lidar(self, sweep: PointCloud) -> Float64Array:
-        if not sweep.frame_id:
-            raise CalibrationError(describe("frame_id of points", expected="a frame", found="an empty name"))
         return self.transforms.lookup(self.base_frame, sweep.frame_id, sweep.stamp_ns)
 
     def _without_close(self, sweep: PointCloud) -> PointCloud:
@@ -231,7 +229,7 @@ class FrameBuilder:
     ) -> tuple[Image, Calibration]:
         """Return the picture without distortion, and how it shows what is around the vehicle by now."""
         intrinsics = self._checked_info(name)
-        frame_id = message.header.frame_id or intrinsics.frame_id
+        frame_id = message.header.frame_id
         if frame_id != intrinsics.frame_id:
             expected = f"{intrinsics.frame_id!r} as in CameraInfo"
             raise CalibrationError(

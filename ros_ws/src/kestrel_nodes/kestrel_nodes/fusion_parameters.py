@@ -11,6 +11,7 @@ from kestrel.errors import ConfigError, describe
 from kestrel.pipelines.runtime import Precision
 from kestrel_nodes.box_selection import BoxSelection
 from kestrel_nodes.collector import LIDAR, CollectorSettings
+from kestrel_nodes.on_device import device_parameter
 from kestrel_nodes.own_vehicle import OwnVehicle, own_vehicle_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.qos import RELIABILITY
@@ -26,7 +27,8 @@ class FusionParameters(NodeParameters):
     )
     engine: str = parameter(
         "auto",
-        "What runs the dense parts of the network; auto measures at the start.",
+        "What runs the dense parts; auto: folded, or openvino where it is installed and faster at the start. "
+        "On a GPU: auto, folded or eager.",
         choices=("auto", "eager", "folded", "compiled", "openvino", "int8"),
     )
     int8_folder: str = parameter(
@@ -35,11 +37,12 @@ class FusionParameters(NodeParameters):
     )
     precision: str = parameter(
         "auto",
-        "What convolutions multiply; auto: bfloat16, or else int8 (not in a BEVFusion), where the processor "
-        "has instructions for it.",
+        "What convolutions multiply; auto: bfloat16, or else int8 (not in a BEVFusion, nor on a GPU), where "
+        "the processor has instructions for it.",
         choices=get_args(Precision),
     )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
+    device: str = device_parameter()
     score_threshold: float = parameter(0.1, "Boxes below this score are dropped.", minimum=0.0, maximum=1.0)
     class_thresholds: tuple[str, ...] = parameter(
         (), "Other thresholds: CLASS=SCORE, or CLASS@METRES=SCORE from this distance on."

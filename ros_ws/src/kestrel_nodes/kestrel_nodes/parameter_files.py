@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the parameter files in config/ and the tables in docs/nodes.md from the parameters of the nodes.
+"""Writes parameter files and their schema in config/ and tables in docs/nodes.md from the nodes' parameters.
 
 `python -m kestrel_nodes.parameter_files` writes them; with ``--check`` it only says which are out of date.
 """
@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import sys
 import textwrap
 from pathlib import Path
 from typing import Final
 
 from kestrel_nodes import NODES
+from kestrel_nodes.parameter_schema import schema
 from kestrel_nodes.parameters import NodeParameters, ParameterSpec, Value, specs
 
 ROOT: Final = Path(__file__).resolve().parents[4]
 TABLES: Final = "docs/nodes.md"
+SCHEMA: Final = "kestrel.param.schema.json"
 BEGIN: Final = "<!-- parameters of {node}: written by `python -m kestrel_nodes.parameter_files` -->"
 END: Final = "<!-- end of the parameters of {node} -->"
 WIDTH: Final = 100
@@ -36,6 +39,7 @@ def yaml_text(node: str, kind: type[NodeParameters]) -> str:
     lines = [
         "# SPDX-FileCopyrightText: The Kestrel Authors",
         "# SPDX-License-Identifier: Apache-2.0",
+        f"# yaml-language-server: $schema={SCHEMA}",
         f"# All parameters of the {node} node, written by `python -m kestrel_nodes.parameter_files`.",
         "# What a vehicle needs otherwise belongs into a file of its own that is loaded after this one.",
         f"{node}:",
@@ -90,6 +94,8 @@ def with_tables(text: str) -> str:
 def files(root: Path = ROOT) -> dict[Path, str]:
     """Return what every generated file should hold."""
     wanted = {root / "config" / f"{node}.param.yaml": yaml_text(node, parameters_of(node)) for node in NODES}
+    kinds = {node: parameters_of(node) for node in NODES}
+    wanted[root / "config" / SCHEMA] = json.dumps(schema(kinds), indent=2, ensure_ascii=False) + "\n"
     wanted[root / TABLES] = with_tables((root / TABLES).read_text(encoding="utf-8"))
     return wanted
 

@@ -138,7 +138,10 @@ class NodeParameters:
         maximum=3600.0,
     )
     input_timeout_s: float = parameter(
-        1.0, "An input silent for longer is reported as ERROR.", minimum=0.01, maximum=3600.0
+        1.0,
+        "An input silent, or without anything usable, for longer is reported as ERROR.",
+        minimum=0.01,
+        maximum=3600.0,
     )
     latency_warn_ms: float = parameter(
         200.0,

@@ -15,6 +15,7 @@ from rclpy.subscription import Subscription
 
 from kestrel.errors import InputError
 from kestrel_nodes.health import Concern, Level
+from kestrel_nodes.pace import Pace
 from kestrel_nodes.stamps import StampGuard
 
 PERIODS_UNTIL_LATE = 2.0
@@ -47,33 +48,64 @@ class Input:
 
     ``received = answered + superseded + rejected + dropped + unwanted + waiting``:
     superseded by newer data while waiting, rejected as malformed, dropped for its stamp (counted by reason),
-    unwanted because nobody subscribed to what would have come of it.
+    unwanted because nobody subscribed to what would have come of it. What is not an input to be answered
+    (transforms, CameraInfo: ``stamped`` is False) counts as ``received`` alone.
+
+    Args:
+        topic: name below ``~/input/``.
+        concern: what is said of it in /diagnostics.
+        guard: judges its stamps.
+        timeout_s: without a usable message for longer it is an ERROR.
+        required: whether silence is a fault.
+        single_source: whether a second publisher is a fault.
+        stamped: whether its messages are answered, each by its stamp.
+        lasting: whether a message holds until the next one: then silence after the first is no fault.
     """
 
     def __init__(
-        self, topic: str, concern: Concern, guard: StampGuard, *, required: bool, single_source: bool
+        self,
+        topic: str,
+        concern: Concern,
+        guard: StampGuard,
+        *,
+        timeout_s: float,
+        required: bool,
+        single_source: bool,
+        stamped: bool = True,
+        lasting: bool = False,
     ) -> None:
         self.topic = topic
         self.concern = concern
         self.guard = guard
+        self.timeout_s = timeout_s
         self.required = required
         self.single_source = single_source
+        self.lasting = lasting
         self.subscription: Subscription | None = None
         self.outputs: tuple[Output, ...] = ()
         self.frame_id: str | None = None
-        self._since = time.monotonic()
+        self._known = False
+        self._pace = Pace()
+        self._since = self._usable_at = time.monotonic()
         self._arrivals: deque[float] = deque(maxlen=11)
-        for counter in ("received", "answered", "superseded", "rejected", "unwanted"):
+        for counter in ("received", *(("answered", "superseded", "rejected", "unwanted") if stamped else ())):
             concern.count(counter, 0)
 
     def arrived(self) -> None:
         """Note that a message came."""
         self._arrivals.append(time.monotonic())
+        self._known = True
         self.concern.count("received")
+
+    def usable(self) -> None:
+        """Note that a message came with a frame and a stamp that can be used."""
+        self._usable_at = time.monotonic()
+        self.concern.clear("stamp")
 
     def answered(self) -> None:
         """Note that the answer to a message was published; ends what was wrong with earlier ones."""
         self.concern.count("answered")
+        self._pace.taken()
         self.accept()
 
     def accept(self) -> None:
@@ -83,10 +115,12 @@ class Input:
     def superseded(self) -> None:
         """Note that a message gave way to a newer one."""
         self.concern.count("superseded")
+        self._pace.superseded()
 
     def unwanted(self) -> None:
         """Note that a message was not looked at because nobody subscribes to its results."""
         self.concern.count("unwanted")
+        self._pace.forget()
 
     def reject(self, error: Exception, *, blamed: bool = True) -> None:
         """Note that a message could not be used; ERROR until a good one if the message is to blame.
@@ -97,19 +131,28 @@ class Input:
         """
         self.concern.count("rejected")
         self.concern.count(reason_of(error))
+        self._pace.taken()
         if blamed and isinstance(error, InputError):
             self.concern.error("message", str(error))
 
     def drop(self, reason: str, text: str) -> None:
-        """Note that a message was dropped for ``reason`` (its stamp); WARN until the next good one."""
+        """Note that a message was dropped for ``reason`` (its stamp).
+
+        WARN until the next good one; ERROR once the last good one is as long ago as silence may last.
+        """
         self.concern.count("dropped")
         self.concern.count(reason)
-        self.concern.warn("stamp", text)
+        unused_s = time.monotonic() - self._usable_at
+        if unused_s > max(self.timeout_s, self._late_s):
+            self.concern.error("stamp", f"nothing usable for {unused_s:.1f} s: {text}")
+        else:
+            self.concern.warn("stamp", text)
 
     def restart(self) -> None:
         """Begin to expect messages now (activation, or time restarted)."""
-        self._since = time.monotonic()
+        self._since = self._usable_at = time.monotonic()
         self._arrivals.clear()
+        self._pace.forget()
         self.guard.forget()
         self.frame_id = None
 
@@ -125,19 +168,26 @@ class Input:
         gaps = [later - earlier for earlier, later in pairwise(arrivals)]
         return statistics.median(gaps) if len(gaps) >= 2 else None
 
-    def check_silence(self, timeout_s: float, *, paused: bool) -> None:
-        """Say whether the input is late: WARN after two periods, ERROR after ``timeout_s``."""
-        period, silent = self.period_s, self.silent_s
+    @property
+    def _late_s(self) -> float:
+        """Seconds after which the next message is late."""
+        period = self.period_s
+        return self.timeout_s if period is None else max(PERIODS_UNTIL_LATE * period, LATE_AT_LEAST_S)
+
+    def check(self, *, paused: bool) -> None:
+        """Say whether the input is late (WARN after two periods, ERROR after the timeout) or too fast."""
+        period, silent, late_s = self.period_s, self.silent_s, self._late_s
         if period is not None:
             self.concern.set("period_s", f"{period:.3f}")
-        late_s = max(PERIODS_UNTIL_LATE * period, LATE_AT_LEAST_S) if period is not None else timeout_s
-        if paused or not self.required or silent <= late_s:
+        may_be_silent = not self.required or (self.lasting and self._known)
+        if paused or may_be_silent or silent <= late_s:
             self.concern.clear("late")
-        elif silent > max(timeout_s, late_s):
+        elif silent > max(self.timeout_s, late_s):
             text = "nothing received" if not self._arrivals else "no message"
             self.concern.check("late", f"{text} for {silent:.1f} s", level=Level.ERROR)
         else:
             self.concern.warn("late", f"no message for {silent:.2f} s, expected every {period or 0:.2f} s")
+        self.concern.check("pace", None if silent > max(self.timeout_s, late_s) else self._pace.complaint)
 
 
 def reason_of(error: Exception) -> str:

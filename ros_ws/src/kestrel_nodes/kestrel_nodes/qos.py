@@ -4,9 +4,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
 
 RELIABILITY: Final = ("reliable", "best_effort")
 
@@ -20,6 +28,12 @@ OUTPUT: Final = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 
 DEBUG: Final = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 """Timing topics: losing one matters to nobody."""
+
+
+def is_kept(publishers: Iterable[Any]) -> bool:
+    """Whether any of these (rclpy's TopicEndpointInfo) keeps its last message for late subscribers."""
+    fits = (qos_check_compatible(publisher.qos_profile, LATCHED)[0] for publisher in publishers)
+    return any(fit != QoSCompatibility.ERROR for fit in fits)
 
 
 def input_qos(reliability: str = "best_effort", depth: int = 5) -> QoSProfile:

@@ -10,16 +10,18 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2
-from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo, VisionClass
 
-from kestrel.classes import IGNORE, POINT_COLOURS
+from kestrel.classes import IGNORE, POINT_CLASSES, POINT_COLOURS, SEMANTIC_KITTI_CLASSES, Rgb
 from kestrel.errors import ConfigError, describe
+from kestrel.label_maps import POINT_CLASS_OF_KITTI
 from kestrel.pipelines.runtime import Precision
-from kestrel.pipelines.segmentation import PRECISIONS, PointSegmenter, SweepViews
+from kestrel.pipelines.segmentation import PRECISIONS, SweepViews
+from kestrel.pipelines.segmenter import Segmenter, load_segmenter
 from kestrel.types import Float32Array, Float64Array, PointCloud, PointLabels, UInt8Array
 from kestrel_nodes.base import KestrelNode
 from kestrel_nodes.deskew import Deskewer
+from kestrel_nodes.on_device import OnDevice, device_parameter
 from kestrel_nodes.own_vehicle import OwnVehicle, own_vehicle_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.qos import RELIABILITY, input_qos
@@ -42,12 +44,14 @@ class SegmentationParameters(NodeParameters):
 
     weights: str = parameter(
         "kestrel-seg",
-        "Name of shipped weights, or path of a .safetensors file that `kestrel train` wrote.",
+        "Name of shipped weights, or the path of a .safetensors file; a converted SPVCNN, MinkUNet or SPVNAS "
+        "runs as well.",
     )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
+    device: str = device_parameter()
     precision: str = parameter(
         "auto",
-        "What the convolutions multiply; auto: int8 where the processor has instructions for it.",
+        "What the convolutions multiply; auto: int8 where the CPU has instructions for it, float32 on a GPU.",
         choices=PRECISIONS,
     )
     base_frame: str = parameter(
@@ -126,24 +130,33 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
 
     parameters_type = SegmentationParameters
 
-    def load(self) -> PointSegmenter:
+    def load(self, device: str) -> Segmenter:
         """Return the pipeline."""
         views = SweepViews(self.params.test_time_turns, self.params.test_time_mirror)
         precision = cast(Precision, self.params.precision)
-        return PointSegmenter(self.params.weights, self.params.threads or None, views, precision)
+        threads = self.params.threads or None
+        return load_segmenter(self.params.weights, threads, views, precision, device)
+
+    def start(self, device: str) -> Segmenter:
+        """Return the pipeline, warmed up."""
+        segmenter = self.load(device)
+        self.show_model(segmenter.manifest, segmenter.device)
+        self.health["model"].set("precision", segmenter.precision)
+        segmenter.segment(PointCloud(np.zeros((1, 4), np.float32), 1, self.params.base_frame))
+        return segmenter
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The pipeline."""
+        return self.model.pipeline
 
     def setup(self) -> None:
         """Load the network, offer the outputs, subscribe to the cloud and to the transforms."""
-        self.segmenter = self.load()
-        self.show_model(self.segmenter.manifest)
-        self.health["model"].set("precision", self.segmenter.precision)
-        self.segmenter.segment(PointCloud(np.zeros((1, 4), np.float32), 1, self.params.base_frame))
+        self.model = OnDevice(self, self.params.device, self.start)
         classes = self.segmenter.classes
         self.removed = class_indices("removed_classes", self.params.removed_classes, classes)
         self.kept = class_indices("kept_classes", self.params.kept_classes, classes)
-        self.palette = np.array(
-            [POINT_COLOURS.get(name, NO_CLASS_COLOUR) for name in self.segmenter.classes], np.uint32
-        )
+        self.palette = np.array([point_colour(name) for name in classes], np.uint32)
         self.labelled = self.add_output("points", PointCloud2)
         self.coloured = self.add_output("points_coloured", PointCloud2)
         self.filtered = self.add_output("points_filtered", PointCloud2)
@@ -157,10 +170,9 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         self.add_input("points", PointCloud2, self.segment, qos=qos)
 
     def started(self) -> None:
-        """Publish what the class ids mean."""
+        """Publish what the class ids mean: of no time and no place, so that the header is empty."""
         classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(self.segmenter.classes)]
-        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self.params.base_frame)
-        self.label_info.publish(LabelInfo(header=header, class_map=classes))
+        self.label_info.publish(LabelInfo(class_map=classes))
 
     def reset(self, cause: str, source: object) -> None:
         """Forget the transforms of the time before."""
@@ -174,13 +186,19 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         own = self.own_vehicle.holds(decoded.cloud, base_from_cloud)
         cloud = self.deskewer(decoded.cloud.chosen(~own) if own.any() else decoded.cloud)
         self.deskewer.report(self.health["calibration"])
-        placed = replace(
-            cloud,
-            points=moved(cloud.points, base_from_cloud),
-            frame_id=self.params.base_frame or cloud.frame_id,
+        labels = self.model.ask(
+            lambda segmenter: segmenter.segment(self._placed(cloud, base_from_cloud, segmenter))
         )
-        self._publish(message, Answer.of(decoded, own, self.segmenter.segment(placed)))
+        self._publish(message, Answer.of(decoded, own, labels))
         self._report_own(own)
+
+    def _placed(self, cloud: PointCloud, base_from_cloud: Float64Array, segmenter: Segmenter) -> PointCloud:
+        """Return the cloud in the axes of the base frame, and where the network wants it."""
+        if segmenter.at_lidar:
+            base_from_cloud = base_from_cloud.copy()
+            base_from_cloud[:3, 3] = 0
+        frame = self.params.base_frame or cloud.frame_id
+        return replace(cloud, points=moved(cloud.points, base_from_cloud), frame_id=frame)
 
     def _base_from(self, cloud: PointCloud) -> Float64Array:
         if self.params.base_frame in ("", cloud.frame_id):
@@ -240,6 +258,14 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         palette[: len(self.palette)] = self.palette
         packed = palette[:, 0] << 16 | palette[:, 1] << 8 | palette[:, 2]
         return packed[class_id].view(np.float32)
+
+
+def point_colour(name: str) -> Rgb:
+    """Return the colour of a class of points; one of SemanticKITTI has that of its nearest in nuScenes."""
+    if name in SEMANTIC_KITTI_CLASSES:
+        nearest = POINT_CLASS_OF_KITTI[SEMANTIC_KITTI_CLASSES.index(name)]
+        name = name if nearest == IGNORE else POINT_CLASSES[nearest]
+    return POINT_COLOURS.get(name, NO_CLASS_COLOUR)
 
 
 def class_indices(parameter: str, names: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:

@@ -30,6 +30,15 @@ class Verdict(Enum):
     OUT_OF_ORDER = "out_of_order"
     JUMP_BACK = "time_jump"
 
+    def why_dropped(self, stamp: int) -> str:
+        """Return why a message of ``stamp`` (ns) is not used, with what is likely the cause."""
+        dropped = f"stamp {stamp / NANOSECONDS:.3f} s dropped: {self.value}"
+        if self is Verdict.ZERO:
+            return f"clock domain: {dropped} (the publisher does not set header.stamp)"
+        if self is Verdict.DUPLICATE:
+            return f"{dropped} (the publisher sends messages twice, or its clock stands still)"
+        return dropped
+
 
 class StampGuard:
     """Judges the stamps of one input.

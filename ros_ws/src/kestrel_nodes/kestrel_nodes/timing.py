@@ -12,6 +12,7 @@ from rclpy.duration import Duration
 from std_msgs.msg import Float64
 
 from kestrel_nodes.health import Level
+from kestrel_nodes.stamps import NANOSECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 LATE_UNTIL_ERROR_S = 1.0
 NO_CLOCK_S = 3.0
+SINCE_START_S = 365 * 86400
+"""A stamp below this is not of the time of day since 1970."""
 PAUSED_S = 0.6
 """Longer than the slowest /clock in use (10 Hz at rate 0.25) pauses between two messages."""
 
@@ -59,12 +62,24 @@ class Timing:
         concern = self._node.health["latency"]
         tolerance_s = self._node.params.clock_tolerance_s
         if abs(latency_ms) > tolerance_s * 1e3:
-            text = f"clock domain: stamps are {latency_ms / 1e3:.0f} s from the node's clock (use_sim_time?)"
-            concern.error("clock", text)
+            concern.error("clock", self._another_clock(stamp_ns, latency_ms / 1e3))
             return
         concern.clear("clock")
         self._report("pipeline_latency_ms", latency_ms)
         self._judge(latency_ms, now)
+
+    def _another_clock(self, stamp_ns: int, behind_s: float) -> str:
+        """Return what is said of stamps that are so far behind the node's clock (ahead: negative)."""
+        if stamp_ns < SINCE_START_S * NANOSECONDS:
+            cause = "the sensor counts from its own start"
+        elif self._node.get_parameter("use_sim_time").value:
+            cause = "use_sim_time is set, but these stamps are not of the time on /clock"
+        elif behind_s > 0:
+            cause = "a bag played without its clock and use_sim_time, or a sensor whose clock is not set"
+        else:
+            cause = "a clock that is not set, of the sensor or of this machine"
+        way = "behind" if behind_s > 0 else "ahead of"
+        return f"clock domain: stamps are {abs(behind_s):.0f} s {way} the node's clock: {cause}"
 
     def _judge(self, latency_ms: float, now: float) -> None:
         limit = self._node.params.latency_warn_ms

@@ -18,6 +18,7 @@ from kestrel.errors import ConfigError, describe
 from kestrel.pipelines.video import VideoUnderstanding
 from kestrel.types import ActionScores, Image
 from kestrel_nodes.base import KestrelNode
+from kestrel_nodes.on_device import OnDevice, device_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ports import Input, Output
@@ -36,6 +37,7 @@ class VideoParameters(NodeParameters):
         "Name of shipped weights, or path of a .safetensors file that `kestrel train` wrote.",
     )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
+    device: str = device_parameter()
     cameras: tuple[str, ...] = parameter(("front",), "Names of the cameras; all share one network.")
     compressed: bool = parameter(True, "Whether the cameras send CompressedImage (JPEG, PNG) or raw Image.")
     image_reliability: str = parameter("best_effort", "Reliability of the image inputs.", choices=RELIABILITY)
@@ -60,16 +62,26 @@ class VideoNode(KestrelNode[VideoParameters]):
 
     parameters_type = VideoParameters
 
-    def load(self) -> VideoUnderstanding:
+    def load(self, device: str) -> VideoUnderstanding:
         """Return the pipeline."""
-        return VideoUnderstanding(self.params.weights, self.params.threads or None)
+        return VideoUnderstanding(self.params.weights, self.params.threads or None, device)
+
+    def start(self, device: str) -> VideoUnderstanding:
+        """Return the pipeline, warmed up."""
+        pipeline = self.load(device)
+        self.show_model(pipeline.manifest, pipeline.device)
+        pipeline.step(Image(np.zeros(WARM_UP_SIZE, np.uint8), 1, "warm-up"))
+        pipeline.reset()
+        return pipeline
+
+    @property
+    def pipeline(self) -> VideoUnderstanding:
+        """The pipeline."""
+        return self.model.pipeline
 
     def setup(self) -> None:
         """Load and warm up the network, then one input and one output per camera."""
-        self.pipeline = self.load()
-        self.show_model(self.pipeline.manifest)
-        self.pipeline.step(Image(np.zeros(WARM_UP_SIZE, np.uint8), 1, "warm-up"))
-        self.pipeline.reset()
+        self.model = OnDevice(self, self.params.device, self.start)
         self.cameras: dict[str, str] = {}
         for camera in self.params.cameras:
             self._add_camera(camera)
@@ -92,7 +104,7 @@ class VideoNode(KestrelNode[VideoParameters]):
         """Answer one image."""
         image = replace(read_image(message), frame_id=camera)
         watch.look(image.stamp_ns, message.data, image.data)
-        scores = self.pipeline.step(image)
+        scores = self.model.ask(lambda pipeline: pipeline.step(image))
         warming = None if scores.warm else f"{camera}: the network has not seen enough of the past yet"
         self.health["model"].check(f"warm-up {camera}", warming)
         output.publish(classification(scores, message.header))

@@ -132,9 +132,10 @@ class WorkingNode(ManagedNode[P]):
         self.worker.submit(slot, Job(partial(outcome.run, work), partial(outcome.fail, newer)))
         await outcome
 
-    def show_model(self, manifest: Manifest | None) -> None:
-        """Say in /diagnostics which weights are in use (None: random ones)."""
+    def show_model(self, manifest: Manifest | None, device: object) -> None:
+        """Say in /diagnostics which weights are in use (None: random ones), and where."""
         concern = self.health["model"]
+        concern.set("device", device)
         concern.set("weights", "untrained" if manifest is None else manifest.name)
         concern.set("sha256", "" if manifest is None else manifest.sha256)
         concern.check("untrained", "the weights are random" if manifest is None else None)

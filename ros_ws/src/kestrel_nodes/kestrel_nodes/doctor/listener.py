@@ -17,6 +17,8 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 
+from kestrel_nodes.qos import is_kept
+
 SENSOR_TYPES: dict[str, type] = {
     "sensor_msgs/msg/PointCloud2": PointCloud2,
     "sensor_msgs/msg/Image": Image,
@@ -62,7 +64,10 @@ class Listener:
         for topic, types in self.topics.items():
             kind = SENSOR_TYPES.get(types[0])
             if kind is not None and self.node.count_publishers(topic):
-                self.node.create_subscription(kind, topic, self._hear_sensor(topic), qos_profile_sensor_data)
+                # A CameraInfo may have been published once, by somebody who keeps it.
+                latched = kind is CameraInfo and is_kept(self.node.get_publishers_info_by_topic(topic))
+                profile = LATCHED if latched else qos_profile_sensor_data
+                self.node.create_subscription(kind, topic, self._hear_sensor(topic), profile)
         self._spin(seconds * 2 / 3)
 
     def parameter(self, name: str, namespace: str, parameter: str) -> str | None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the machine: versions, processor, kernels, libraries, shared memory, weights."""
+"""Checks of the machine: versions, processor, kernels, GPU, libraries, shared memory, weights."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def check_machine() -> Iterator[Finding]:
     usable = not any(each.subject == "torch" and each.level is Level.BROKEN for each in versions)
     if usable:
         yield check_kernels()
+        yield check_gpu()
     yield from check_libraries()
     yield from check_shared_memory()
     yield from check_ros_environment()
@@ -95,6 +96,22 @@ def check_kernels() -> Finding:
             "install a C++ compiler and run `make setup` to build the fast ones",
         )
     return Finding(Level.OK, "kernels", f"compiled, {level}")
+
+
+def check_gpu() -> Finding:
+    """Return whether there is a GPU that torch can use; nothing needs one."""
+    import torch
+
+    from kestrel.engine.device import gpu_problem
+
+    gpu = torch.device("cuda", 0)
+    problem = gpu_problem(gpu)
+    if problem is not None:
+        return Finding(
+            Level.NOTE, "GPU", f"none that torch can use: {problem}", "none is needed: all runs on the CPU"
+        )
+    advice = "networks run on the CPU unless a node's `device` names it (docs/install.md)"
+    return Finding(Level.NOTE, "GPU", torch.cuda.get_device_name(gpu), advice)
 
 
 def check_libraries() -> Iterator[Finding]:

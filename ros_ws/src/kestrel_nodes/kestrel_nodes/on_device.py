@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The pipeline of a node on the device that it was asked for, and what happens when a GPU fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+from kestrel.engine.device import AUTO, gpu_failure
+from kestrel.errors import ModelError, describe
+from kestrel_nodes.parameters import parameter
+from kestrel_nodes.working import WorkingNode
+
+
+def device_parameter() -> Any:
+    """Return the parameter that every node with a network has."""
+    text = (
+        "Where the network runs: cpu, cuda (the first GPU), cuda:N, or auto: a GPU where there is one, and "
+        "the CPU once that fails."
+    )
+    return parameter("cpu", text)
+
+
+class Pipeline(Protocol):
+    """What runs on a device."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+
+PipelineT = TypeVar("PipelineT", bound=Pipeline)
+AnswerT = TypeVar("AnswerT")
+
+
+class OnDevice(Generic[PipelineT]):
+    """A pipeline that answers; one that was to find its device itself does so on the CPU once a GPU failed.
+
+    On the CPU it then stays until the node is configured anew, and says so in the concern ``model``.
+
+    Args:
+        node: whose pipeline it is.
+        device: the parameter.
+        start: makes the pipeline for a device and warms it up.
+
+    Raises:
+        ModelError: a GPU that was asked for by name failed at the start; else what ``start`` raises.
+    """
+
+    def __init__(self, node: WorkingNode[Any], device: str, start: Callable[[str], PipelineT]) -> None:
+        self._concern, self._logger = node.health["model"], node.get_logger()
+        self._device, self._start = device, start
+        try:
+            self.pipeline = start(device)
+            return
+        except Exception as error:
+            if device == "cpu":
+                raise
+            failure = self._failure(error)
+        self._move_to_cpu("GPU", failure)
+
+    def ask(self, question: Callable[[PipelineT], AnswerT]) -> AnswerT:
+        """Return what the pipeline answers; a question at which its GPU fails is asked once more on the CPU.
+
+        Raises:
+            ModelError: the GPU failed and was asked for by name; the next question goes to it again.
+        """
+        where = self.pipeline.device
+        try:
+            return question(self.pipeline)
+        except Exception as error:
+            if where.type == "cpu":
+                raise
+            failure = self._failure(error)
+        # Here and not above, where the error would keep what it met in the memory of the GPU.
+        self._move_to_cpu(str(where), failure)
+        return question(self.pipeline)
+
+    def _failure(self, error: Exception) -> str:
+        """Return what the GPU failed with; raise ``error`` if that is of none, ModelError if it must stay."""
+        failure = gpu_failure(error)
+        if failure is None:
+            raise error
+        if self._device == AUTO:
+            return failure
+        failed = ModelError(describe(f"answer of {self._device}", expected="one", found=failure))
+        # Requests of a service are not looked at by WorkingNode, which ends this with the next answer.
+        self._concern.error("pipeline", str(failed))
+        raise failed from error
+
+    def _move_to_cpu(self, gpu: str, failure: str) -> None:
+        self._logger.error(f"{gpu} failed, the CPU takes its place: {failure}")
+        self.pipeline = self._start("cpu")
+        self._concern.warn("device", f"on the CPU since {gpu} failed: {failure}")
