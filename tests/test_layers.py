@@ -13,7 +13,7 @@ import kestrel
 ROOT = Path(kestrel.__file__).parent
 LAYERS = (
     *("__init__", "errors", "types", "classes", "files", "label_maps", "weights"),
-    *("ops", "report", "nn", "engine", "models", "data", "sim", "eval", "pipelines", "train"),
+    *("ops", "report", "nn", "engine", "models", "data", "sim", "pipelines", "eval", "train"),
     *("show", "bench", "commands", "cli", "__main__"),
 )
 """From the lowest to the highest."""

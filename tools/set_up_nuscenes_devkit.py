@@ -3,7 +3,7 @@
 """Make the environment of nuscenes-devkit, whose metric Kestrel's own is compared with.
 
 The devkit wants numpy below 2 and so shares nothing with Kestrel's environment. Only what its detection
-metric imports is installed. A second run does nothing unless the requirements have changed.
+metric and its maps import is installed. A second run does nothing unless the requirements have changed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ DEVKIT = "nuscenes-devkit==1.2.0"
 IMPORTED = (
     "numpy<2",
     "cachetools",
+    "descartes",
     "matplotlib",
     "opencv-python-headless<4.11",
     "pillow",

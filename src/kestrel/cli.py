@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The `kestrel` tool: one command per module of kestrel.commands, and those of installed extensions."""
+"""The `kestrel` tool: a command, or a group, for each module of kestrel.commands and each extension."""
 
 from __future__ import annotations
 
@@ -51,8 +51,11 @@ def build_app() -> typer.Typer:
 
     for module in pkgutil.iter_modules(kestrel.commands.__path__):
         name = module.name.rstrip("_").replace("_", "-")
-        loaded = importlib.import_module(f"kestrel.commands.{module.name}")
-        app.command(name)(getattr(loaded, module.name))
+        command = getattr(importlib.import_module(f"kestrel.commands.{module.name}"), module.name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     extensions = {point.name: point for point in entry_points(group=EXTENSION_GROUP)}
     for name, point in sorted(extensions.items()):
         app.command(name)(_load(point))

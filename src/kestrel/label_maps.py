@@ -43,6 +43,9 @@ OFFICIAL_RAW_LABELS: Final[dict[str, tuple[int, ...]]] = {
 }
 """The same in the benchmark's own map: buses and rail vehicles are other vehicles, lane markings are road."""
 
+SEMANTIC_KITTI_WITHOUT_CLASS: Final = (0, 1, 52, 99)
+"""Raw SemanticKITTI labels without a class in either: unlabelled, outliers, other structures and objects."""
+
 LIDARSEG_RAW_LABELS: Final[dict[str, tuple[int, ...]]] = {
     "barrier": (9,),
     "bicycle": (14,),
@@ -62,6 +65,42 @@ LIDARSEG_RAW_LABELS: Final[dict[str, tuple[int, ...]]] = {
     "vegetation": (30,),
 }
 """Raw nuScenes lidarseg labels (0..31) of each class of the challenge; the others are ignored there."""
+
+LIDARSEG_CATEGORIES: Final = (
+    "noise",
+    "animal",
+    "human.pedestrian.adult",
+    "human.pedestrian.child",
+    "human.pedestrian.construction_worker",
+    "human.pedestrian.personal_mobility",
+    "human.pedestrian.police_officer",
+    "human.pedestrian.stroller",
+    "human.pedestrian.wheelchair",
+    "movable_object.barrier",
+    "movable_object.debris",
+    "movable_object.pushable_pullable",
+    "movable_object.trafficcone",
+    "static_object.bicycle_rack",
+    "vehicle.bicycle",
+    "vehicle.bus.bendy",
+    "vehicle.bus.rigid",
+    "vehicle.car",
+    "vehicle.construction",
+    "vehicle.emergency.ambulance",
+    "vehicle.emergency.police",
+    "vehicle.motorcycle",
+    "vehicle.trailer",
+    "vehicle.truck",
+    "flat.driveable_surface",
+    "flat.other",
+    "flat.sidewalk",
+    "flat.terrain",
+    "static.manmade",
+    "static.other",
+    "static.vegetation",
+    "vehicle.ego",
+)
+"""What each raw nuScenes lidarseg label is called in category.json."""
 
 _KITTI_TO_LIDARSEG: Final[dict[str, str]] = {
     "car": "car",

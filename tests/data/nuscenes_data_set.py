@@ -115,7 +115,7 @@ class DataSet:
             )
 
     def _scene(self, name, letter, samples_us):
-        self.tables["scene"].append({"token": letter, "name": name, "nbr_samples": len(samples_us)})
+        self.tables["scene"].append({"token": letter, "name": name, "log_token": "log"})
         for number, at in enumerate(samples_us):
             row = {"token": f"{letter}{number}", "timestamp": at, "scene_token": letter}
             self.tables["sample"].insert(0, row)
@@ -188,6 +188,7 @@ class DataSet:
                 "size": [width, length, height],
                 "rotation": about_z(yaw),
                 "num_lidar_pts": 5,
+                "num_radar_pts": 0,
                 "prev": f"{name}{number - 1}" if number and not alone else "",
                 "next": f"{name}{number + 1}" if number < last else "",
             }

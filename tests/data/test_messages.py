@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kestrel.classes import DETECTION_CLASSES
 from kestrel.data import messages, perception_messages, sensor_messages
 from kestrel.data.bag import deserialize, serialize
-from kestrel.errors import InputError
+from kestrel.errors import CalibrationError, InputError
 from kestrel.types import BevMap, Boxes3D, Calibration, PointCloud
 
 STAMP = 1_700_000_001_050_000_000
@@ -165,6 +165,14 @@ def test_transform_round_trip(yaw, pitch, roll):
     np.testing.assert_allclose(back, matrix, atol=1e-9)
 
 
+@pytest.mark.parametrize("number", [0.0, 5e-324, 1e-200, 1e200, math.nan, math.inf])
+def test_a_quaternion_without_a_length_is_no_rotation(number):
+    message = messages.transform_message(np.eye(4), "odom", "base_link", STAMP)
+    message.transform.rotation.w = number
+    with pytest.raises(CalibrationError, match="a quaternion that is not zero"):
+        messages.transform_from_message(message.transform)
+
+
 def test_calibration_round_trip():
     matrix = np.array([[500.0, 0, 320], [0, 510.0, 180], [0, 0, 1]])
     distortion = np.array([0.1, -0.05, 0.001, 0.002, 0.0])
@@ -223,6 +231,25 @@ def test_raw_image_of_an_unknown_encoding_or_cut_off_is_refused(encoding, size):
         data=np.zeros(size, np.uint8),
     )
     with pytest.raises(InputError, match=f"found {encoding} of 2x1 in {size} bytes"):
+        sensor_messages.image_from_message(message)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "width", "height", "step"),
+    [("mono8", 0, 6, 0), ("rgb8", 4, 0, 12), ("rgb8", 0, 0, 0), ("yuv422", 3, 2, 6)],
+)
+def test_raw_image_of_a_size_that_none_has_is_refused(encoding, width, height, step):
+    message = messages.new(
+        "sensor_msgs/msg/Image",
+        header=messages.header(STAMP, "camera"),
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=step,
+        data=np.zeros(step * height, np.uint8),
+    )
+    with pytest.raises(InputError, match=f"found {encoding} of {width}x{height}|at least one pixel"):
         sensor_messages.image_from_message(message)
 
 

@@ -64,7 +64,8 @@ def test_messages_come_in_the_order_of_their_log_times_after_the_mounts(data_set
     assert times == sorted(times)
     assert times[0] == (START_US - PICTURE_OFFSET_US) * 1000
     assert [topic for _, topic, _ in stream].index("/tf_static") == 0
-    assert all(stamp_of(message) == at for at, topic, message in stream if not topic.startswith("/tf"))
+    stamped = [item for item in stream if not item[1].startswith(("/tf", "/truth/samples"))]
+    assert all(stamp_of(message) == at for at, _, message in stamped)
 
 
 def test_every_sweep_and_picture_of_the_scene_is_there_and_nothing_else(data_set):
@@ -72,10 +73,11 @@ def test_every_sweep_and_picture_of_the_scene_is_there_and_nothing_else(data_set
     pictures = dict.fromkeys(("back_left", "front"), 13)
     assert counts == {
         "/tf_static": 1,
-        "/tf": 21,
+        "/tf": 22,
         "/odometry": 21,
         "/lidar/points": 21,
         "/truth/objects": 3,
+        "/truth/samples": 1,
         **{f"/camera/{name}/camera_info": count for name, count in pictures.items()},
         **{f"/camera/{name}/image/compressed": count for name, count in pictures.items()},
     }
@@ -94,7 +96,8 @@ def test_sweeps_and_pictures_have_their_own_stamps(data_set):
 def test_scene_is_chosen_by_its_name_and_else_the_first_one(data_set):
     assert len(data_set.messages(None)) == len(data_set.messages("scene-0061")) > 100
     other = data_set.messages("scene-0103")
-    assert [topic for _, topic, _ in other] == ["/tf_static", "/tf", "/odometry", "/lidar/points"]
+    expected = ["/tf_static", "/truth/samples", "/tf", "/odometry", "/lidar/points"]
+    assert [topic for _, topic, _ in other] == expected
     assert other[-1][0] == (START_US + 10**9) * 1000
 
 
@@ -107,7 +110,7 @@ def test_sweep_has_x_ahead_and_y_to_the_left(data_set):
 
 
 def test_mounts_are_those_of_the_calibration_with_the_lidar_turned_ahead(data_set):
-    transforms = of(data_set.messages(), "/tf_static")[0].transforms
+    transforms = of(data_set.messages(), "/tf_static")[0].transforms[1:]
     assert {item.header.frame_id for item in transforms} == {"base_link"}
     mounts = {item.child_frame_id: transform_from_message(item.transform) for item in transforms}
     assert sorted(mounts) == ["camera_back_left_optical", "camera_front_optical", "lidar"]
@@ -135,7 +138,9 @@ def test_picture_is_the_file_and_has_its_calibration(data_set):
 
 def test_poses_begin_at_the_origin_and_tell_the_way_of_the_vehicle(data_set):
     stream = data_set.messages()
-    sent = [message.transforms[0] for message in of(stream, "/tf")]
+    early, *sent = [message.transforms[0] for message in of(stream, "/tf")]
+    assert stamp_of(early) == stream[0][0], "of the first picture"
+    np.testing.assert_allclose(transform_from_message(early.transform)[:2, 3], (way(-0.02), 0), atol=1e-6)
     assert {(item.header.frame_id, item.child_frame_id) for item in sent} == {("odom", "base_link")}
     assert [stamp_of(item) for item in sent] == [stamp_of(item) for item in of(stream, "/lidar/points")]
     poses = [transform_from_message(item.transform) for item in sent]

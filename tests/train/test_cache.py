@@ -26,6 +26,20 @@ def test_a_frame_comes_back_as_it_was(tmp_path: Path) -> None:
     assert (again.map_truth(6, 200) == frame.map_truth(6, 200)).all()
 
 
+def test_a_frame_of_before_there_were_gaps_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "frame_0000.npz"
+    cache.write(path, make_cached_frame())
+    with np.load(path) as stored:
+        older = {name: stored[name] for name in stored if "labelled" not in name}
+    assert len(stored.files) == len(older) + 2
+    np.savez(path, **older)
+    frame = cache.read(cache.CachedFrame, path)
+    assert frame.unlabelled.shape == (0, 7)
+    assert frame.labelled_classes.all()
+    assert frame.has_map
+    assert frame.has_semantics
+
+
 def test_a_cloud_holds_the_wanted_sweeps_newest_first() -> None:
     frame = make_cached_frame()
     assert len(frame.cloud(0)) == len(frame.label) == 1500
@@ -36,6 +50,8 @@ def test_a_cloud_holds_the_wanted_sweeps_newest_first() -> None:
 
 def test_earlier_frames_lie_a_hop_apart_in_the_same_drive(tmp_path: Path) -> None:
     cache.finish(tmp_path, {"frame_hz": 2.0})
+    for number in range(6):
+        (tmp_path / f"frame_{number:04d}.npz").touch()
     path = tmp_path / "frame_0005.npz"
 
     def numbers(hop_s: float, count: int, path: Path = path) -> list[int]:
@@ -46,6 +62,10 @@ def test_earlier_frames_lie_a_hop_apart_in_the_same_drive(tmp_path: Path) -> Non
     assert numbers(1.0, 3) == [1, 3]
     assert numbers(0.5, 2, tmp_path / "frame_0000.npz") == []
     assert numbers(0.3, 2) == numbers(0.7, 2) == []
+    (tmp_path / "frame_0003.npz").unlink()
+    assert numbers(0.5, 3) == [4], "what is before a gap does not lie a hop before the next one"
+    (tmp_path / "frame_0004.npz").unlink()
+    assert numbers(0.5, 3) == []
     cache.finish(tmp_path, {})
     with pytest.raises(InputError, match=r"drive\.json: expected frame_hz.*found none"):
         numbers(0.5, 2)

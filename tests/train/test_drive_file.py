@@ -11,6 +11,7 @@ import pytest
 
 from kestrel.errors import InputError
 from kestrel.train import cache, drive_file
+from kestrel.train.drive_file import Holds
 
 
 def write(folder: Path, told: dict[str, Any]) -> Path:
@@ -53,3 +54,25 @@ def test_a_damaged_drive_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / cache.DONE).write_text(content)
     with pytest.raises(InputError, match=r"drive\.json: expected a JSON object"):
         drive_file.read(tmp_path)
+
+
+def test_drives_hold_what_they_say_and_simulated_ones_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything = frozenset(Holds)
+    assert drive_file.holds(SIMULATED) == everything
+    assert drive_file.holds({**SIMULATED, "sensors": "cameras"}) == everything
+    assert drive_file.holds({**SIMULATED, "sensors": "lidar"}) == everything - {Holds.PICTURES}
+    assert drive_file.holds({"sensors": drive_file.POINTS_ALONE}) == {Holds.POINT_CLASSES}
+    boxes = {"sensors": "cameras", "truth": ["boxes"]}
+    assert drive_file.holds(boxes) == {Holds.PICTURES, Holds.BOXES}
+    split = write(tmp_path / "train_lidar" / "a", boxes)
+    with pytest.raises(InputError, match="train_lidar: expected drives with maps, found 1 without"):
+        drive_file.drives_with([split], Holds.MAPS)
+    write(tmp_path / "train_lidar" / "b", SIMULATED)
+    assert drive_file.drives_with([split], Holds.BOXES) == [split / "a", split / "b"]
+    assert capsys.readouterr().err == ""
+    assert drive_file.drives_with([split], Holds.MAPS) == [split / "b"]
+    assert "1 of 2 drives have no maps; they are left out" in capsys.readouterr().err
+    assert drive_file.held([split]) == everything
+    assert drive_file.summary([split], Holds.MAPS)["drives"] == 1

@@ -103,3 +103,30 @@ def test_it_learns_a_picture(data: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         optimizer.step()
         losses.append(float(loss))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_of_pictures_without_labels_the_depth_alone_is_learned(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    task = CameraTask(Plan(steps=1, batch_size=1, lr=3e-3, validate_every=1))
+    logged: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(task, "log_dict", lambda parts, **_: (logged.clear(), logged.update(parts)))
+    shown = cache.frame_files(data / "train")[0]
+    frame = cache.read(cache.CachedFrame, shown)
+    nothing = np.zeros(0, np.int64)
+    cache.write(tmp_path / "frame_0000.npz", replace(frame, semantic_ends=nothing))
+    cache.finish(tmp_path, {"frame_hz": 2.0})
+    unknown, known = (PictureSource([path], CONFIG)[0] for path in (tmp_path / "frame_0000.npz", shown))
+    assert torch.equal(unknown.depth, known.depth)
+    task.training_step(collate([unknown]), 0).backward()
+    assert set(logged) == {"depth"}
+    assert task.kinds.weight.grad is None
+    task.validation_step(collate([unknown]), 0)
+    assert set(task.scores()) == {"mean", "depth"}
+    task.training_step(collate([known]), 0)
+    alone = logged["kinds"]
+    task.training_step(collate([unknown, known]), 0)
+    torch.testing.assert_close(logged["kinds"], alone, rtol=1e-3, atol=1e-3)
+    dark = replace(unknown, depth=torch.full_like(unknown.depth, -1))
+    assert float(task.training_step(collate([dark]), 0)) == 0

@@ -171,3 +171,25 @@ def test_without_anything_found_it_names_the_stage_the_remedy_and_the_weights_th
     )
     with pytest.raises(InputError, match=expected):
         fusion_motion.collect(KestrelFusion(CONFIG), source, plan, "there.safetensors", augmented=False)
+
+
+def test_a_velocity_that_nobody_knows_teaches_nothing_but_the_sense_of_its_box(
+    walkers: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    task = MotionTask(Plan(steps=1, batch_size=1, lr=3e-3, validate_every=1), CONFIG)
+    logged: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(task, "log_dict", lambda parts, **_: logged.update(parts))
+    truth = walkers.truth.clone()
+    truth[:6] = torch.nan
+    half = replace(walkers, truth=truth)
+    task.training_step(walkers.take(torch.arange(6, 12)), 0)
+    known = logged["velocity"]
+    task.training_step(half, 0).backward()
+    torch.testing.assert_close(logged["velocity"], known)
+    assert all(part.grad.isfinite().all() for part in task.parameters() if part.grad is not None)
+    task.validation_step(half, 0)
+    label = int(half.label[0])
+    assert (len(task.errors[label]), len(task.senses[label])) == (6, 12)
+    drawn = MotionSource(half).draw(torch.Generator().manual_seed(1))
+    assert 0 < int(drawn.truth.isnan().all(1).sum()) < TOGETHER

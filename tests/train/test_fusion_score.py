@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, NO_ATTRIBUTE
+from kestrel.classes import ATTRIBUTES, DETECTION_CLASSES, MAP_LAYERS
 from kestrel.cli import build_app
 from kestrel.errors import ConfigError, InputError
 from kestrel.sim.rig import load_rig
@@ -38,7 +38,7 @@ def ring_frame(order: list[str]) -> cache.CachedFrame:
         boxes=boxes,
         box_label=np.zeros(6, np.int64),
         box_points=np.full(6, 9),
-        box_attribute=np.full(6, NO_ATTRIBUTE),
+        box_attribute=np.full(6, ATTRIBUTES.index("vehicle.parked")),
         base_from_camera=np.stack([rig[name].base_from_camera for name in order]),
     )
 

@@ -88,3 +88,10 @@ def test_nothing_is_set_into_a_wall_or_another_object_or_off_the_ground() -> Non
 def test_cars_stay_where_they_are() -> None:
     box = bus_at(15, 5)
     assert len(paste(frame(ground(0, 0), [], CAR), frame(points_of(box), [box], CAR)).boxes) == 0
+
+
+def test_an_object_whose_motion_nobody_knows_stays_where_it_is() -> None:
+    box, unknown = bus_at(15, 5), [*bus_at(15, 5)[:7], float("nan"), float("nan")]
+    empty = frame(ground(-30, 9), [], CAR)
+    assert len(paste(empty, frame(points_of(box), [box], BUS)).boxes) == 1
+    assert len(paste(empty, frame(points_of(box), [unknown], BUS)).boxes) == 0

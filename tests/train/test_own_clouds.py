@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from kestrel.classes import IGNORE
+from kestrel.classes import IGNORE, POINT_CLASSES
 from kestrel.cli import build_app
 from kestrel.errors import ConfigError, InputError
 from kestrel.models.kestrel_fusion_types import FusionConfig
@@ -18,6 +19,7 @@ from kestrel.train import cache, fusion, score, seg
 from kestrel.train.own_clouds import import_clouds, read_cloud
 from kestrel.train.plan import Plan
 from kestrel.weights import load
+from tests.data.labelled_folders import semantickitti_sweep
 
 PLAN = Plan(steps=1, batch_size=1, lr=1e-3, validate_every=1, validation_batches=1, workers=0)
 
@@ -56,6 +58,29 @@ def test_the_command_imports_into_train_lidar_unless_told_otherwise(tmp_path: Pa
         assert result.stdout == f"drive: {tmp_path / 'data' / split / 'mine'}\n"
 
 
+def test_a_sequence_of_semantickitti_is_imported_with_the_classes_that_both_have(tmp_path: Path) -> None:
+    sequence = semantickitti_sweep(tmp_path / "dataset", [40, 44, 20, 0, 30], sequence="00")
+    semantickitti_sweep(tmp_path / "dataset", [10], 1, sequence="00")
+    arguments = ["train", "import", str(sequence), "--data", str(tmp_path / "data")]
+    result = CliRunner().invoke(build_app(), arguments, catch_exceptions=False)
+    drive = tmp_path / "data" / "train_lidar" / "00"
+    assert result.stdout == f"drive: {drive}\n"
+    first, second = (cache.read(cache.CachedFrame, path) for path in cache.frame_files(drive.parent))
+    road, person = (POINT_CLASSES.index(name) for name in ("driveable_surface", "pedestrian"))
+    assert first.label.tolist() == [road, road, IGNORE, IGNORE, person]
+    assert second.label.tolist() == [POINT_CLASSES.index("car")]
+    np.testing.assert_allclose(first.cloud(0)[:, 2], 0.03, atol=0.00101)  # the ground below the LiDAR
+    assert json.loads((drive / "drive.json").read_text())["source"] == "SemanticKITTI 00"
+
+
+def test_a_sequence_with_a_damaged_file_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    sequence = semantickitti_sweep(tmp_path, [10, 10], sequence="00")
+    (sequence / "labels" / "000000.label").write_bytes(b"abc")
+    with pytest.raises(InputError, match=r"000000\.label: expected 2 labels"):
+        import_clouds(sequence, tmp_path / "data", "train_lidar")
+    assert not (tmp_path / "data" / "train_lidar" / "00").exists()
+
+
 def test_kestrel_seg_learns_from_them_and_says_whose_they_are(tmp_path: Path) -> None:
     source, data = write_clouds(tmp_path / "mine"), tmp_path / "data"
     for split in ("train_lidar", "validation_lidar", "test"):
@@ -76,7 +101,7 @@ def test_kestrel_fusion_does_not_take_them_for_empty_streets(tmp_path: Path) -> 
         InputError, match=r"train_lidar: expected frames with boxes.*found labelled points alone"
     ):
         fusion.train(tmp_path / "data", tmp_path, plans, FusionConfig(), resume=False)
-    with pytest.raises(InputError, match="cached map"):
+    with pytest.raises(InputError, match="expected drives with boxes, found 1 without"):
         score.score_baseline(tmp_path / "data" / "train_lidar")
 
 
@@ -86,9 +111,11 @@ def test_what_is_no_cloud_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"001\.npz: expected a \.npz file of points and label"):
         import_clouds(source, data, "train_lidar")
     assert not list((data / "train_lidar").iterdir())
-    with pytest.raises(InputError, match=r"empty: expected a folder of \.npz files, found none"):
+    with pytest.raises(
+        InputError, match=r"empty: expected a folder of \.npz files .* or a recording .*, found none"
+    ):
         import_clouds(tmp_path / "empty", data, "train_lidar")
-    with pytest.raises(ConfigError, match=r"--split: expected one of train, train_lidar.*found train_video"):
+    with pytest.raises(ConfigError, match=r"--split: expected one of train_lidar.*, test, found train_video"):
         import_clouds(source, data, "train_video")
 
 

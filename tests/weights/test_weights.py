@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,8 +103,19 @@ def test_missing_or_malformed_manifests_are_refused(path: Path) -> None:
     manifest.write_text("[")
     with pytest.raises(ModelError, match=r"small\.json.*a weights manifest"):
         load(path)
+    for wrong in (b"\xff{}", b"[" * 100_000):
+        manifest.write_bytes(wrong)
+        with pytest.raises(ModelError, match=r"small\.json.*a weights manifest"):
+            load(path)
     manifest.unlink()
     with pytest.raises(ModelError, match="manifest"):
+        load(path)
+
+
+@pytest.mark.parametrize("changes", [{"name": 3}, {"classes": [1]}, {"metrics": []}, {"config": "x"}])
+def test_entries_of_other_types_are_refused(path: Path, changes: dict[str, Any]) -> None:
+    edit(path, **changes)
+    with pytest.raises(ModelError, match=r"small\.json: expected a weights manifest"):
         load(path)
 
 

@@ -1,23 +1,106 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`kestrel eval`: score a recording against the truth in it."""
+"""`kestrel eval`: score a recording, or weights on recordings, against the truth in them."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
+class Sensors(StrEnum):
+    """What weights may look at."""
+
+    all = "all"
+    lidar = "lidar"
+    camera = "camera"
+
+
 def eval(
-    recording: Annotated[Path, typer.Argument(help="What `kestrel replay --record` has written.")],
+    recordings: Annotated[
+        list[Path],
+        typer.Argument(
+            help="What `kestrel replay --record` has written; with --weights any number of recordings."
+        ),
+    ],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Score these instead of the answers of nodes: a converted BEVFusion, or kestrel-fusion."
+        ),
+    ] = None,
+    sensors: Annotated[Sensors, typer.Option(help="With --weights: what they may look at.")] = Sensors.all,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --weights: file for nuscenes-devkit, of what `kestrel import nuscenes` made."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="With --weights: where they compute, cpu or cuda.")] = "cpu",
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Score the trivial baseline on the same drive, beside it.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
-    """Score detections, point classes, map, events, latency and lost frames of a recording."""
+    """Score detections, point classes, map, events, latency and lost frames of a recording.
+
+    With --weights: detections and map of a network at all moments with truth, without nodes and ROS.
+    """
+    from kestrel.errors import ConfigError, describe
+
+    if weights is not None:
+        if baseline:
+            expected = "one without --weights"
+            raise ConfigError(describe("--baseline", expected=expected, found=f"--weights {weights}"))
+        _score_weights(weights, recordings, sensors, results, device, json=json)
+        return
+    given = {"--sensors": sensors is not Sensors.all, "--results": results is not None}
+    given["--device"] = device != "cpu"
+    for option, there in given.items():
+        if there:
+            raise ConfigError(describe(option, expected="it with --weights", found="none"))
+    if len(recordings) != 1:
+        raise ConfigError(
+            describe("recordings", expected="one, or --weights to score", found=len(recordings))
+        )
+    _score_answers(recordings[0], baseline=baseline, json=json)
+
+
+def _score_weights(
+    weights: str,
+    recordings: list[Path],
+    sensors: Sensors,
+    results: Path | None,
+    device: str,
+    *,
+    json: bool,
+) -> None:
+    from kestrel.errors import ConfigError, describe
+    from kestrel.eval.detector_score import SENSORS, DetectorScore
+    from kestrel.pipelines import load_detector
+    from kestrel.report import Report
+    from kestrel.weights import read_manifest
+
+    if (network := read_manifest(weights).network) not in ("BEVFusion", "KestrelFusion"):
+        expected = "a BEVFusion or KestrelFusion"
+        raise ConfigError(describe(f"network of {weights}", expected=expected, found=network))
+    # All boxes take part in the average precision, however unsure they are.
+    detector = load_detector(weights, score_threshold=0.0, precision="float32", device=device)
+    if results is not None and not detector.classes:
+        raise ConfigError(describe("--results", expected="weights that answer with boxes", found=weights))
+    looked_at = SENSORS if sensors is Sensors.all else (sensors.value,)
+    score = DetectorScore(detector, looked_at, results=results is not None)
+    for path in recordings:
+        score.add(path)
+    if results is not None:
+        score.write_results(results)
+    Report(f"eval --weights {weights}", score.figures()).print(as_json=json)
+
+
+def _score_answers(recording: Path, *, baseline: bool, json: bool) -> None:
     from kestrel.errors import InputError, describe
     from kestrel.eval.recording import read_recording
     from kestrel.eval.score import figures, why_no_events, why_no_scores

@@ -5,16 +5,13 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
-from mcap.records import Channel, Message, Schema
-from mcap.stream_reader import StreamReader
 from rosbags.interfaces import (
     Connection,
     Qos,
@@ -31,11 +28,14 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from kestrel.data.damaged_bag import DamageError, parts, read_part, unmerged
 from kestrel.data.mcap_file import McapFile
 from kestrel.errors import InputError, describe
 
 LATCHED_TOPICS = ("/tf_static",)
 """Topics whose last messages a late subscriber must still get."""
+
+BAG: Final = "a rosbag2 folder, an .mcap or a .db3 file"
 
 _FOREVER = QosTime(2147483647, 4294967295)
 
@@ -194,7 +194,7 @@ class Topic:
 
 
 class BagReader:
-    """Read a rosbag2 folder (MCAP or SQLite) or a single ``.mcap`` file, as far as it is readable.
+    """Read a rosbag2 folder or a single ``.mcap`` or ``.db3`` (SQLite) file, as far as it is readable.
 
     Damage (a recording that was cut off, a broken chunk) is no reason to lose what came before it: `messages`
     ends there and `damage` says what was found. Call `raise_if_damaged` once the result is out.
@@ -208,10 +208,11 @@ class BagReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.exists():
-            raise InputError(describe("bag", expected="a rosbag2 folder or an .mcap file", found=self.path))
+            raise InputError(describe("bag", expected=BAG, found=self.path))
         self.damage: str | None = None
         self._salvage = False
         try:
+            self._refuse_unmerged()
             with Reader(self.path) as reader:
                 self.topics = {
                     connection.topic: Topic(connection.msgtype, connection.msgcount, _is_latched(connection))
@@ -222,10 +223,14 @@ class BagReader:
         except Exception as error:  # damaged indexes make the parsers raise anything
             self._open_damaged(error)
 
+    def _refuse_unmerged(self) -> None:
+        """What stands in a write-ahead log is not seen by the reader, and would be missed in silence."""
+        for log in filter(None, map(unmerged, parts(self.path))):
+            raise InputError(describe(log.name, expected="merged by its recorder", found="left behind"))
+
     def _open_damaged(self, error: Exception) -> None:
-        if not self._mcap_files():
-            expected = "a rosbag2 folder or an .mcap file"
-            raise InputError(describe(f"bag {self.path}", expected=expected, found=error)) from error
+        if not parts(self.path):
+            raise InputError(describe(f"bag {self.path}", expected=BAG, found=error)) from error
         self._salvage = True
         counts: dict[str, tuple[str, int]] = {}
         times: list[int] = []
@@ -272,38 +277,13 @@ class BagReader:
             expected = "a complete bag"
             raise InputError(describe(f"bag {self.path}", expected=expected, found=self.damage))
 
-    def _mcap_files(self) -> list[Path]:
-        if self.path.is_dir():
-            return sorted(self.path.glob("*.mcap"), key=_part_number)
-        return [self.path] if self.path.suffix == ".mcap" else []
-
     def _scan(self) -> Iterator[BagMessage]:
-        for path in self._mcap_files():
-            channels: dict[int, tuple[str, str]] = {}
-            schemas: dict[int, str] = {}
-            with path.open("rb") as stream:
-                records = StreamReader(stream, validate_crcs=True).records
-                while True:
-                    try:
-                        record = next(records)
-                    except StopIteration:
-                        break
-                    except Exception as error:  # the parsers raise anything on damaged bytes
-                        self.damage = f"{path.name} ends at byte {stream.tell()} with {type(error).__name__}"
-                        break
-                    if isinstance(record, Schema):
-                        schemas[record.id] = record.name
-                    elif isinstance(record, Channel):
-                        channels[record.id] = (record.topic, schemas.get(record.schema_id, ""))
-                    elif isinstance(record, Message) and record.channel_id in channels:
-                        topic, msgtype = channels[record.channel_id]
-                        yield BagMessage(topic, msgtype, record.log_time, record.data)
-
-
-def _part_number(path: Path) -> tuple[int, str]:
-    """Return what orders the files of a split bag: NAME_9.mcap comes before NAME_10.mcap."""
-    number = re.search(r"_(\d+)$", path.stem)
-    return int(number[1]) if number else 0, path.name
+        for part in parts(self.path):
+            try:
+                for item in read_part(part):
+                    yield BagMessage(*item)
+            except DamageError as error:
+                self.damage = str(error)
 
 
 def _is_latched(connection: Connection) -> bool:

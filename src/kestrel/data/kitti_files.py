@@ -22,6 +22,8 @@ from kestrel.types import Float64Array, PointCloud
 
 UNITS_M: Final = 0.005
 EARTH_RADIUS_M: Final = 6_378_137.0
+MAX_LATITUDE: Final = 85.0
+"""Mercator's projection has no poles."""
 OXTS_COLUMNS: Final = 30
 POINT_COLUMNS: Final = 4
 LABEL_COLUMNS: Final = 17
@@ -59,10 +61,22 @@ def expect(path: Path) -> Path:
     return path
 
 
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a file.
+
+    Raises:
+        InputError: there is none, or it is no text.
+    """
+    try:
+        return expect(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(describe(str(path), expected="a text", found=error)) from error
+
+
 def read_values(path: Path) -> dict[str, Float64Array]:
     """Return the numbers behind each name of a calibration file; with or without a colon, by one spelling."""
     values = {}
-    for line in expect(path).read_text().splitlines():
+    for line in read_lines(path):
         name, *numbers = line.replace(":", " ", 1).split() or [""]
         try:
             values[NAMES.get(name, name)] = np.array(numbers, float)
@@ -75,49 +89,75 @@ def named(path: Path, values: dict[str, Float64Array], name: str, rows: int, col
     """Return a matrix of a calibration file.
 
     Raises:
-        InputError: it is not in it, or of another size.
+        InputError: it is not in it, or of another size, or not finite.
     """
     if name not in values or len(values[name]) != rows * columns:
         found = f"{len(values[name])} numbers" if name in values else sorted(values)
         wanted = f"{name} with {rows * columns} numbers"
         raise InputError(describe(f"calibration {path}", expected=wanted, found=found))
+    if not np.isfinite(values[name]).all():
+        raise InputError(
+            describe(f"{name} of {path}", expected="finite numbers", found=values[name].tolist())
+        )
     return values[name].reshape(rows, columns)
 
 
 def rigid(path: Path, values: dict[str, Float64Array], name: str | None = None) -> Float64Array:
-    """Return the (4, 4) of ``name`` (3x4), or of R (3x3) and T (3)."""
+    """Return the (4, 4) of ``name`` (3x4), or of R (3x3) and T (3).
+
+    Raises:
+        InputError: it is not in the file, or turns nothing.
+    """
     matrix = np.eye(4)
     if name is not None:
         matrix[:3] = named(path, values, name, 3, 4)
     else:
         matrix[:3, :3], matrix[:3, 3:] = named(path, values, "R", 3, 3), named(path, values, "T", 3, 1)
+    _check_rotation(path, name or "R", matrix[:3, :3])
     return matrix
+
+
+def rotation(path: Path, values: dict[str, Float64Array], name: str) -> Float64Array:
+    """Return the (3, 3) of ``name``; InputError as for `rigid`."""
+    matrix = named(path, values, name, 3, 3)
+    _check_rotation(path, name, matrix)
+    return matrix
+
+
+def _check_rotation(path: Path, name: str, matrix: Float64Array) -> None:
+    if not np.abs(matrix).max() < 1.1 or abs(np.linalg.det(matrix) - 1) > 0.1:
+        raise InputError(describe(f"{name} of {path}", expected="a rotation", found=matrix.tolist()))
 
 
 def read_sweep(path: Path, stamp_ns: int) -> PointCloud:
     """Read one sweep in frame ``lidar``: ``.bin`` (float32 x, y, z, reflectance 0..1), or ``.npz``.
 
     Raises:
-        InputError: it is cut off.
+        InputError: it is cut off, or no sweep.
     """
     if path.suffix == ".bin":
-        points = np.fromfile(path, np.float32)
-        if len(points) % POINT_COLUMNS:
+        raw = path.read_bytes()
+        if len(raw) % (4 * POINT_COLUMNS):
+            found = f"{len(raw)} bytes"
             raise InputError(
-                describe(f"sweep {path}", expected="4 numbers a point", found=f"{len(points)} numbers")
+                describe(f"sweep {path}", expected="4 numbers a point, 4 bytes each", found=found)
             )
-        return PointCloud(points.reshape(-1, POINT_COLUMNS), stamp_ns, "lidar")
-    with np.load(path) as stored:
-        points = np.empty((len(stored["xyz_5mm"]), POINT_COLUMNS), np.float32)
-        points[:, :3] = stored["xyz_5mm"] * np.float32(UNITS_M)
-        points[:, 3] = stored["intensity"] / np.float32(255)
+        return PointCloud(np.frombuffer(raw, "<f4").reshape(-1, POINT_COLUMNS).copy(), stamp_ns, "lidar")
+    try:
+        with np.load(path) as stored:
+            points = np.empty((len(stored["xyz_5mm"]), POINT_COLUMNS), np.float32)
+            points[:, :3] = stored["xyz_5mm"] * np.float32(UNITS_M)
+            points[:, 3] = stored["intensity"] / np.float32(255)
+    except Exception as error:  # a damaged archive, or another one, makes numpy and zipfile raise anything
+        expected = "an archive of xyz_5mm and intensity"
+        raise InputError(describe(f"sweep {path}", expected=expected, found=error)) from error
     return PointCloud(points, stamp_ns, "lidar")
 
 
 def read_stamps(path: Path) -> list[int]:
     """Return the nanoseconds of each line of a timestamps.txt; its times count as UTC."""
     stamps = []
-    for number, line in enumerate(expect(path).read_text().splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         second, _, fraction = line.strip().partition(".")
         try:
             whole = datetime.strptime(second, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
@@ -137,10 +177,15 @@ def read_oxts(rows: Mapping[str, str]) -> list[Moment]:
     """
     table = []
     for name, row in rows.items():
-        values = row.split()
+        try:
+            values = np.array(row.split(), np.float64)
+        except ValueError as error:
+            raise InputError(describe(name, expected="numbers", found=error)) from error
         if len(values) != OXTS_COLUMNS:
             raise InputError(describe(name, expected="30 columns", found=len(values)))
-        table.append([float(value) for value in values])
+        if not np.isfinite(values).all() or abs(values[0]) > MAX_LATITUDE or abs(values[1]) > 360:
+            raise InputError(describe(name, expected="finite numbers, first a place on Earth", found=row))
+        table.append(values.tolist())
     moments, begin = [], None
     for latitude, longitude, altitude, roll, pitch, yaw, *rest in table:
         begin = begin or (latitude, longitude, altitude)
@@ -167,10 +212,18 @@ def _turn(axis: int, angle: float) -> Float64Array:
 def read_labels(path: Path) -> dict[int, list[list[str]]]:
     """Return the columns behind the number of the frame, of each frame's lines."""
     labels: dict[int, list[list[str]]] = {}
-    for number, line in enumerate(expect(path).read_text().splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         parts = line.split()
         if len(parts) != LABEL_COLUMNS:
             raise InputError(describe(f"line {number} of {path}", expected="17 columns", found=len(parts)))
+        try:
+            int(parts[0]), int(parts[1])
+            usable = bool(np.isfinite(np.array(parts[3:], np.float64)).all())
+        except (ValueError, OverflowError):
+            usable = False
+        if not usable:
+            expected = "numbers around the name of a class"
+            raise InputError(describe(f"line {number} of {path}", expected=expected, found=line))
         labels.setdefault(int(parts[0]), []).append(parts[1:])
     return labels
 

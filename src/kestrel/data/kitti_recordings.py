@@ -21,10 +21,12 @@ from kestrel.data.kitti_files import (
     named,
     numbered,
     read_labels,
+    read_lines,
     read_oxts,
     read_stamps,
     read_values,
     rigid,
+    rotation,
 )
 from kestrel.errors import InputError, describe
 from kestrel.types import Float64Array
@@ -124,7 +126,7 @@ def _raw(folder: Path) -> Recording:
         picture = expect(folder / "image_02" / "data" / f"{sweep.stem}.png")
         frames.append(Frame(number, sweep, stamps[number], picture, shown[number]))
     measured = numbered(folder / "oxts" / "data", "txt")
-    moments = read_oxts({str(path): path.read_text() for _, path in measured})
+    moments = read_oxts({str(path): " ".join(read_lines(path)) for _, path in measured})
     times = read_stamps(folder / "oxts" / "timestamps.txt")
     if len(times) != len(moments):
         raise InputError(
@@ -154,7 +156,7 @@ def _tracking(folder: Path, sequence: str) -> Recording:
         picture = expect(pictures / f"{sweep.stem}.png") if pictures.is_dir() else None
         frames.append(Frame(number, sweep, stamp, picture, stamp))
     measured = expect(folder / "oxts" / f"{sequence}.txt")
-    rows = enumerate(measured.read_text().splitlines(), start=1)
+    rows = enumerate(read_lines(measured), start=1)
     moments = read_oxts({f"line {number} of {measured}": row for number, row in rows})
     odometry = {START_NS + number * PERIOD_NS: moment for number, moment in enumerate(moments)}
     labels = read_labels(folder / "label_02" / f"{sequence}.txt")
@@ -200,8 +202,10 @@ def _calibrations(
 ) -> Calibrations:
     """Return the calibration of a camera whose projection and rectification are in a file."""
     projection, rectified_from_camera = named(path, values, "P2", 3, 4), np.eye(4)
-    rectified_from_camera[:3, :3] = named(path, values, "R_rect", 3, 3)
+    rectified_from_camera[:3, :3] = rotation(path, values, "R_rect")
     camera_from_rectified = np.eye(4)
+    if not np.linalg.det(projection[:, :3]):
+        raise InputError(describe(f"P2 of {path}", expected="focal lengths", found=projection.tolist()))
     camera_from_rectified[:3, 3] = np.linalg.solve(projection[:, :3], projection[:, 3])
     base_from_rectified = base_from_lidar() @ np.linalg.inv(rectified_from_camera @ camera_from_lidar)
     base_from_camera = base_from_rectified @ np.linalg.inv(camera_from_rectified)
@@ -217,9 +221,13 @@ def base_from_lidar() -> Float64Array:
 
 def _odom_from_base(path: Path, calibrations: Calibrations) -> list[Float64Array]:
     """Return the poses of base_link in the first one's frame, from those of the camera (3x4, row-major)."""
-    rows = np.loadtxt(expect(path), ndmin=2)
-    if rows.shape[1] != 12:
-        raise InputError(describe(f"poses {path}", expected="12 numbers a line", found=rows.shape[1]))
+    try:
+        rows = np.array([line.split() for line in read_lines(path) if line.strip()], np.float64)
+    except ValueError as error:
+        raise InputError(describe(f"poses {path}", expected="12 numbers a line", found=error)) from error
+    if rows.ndim != 2 or rows.shape[1] != 12 or not np.isfinite(rows).all():
+        found = f"{rows.shape} of them"
+        raise InputError(describe(f"poses {path}", expected="12 finite numbers a line", found=found))
     base_from_camera = calibrations.base_from_rectified
     camera_from_base = np.linalg.inv(base_from_camera)
     poses = []

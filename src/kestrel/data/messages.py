@@ -102,14 +102,15 @@ def transform_from_message(transform: Any) -> Float64Array:
     """Return the (4, 4) parent_from_child of a geometry_msgs/Transform.
 
     Raises:
-        CalibrationError: a number is not finite, or the quaternion is zero and so no rotation.
+        CalibrationError: a number is not finite, or the length of the quaternion is zero or beyond float64.
     """
     from scipy.spatial.transform import Rotation
 
     rotation, translation = transform.rotation, transform.translation
     turn = (rotation.x, rotation.y, rotation.z, rotation.w)
     place = (translation.x, translation.y, translation.z)
-    if not any(turn) or not np.isfinite((*turn, *place)).all():
+    length = math.sqrt(sum(value * value for value in turn))  # tiny numbers have squares of zero
+    if not 0 < length < math.inf or not np.isfinite(place).all():
         expected = "finite numbers and a quaternion that is not zero"
         raise CalibrationError(describe("transform", expected=expected, found=f"{place}, {turn}"))
     matrix = np.eye(4)

@@ -4,12 +4,14 @@
 
 Caesar et al., nuScenes: A multimodal dataset for autonomous driving, CVPR 2020. Beside the key frames (2 Hz)
 come all sweeps (20 Hz) and pictures (12 Hz) between them. The stamp of a sweep is the end of its turn, that
-of a picture its exposure: both are logged then. ``odom`` is where the vehicle was at the first sweep.
+of a picture its exposure: both are logged then. ``odom`` is where the vehicle was at the first sweep, ``map``
+the frame of the data set's maps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +27,18 @@ from kestrel.data.nuscenes import (
     read_picture,
     read_sweep,
 )
-from kestrel.data.nuscenes_tables import LIDAR, Annotation, Measurement, SceneRecord, read_scene, reference
-from kestrel.data.perception_messages import objects_message
+from kestrel.data.nuscenes_map import NuScenesMap, has_maps, map_file
+from kestrel.data.nuscenes_samples import MAP_FRAME, TOPIC, Rack, Sample, samples_message
+from kestrel.data.nuscenes_tables import (
+    LIDAR,
+    Annotation,
+    Measurement,
+    SceneRecord,
+    location,
+    read_scene,
+    reference,
+)
+from kestrel.data.perception_messages import map_messages, objects_message
 from kestrel.data.sensor_messages import cloud_message
 from kestrel.errors import InputError, describe
 from kestrel.types import Boxes3D, Calibration, Float64Array
@@ -49,6 +61,9 @@ CLASSES: Final = {
 }
 """Which categories the detection benchmark asks for, and as what; it leaves out all others."""
 
+RACK: Final = "static_object.bicycle_rack"
+"""Inside of these the benchmark counts no cycle."""
+
 STEP_S: Final = 1.5
 """Samples of one box that are farther apart do not tell its velocity."""
 
@@ -68,26 +83,63 @@ def scene_messages(root: Path, *, version: str, scene: str | None) -> Iterator[T
         InputError: a table or a file is missing or damaged, or there is no such scene.
     """
     record = read_scene(root, version, scene)
+    truth_map = _truth_map(root, record)
     moments: list[tuple[int, int, Iterator[tuple[str, Any]]]] = []
     for item in record.measurements:
-        make = _sweep if item.channel == LIDAR else _picture
-        moments.append((item.stamp_ns, 2 if item.channel == LIDAR else 0, make(record, item)))
+        if item.channel == LIDAR:
+            moments.append((item.stamp_ns, 2, _sweep(record, item, truth_map)))
+        else:
+            moments.append((item.stamp_ns, 0, _picture(record, item)))
     moments += [(stamp, 1, made) for stamp, made in _odometry(record)]
     moments.sort(key=lambda moment: moment[:2])
     yield moments[0][0], "/tf_static", _mounts(record, moments[0][0])
+    yield moments[0][0], TOPIC, samples_message(scene_samples(record))
     for stamp, _, made in moments:
         for topic, message in made:
             yield stamp, topic, message
 
 
+def scene_samples(record: SceneRecord) -> Iterator[Sample]:
+    """Yield what is kept of the samples of a scene, in the order of their sweeps."""
+    pictures: dict[str, dict[str, int]] = {}
+    for item in record.measurements:
+        if item.key is not None and item.channel != LIDAR:
+            pictures.setdefault(item.key, {})[camera_name(item.channel)] = item.stamp_ns
+    for item in record.measurements:
+        if item.key is not None and item.channel == LIDAR:
+            attributes = annotated_boxes(record, item).attribute
+            assert attributes is not None
+            yield Sample(
+                item.key,
+                item.stamp_ns,
+                pictures.get(item.key, {}),
+                tuple("" if index == NO_ATTRIBUTE else ATTRIBUTES[index] for index in attributes.tolist()),
+                tuple(_racks(record, item)),
+            )
+
+
+def _racks(record: SceneRecord, item: Measurement) -> Iterator[Rack]:
+    base_from_global = np.linalg.inv(record.poses[item.pose].global_from_base)
+    for rack in _annotated(record, item, (RACK,)):
+        pose = base_from_global @ rack.global_from_box
+        x, y, z = pose[:3, 3].tolist()
+        length, width, height = rack.size.tolist()
+        yield x, y, z, length, width, height, math.atan2(pose[1, 0], pose[0, 0])
+
+
+def _annotated(record: SceneRecord, item: Measurement, categories: Collection[str]) -> list[Annotation]:
+    """Return what is annotated of some categories at the key frame ``item``."""
+    return [
+        annotation
+        for annotation in record.annotations.values()
+        if annotation.sample == item.key and annotation.category in categories
+    ]
+
+
 def annotated_boxes(record: SceneRecord, item: Measurement) -> Boxes3D:
     """Return the boxes of the detection classes at the key frame ``item`` of the LiDAR, in base_link."""
     base_from_global = np.linalg.inv(record.poses[item.pose].global_from_base)
-    chosen = [
-        annotation
-        for annotation in record.annotations.values()
-        if annotation.sample == item.key and annotation.category in CLASSES
-    ]
+    chosen = _annotated(record, item, CLASSES)
     instances = dict.fromkeys(each.instance for each in record.annotations.values())
     tracks = {name: number for number, name in enumerate(instances)}
     pose = np.array([base_from_global @ each.global_from_box for each in chosen]).reshape(-1, 4, 4)
@@ -117,15 +169,41 @@ def _mounts(record: SceneRecord, stamp_ns: int) -> Any:
     }
     mounts = {"lidar": record.mounts[LIDAR].base_from_sensor @ NUSCENES_FROM_LIDAR, **mounts}
     return messages.tf_message(
-        [messages.transform_message(mount, "base_link", child, stamp_ns) for child, mount in mounts.items()]
+        [
+            messages.transform_message(_global_from_odom(record), MAP_FRAME, "odom", stamp_ns),
+            *(messages.transform_message(at, "base_link", child, stamp_ns) for child, at in mounts.items()),
+        ]
     )
 
 
-def _sweep(record: SceneRecord, item: Measurement) -> Iterator[tuple[str, Any]]:
-    """Yield a sweep and, where it is annotated, the truth: no boxes at all are known of the test part."""
+def _truth_map(root: Path, record: SceneRecord) -> NuScenesMap | None:
+    """Return the map of the place of a scene, None where the data set comes without its map expansion."""
+    if not has_maps(root):
+        return None
+    return NuScenesMap(map_file(root, location(record)))
+
+
+def _sweep(
+    record: SceneRecord, item: Measurement, truth_map: NuScenesMap | None
+) -> Iterator[tuple[str, Any]]:
+    """Yield a sweep and, at a key frame, the truth: no boxes at all are known of the test part.
+
+    The map is about base_link as that of every recording, and once more about the LiDAR, on the grid on which
+    the released networks answer: one is no multiple of cells away from the other.
+    """
     yield "/lidar/points", cloud_message(read_sweep(item.path, item.stamp_ns))
     if item.key is not None and record.annotations:
         yield "/truth/objects", objects_message(annotated_boxes(record, item))
+    if item.key is not None and truth_map is not None:
+        global_from_base = record.poses[item.pose].global_from_base
+        centers = {
+            "map": np.linalg.inv(NUSCENES_FROM_LIDAR),
+            "lidar_map": record.mounts[LIDAR].base_from_sensor,
+        }
+        for kind, base_from_center in centers.items():
+            bev = truth_map.around(global_from_base @ base_from_center, base_from_center, item.stamp_ns)
+            for name, message in map_messages(bev).items():
+                yield f"/truth/{kind}/{name}", message
 
 
 def _picture(record: SceneRecord, item: Measurement) -> Iterator[tuple[str, Any]]:
@@ -139,10 +217,23 @@ def _picture(record: SceneRecord, item: Measurement) -> Iterator[tuple[str, Any]
     yield from picture_messages(data, calibration, camera_name(item.channel), item.stamp_ns)
 
 
+def _global_from_odom(record: SceneRecord) -> Float64Array:
+    first = next(item for item in record.measurements if item.channel == LIDAR)
+    return record.poses[first.pose].global_from_base
+
+
 def _odometry(record: SceneRecord) -> Iterator[tuple[int, Iterator[tuple[str, Any]]]]:
-    """Yield stamp and messages of each pose of a sweep; velocities are centred differences of the poses."""
-    poses = sorted({pose.stamp_ns: pose.global_from_base for pose in record.poses.values()}.items())
-    odom_from_global = np.linalg.inv(poses[0][1])
+    """Yield stamp and messages of each pose of a sweep; velocities are centred differences of the poses.
+
+    A picture that was taken before them tells by /tf alone where the vehicle was.
+    """
+    odom_from_global = np.linalg.inv(_global_from_odom(record))
+    first = record.measurements[0]
+    if first.channel != LIDAR:
+        pose = odom_from_global @ record.poses[first.pose].global_from_base
+        yield first.stamp_ns, iter([("/tf", _moving(pose, first.stamp_ns))])
+    sweeps = [record.poses[item.pose] for item in record.measurements if item.channel == LIDAR]
+    poses = sorted({pose.stamp_ns: pose.global_from_base for pose in sweeps}.items())
     for index, (stamp, pose) in enumerate(poses):
         (start, before), (end, after) = poses[max(index - 1, 0)], poses[min(index + 1, len(poses) - 1)]
         linear = angular = np.full(3, np.nan)
@@ -156,9 +247,13 @@ def _odometry(record: SceneRecord) -> Iterator[tuple[int, Iterator[tuple[str, An
 def _pose_messages(
     odom_from_base: Float64Array, stamp_ns: int, linear: Float64Array, angular: Float64Array
 ) -> Iterator[tuple[str, Any]]:
-    transform = messages.transform_message(odom_from_base, "odom", "base_link", stamp_ns)
-    yield "/tf", messages.tf_message([transform])
+    yield "/tf", _moving(odom_from_base, stamp_ns)
     yield "/odometry", messages.odometry_message(odom_from_base, stamp_ns, linear=linear, angular=angular)
+
+
+def _moving(odom_from_base: Float64Array, stamp_ns: int) -> Any:
+    transform = messages.transform_message(odom_from_base, "odom", "base_link", stamp_ns)
+    return messages.tf_message([transform])
 
 
 def _velocity(record: SceneRecord, box: Annotation) -> Float64Array:

@@ -22,6 +22,7 @@ from kestrel.types import Float64Array
 LIDAR: Final = "LIDAR_TOP"
 TABLES: Final = {
     "scene": ("token", "name"),
+    "log": ("token", "location"),
     "sample": ("token", "timestamp", "scene_token"),
     "sensor": ("token", "channel", "modality"),
     "calibrated_sensor": ("token", "sensor_token", "translation", "rotation", "camera_intrinsic"),
@@ -32,7 +33,7 @@ TABLES: Final = {
     "ego_pose": ("token", "timestamp", "translation", "rotation"),
     "sample_annotation": (
         *("token", "sample_token", "instance_token", "attribute_tokens", "translation", "size", "rotation"),
-        *("num_lidar_pts", "prev", "next"),
+        *("num_lidar_pts", "num_radar_pts", "prev", "next"),
     ),
     "instance": ("token", "category_token"),
     "category": ("token", "name"),
@@ -41,7 +42,7 @@ TABLES: Final = {
 """The fields that are read of every table."""
 
 TYPES: Final[dict[str, type]] = {
-    **dict.fromkeys(("timestamp", "width", "height", "num_lidar_pts"), int),
+    **dict.fromkeys(("timestamp", "width", "height", "num_lidar_pts", "num_radar_pts"), int),
     **dict.fromkeys(("translation", "rotation", "size", "camera_intrinsic", "attribute_tokens"), list),
     "is_key_frame": bool,
 }
@@ -88,6 +89,7 @@ class EgoPose(NamedTuple):
 class Annotation(NamedTuple):
     """One box of one sample on the map; ``size`` is length, width, height.
 
+    num_points: of LiDAR and radar together; the benchmark does not count a box without any.
     previous, next: tokens of the same instance's boxes in the samples around it, or empty.
     """
 
@@ -106,12 +108,15 @@ class Annotation(NamedTuple):
 class SceneRecord:
     """One scene of nuScenes.
 
+    log: token of the log that it is of; ``location`` tells where that was.
     mounts: of the LiDAR and the cameras, by channel. measurements: of those sensors, by stamp.
-    poses: by token, of all sweeps. samples: stamps in nanoseconds, by token.
+    poses: by token, of all sweeps, and of the first picture where that comes before them.
+    samples: stamps in nanoseconds, by token.
     annotations: by token; empty where the data set has none, as in its test part.
     """
 
     folder: Path
+    log: str
     mounts: Mapping[str, Mount]
     measurements: tuple[Measurement, ...]
     poses: Mapping[str, EgoPose]
@@ -147,7 +152,19 @@ def read_scene(root: Path, version: str, name: str | None) -> SceneRecord:
         expected = f"a {LIDAR} key frame for each of the {len(samples)} samples of {scene['name']}"
         raise InputError(describe(str(_path(folder, "sample_data")), expected=expected, found=keys))
     annotations = _annotations(folder, samples)
-    return SceneRecord(folder, mounts, measurements, _poses(folder, sweeps), samples, annotations)
+    poses = _poses(folder, [*measurements[:1], *sweeps])
+    log = str(scene.get("log_token", ""))
+    return SceneRecord(folder, log, mounts, measurements, poses, samples, annotations)
+
+
+def location(record: SceneRecord) -> str:
+    """Return the name of the place where a scene was driven, such as singapore-onenorth.
+
+    Raises:
+        InputError: the table of logs is missing or is not what it should be.
+    """
+    logs = {row["token"]: str(row["location"]) for row in table_rows(record.folder, "log")}
+    return reference(logs, record.log, record.folder, "log")
 
 
 def table_rows(folder: Path, name: str) -> Iterator[Row]:
@@ -188,7 +205,7 @@ def reference(rows: Mapping[str, T], token: str, folder: Path, name: str) -> T:
     Raises:
         InputError: there is none.
     """
-    if token not in rows:
+    if not isinstance(token, str) or token not in rows:  # of lists of tokens the items are not checked
         raise InputError(
             describe(str(_path(folder, name)), expected=f"a row with token {token}", found="none")
         )
@@ -243,8 +260,8 @@ def _measurements(
     return mounts, tuple(sorted(measurements, key=lambda item: (item.stamp_ns, item.channel)))
 
 
-def _poses(folder: Path, sweeps: Iterable[Measurement]) -> dict[str, EgoPose]:
-    wanted = {item.pose for item in sweeps}
+def _poses(folder: Path, measurements: Iterable[Measurement]) -> dict[str, EgoPose]:
+    wanted = {item.pose for item in measurements}
     path = _path(folder, "ego_pose")
     rows = (row for row in table_rows(folder, "ego_pose") if row["token"] in wanted)
     poses = {row["token"]: EgoPose(row["timestamp"] * 1000, _pose(row, path)) for row in rows}
@@ -271,7 +288,7 @@ def _annotations(folder: Path, samples: Mapping[str, int]) -> dict[str, Annotati
             tuple(reference(attributes, token, folder, "attribute") for token in row["attribute_tokens"]),
             _pose(row, path),
             np.array([length, width, height]),
-            row["num_lidar_pts"],
+            row["num_lidar_pts"] + row["num_radar_pts"],
             row["prev"],
             row["next"],
         )

@@ -173,7 +173,8 @@ def image_from_message(message: Any) -> Image:
 
         try:
             picture = message_to_cvimage(message, "rgb8")
-        except (ImageError, TypeError, ValueError) as error:  # the last two: too few bytes
+        # Too few bytes are one of the first three; OpenCV's own: no pixels, or half a pair of YUV 4:2:2.
+        except (ImageError, TypeError, ValueError, cv2.error) as error:
             size = f"{message.encoding} of {message.width}x{message.height} in {len(message.data)} bytes"
             raise InputError(describe("image", expected="a known encoding, complete", found=size)) from error
     else:
@@ -185,9 +186,11 @@ def image_from_message(message: Any) -> Image:
 
 
 def _decoded(message: Any, flags: int) -> NDArray[Any] | None:
-    """Return the picture of a CompressedImage, None if it is none; OpenCV itself raises without any bytes."""
-    data = np.frombuffer(message.data, np.uint8)
-    return cv2.imdecode(data, flags) if len(data) else None
+    """Return the picture of a CompressedImage, None if it is none; OpenCV raises where there are no bytes."""
+    try:
+        return cv2.imdecode(np.frombuffer(message.data, np.uint8), flags)
+    except cv2.error:
+        return None
 
 
 def grey_from_message(message: Any) -> UInt8Array:

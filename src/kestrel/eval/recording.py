@@ -15,6 +15,7 @@ import numpy as np
 from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS, POINT_CLASSES
 from kestrel.data.bag import BagMessage, BagReader
 from kestrel.data.messages import Source, best_class, source_of
+from kestrel.data.nuscenes_samples import TOPIC, Sample, samples_from_message
 from kestrel.data.perception_messages import boxes_from_message, map_from_messages
 from kestrel.data.sensor_messages import cloud_fields
 from kestrel.errors import InputError, describe
@@ -35,11 +36,13 @@ class Answers:
     """The same things from the truth or from the nodes, by stamp; events by the picture that shows them.
 
     points: (N,) index into POINT_CLASSES or IGNORE per point of the sweep. event: name of the class.
+    lidar_maps: the truth of the maps on the grid of the released networks, about the LiDAR of nuScenes.
     """
 
     objects: dict[int, Boxes3D] = field(default_factory=dict)
     points: dict[int, UInt8Array] = field(default_factory=dict)
     maps: dict[int, BevMap] = field(default_factory=dict)
+    lidar_maps: dict[int, BevMap] = field(default_factory=dict)
     events: dict[Source, str] = field(default_factory=dict)
 
 
@@ -67,7 +70,7 @@ class Recording:
     """One recording, read completely.
 
     sent: log time of every sensor message, by topic. received: log time of every output, by topic.
-    truth, predicted: what there is to compare. damage: of the file, or None.
+    truth, predicted: what there is to compare. damage: of the file, or None. samples: of nuScenes, by stamp.
     """
 
     path: Path
@@ -76,6 +79,7 @@ class Recording:
     truth: Answers
     predicted: Answers
     damage: str | None
+    samples: dict[int, Sample] = field(default_factory=dict)
 
     def raise_if_damaged(self) -> None:
         """Raise InputError if the file was not complete."""
@@ -93,15 +97,21 @@ def read_recording(path: str | Path) -> Recording:
     reader = BagReader(path)
     traffic = Traffic()
     truth, predicted = _Collector(), _Collector()
+    samples: dict[int, Sample] = {}
     for message in reader.messages():
         traffic.add(message.topic, message.msgtype, message.raw, message.log_time_ns)
         output = OUTPUT.fullmatch(message.topic)
-        if message.topic.startswith(TRUTH):
+        if message.topic == TOPIC:
+            samples |= samples_from_message(message.decode())
+        elif message.topic.startswith(TRUTH):
             truth.add(message.topic.removeprefix(TRUTH), message)
         elif output is not None:
             predicted.add(output["name"], message)
     sent, received = dict(traffic.sent), dict(traffic.received)
-    return Recording(Path(path), sent, received, truth.finish(), predicted.finish(), reader.damage)
+    known = truth.finish()
+    for stamp in samples.keys() & known.objects.keys():
+        known.objects[stamp] = samples[stamp].with_attributes(known.objects[stamp])
+    return Recording(Path(path), sent, received, known, predicted.finish(), reader.damage, samples)
 
 
 class _Collector:
@@ -109,7 +119,7 @@ class _Collector:
 
     def __init__(self) -> None:
         self.answers = Answers()
-        self._grids: dict[int, dict[str, Any]] = defaultdict(dict)
+        self._grids: dict[tuple[str, int], dict[str, Any]] = defaultdict(dict)
 
     def add(self, name: str, message: BagMessage) -> None:
         source = source_of(message.msgtype, message.raw)
@@ -121,19 +131,21 @@ class _Collector:
             self.answers.objects[stamp] = boxes_from_message(message.decode(), DETECTION_CLASSES)
         elif name == "points" and message.msgtype == "sensor_msgs/msg/PointCloud2":
             self.answers.points[stamp] = point_classes(message)
-        elif name.startswith("map/") and message.msgtype == "nav_msgs/msg/OccupancyGrid":
+        elif name.startswith(("map/", "lidar_map/")) and message.msgtype == "nav_msgs/msg/OccupancyGrid":
             _expect_base_frame(message.topic, source)
-            self._grids[stamp][name.removeprefix("map/")] = message.decode()
+            kind, _, layer = name.partition("/")
+            self._grids[kind, stamp][layer] = message.decode()
         elif name.endswith("event") and message.msgtype == "vision_msgs/msg/Classification":
             best = best_class(message.decode())
             if best is not None:
                 self.answers.events[source] = best[0]
 
     def finish(self) -> Answers:
-        for stamp, grids in self._grids.items():
+        for (kind, stamp), grids in self._grids.items():
             layers: dict[str, Any] = {layer: grids[layer] for layer in MAP_LAYERS if layer in grids}
             if len(layers) == len(MAP_LAYERS):
-                self.answers.maps[stamp] = map_from_messages(layers)
+                maps = self.answers.maps if kind == "map" else self.answers.lidar_maps
+                maps[stamp] = map_from_messages(layers)
         return self.answers
 
 

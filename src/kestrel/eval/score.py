@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
-from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, POINT_CLASSES
+from kestrel.classes import MAP_LAYERS, NO_ATTRIBUTE, POINT_CLASSES
 from kestrel.data.perception_messages import DONT_CARE
 from kestrel.errors import InputError, describe
 from kestrel.eval import detection
@@ -21,7 +22,13 @@ from kestrel.report import Figure
 from kestrel.types import BevMap, Boxes3D, Float32Array, Float64Array
 
 MAP_THRESHOLD: Final = 0.5
-ERROR_UNITS: Final = {"translation": "m", "scale": "1 - IoU", "orientation": "rad", "velocity": "m/s"}
+ERROR_UNITS: Final = {
+    "translation": "m",
+    "scale": "1 - IoU",
+    "orientation": "rad",
+    "velocity": "m/s",
+    "attribute": "1 - accuracy",
+}
 BASELINE: Final = "baseline"
 MAJORITY: Final = "majority"
 
@@ -61,31 +68,53 @@ def _against(
 
 
 def detection_values(truth: Answers, predicted: Answers) -> Values:
-    """Return AP by class and the true-positive errors; classes that the truth has not are left out."""
+    """Return what box_values does; a frame that was not answered counts as one without boxes."""
     stamps = sorted(truth.objects)
     if not stamps or not predicted.objects:
         return {}
     real = [truth.objects[stamp] for stamp in stamps]
-    found = [_allowed(predicted.objects.get(stamp), truth.objects[stamp]) for stamp in stamps]
-    scores = detection.evaluate(detection.BoxTable.from_frames(real), detection.BoxTable.from_frames(found))
-    there = np.flatnonzero(scores.truth_count)
-    values: Values = {"detection/frames": (len(stamps), "frames")}
-    if len(there) == 0:
+    return box_values(real, [predicted.objects.get(stamp) for stamp in stamps])
+
+
+def box_values(truth: Sequence[Boxes3D], predicted: Sequence[Boxes3D | None]) -> Values:
+    """Return AP by class, the true-positive errors and NDS, frame by frame of both.
+
+    They are over the classes that the truth has. Where it lacks some, ``of ten classes`` has those of the
+    devkit, for which such a class has found nothing. An error of which no truth knows anything has no figure,
+    and without it there is no NDS.
+    """
+    found = [_allowed(own, real) for own, real in zip(predicted, truth, strict=True)]
+    real_table = detection.BoxTable.from_frames(truth)
+    whole = detection.evaluate(real_table, detection.BoxTable.from_frames(found).with_attributes())
+    values: Values = {"detection/frames": (len(truth), "frames")}
+    scores = whole.known
+    if not scores.class_names:
         return values
-    precision = scores.average_precision[there]
     near = detection.DISTANCES_M.index(detection.TRUE_POSITIVE_DISTANCE_M)
-    values["detection/mAP"] = (float(precision.mean()), "AP")
-    values["detection/mAP_2m"] = (float(precision[:, near].mean()), "AP")
-    for index in there:
-        name = DETECTION_CLASSES[index]
-        values[f"detection/{name}/AP"] = (float(scores.average_precision[index].mean()), "AP")
-        values[f"detection/{name}/AP_2m"] = (float(scores.average_precision[index, near]), "AP")
-    for column, error in enumerate(detection.ERRORS):
-        known = scores.errors[there, column]
-        known = known[~np.isnan(known)]
-        if error in ERROR_UNITS and len(known):
-            values[f"detection/{error}_error"] = (float(known.mean()), ERROR_UNITS[error])
+    untold = _untold(real_table)
+    values["detection/mAP"] = (scores.mean_average_precision, "AP")
+    values["detection/mAP_2m"] = (float(scores.average_precision[:, near].mean()), "AP")
+    if not untold:
+        values["detection/NDS"] = (scores.nuscenes_detection_score, "NDS")
+        if len(scores.class_names) < len(whole.class_names):
+            values["detection/of ten classes/mAP"] = (whole.mean_average_precision, "AP")
+            values["detection/of ten classes/NDS"] = (whole.nuscenes_detection_score, "NDS")
+    for name, precision in zip(scores.class_names, scores.average_precision, strict=True):
+        values[f"detection/{name}/AP"] = (float(precision.mean()), "AP")
+        values[f"detection/{name}/AP_2m"] = (float(precision[near]), "AP")
+    for error, mean in zip(detection.ERRORS, scores.mean_errors.tolist(), strict=True):
+        if error not in untold and not math.isnan(mean):
+            values[f"detection/{error}_error"] = (mean, ERROR_UNITS[error])
     return values
+
+
+def _untold(truth: detection.BoxTable) -> set[str]:
+    """Return the errors of which the truth knows nothing: by their definition they count as the largest."""
+    known = {
+        "velocity": np.isfinite(truth.velocity).any(),
+        "attribute": (truth.attribute != NO_ATTRIBUTE).any(),
+    }
+    return {error for error, there in known.items() if not there}
 
 
 def _allowed(found: Boxes3D | None, truth: Boxes3D) -> Boxes3D:
@@ -124,18 +153,27 @@ def point_values(truth: Answers, predicted: Answers) -> Values:
 
 
 def map_values(truth: Answers, predicted: Answers) -> Values:
-    """Return IoU by layer at one threshold, and at the best one as BEVFusion's evaluation has it."""
+    """Return what layer_values does of the frames that were answered."""
     stamps = sorted(truth.maps.keys() & predicted.maps.keys())
-    if not stamps:
-        return {}
     overlap = MapOverlap(len(MAP_LAYERS))
     for stamp in stamps:
-        real = truth.maps[stamp]
-        overlap.add(_at_cells_of(real, predicted.maps[stamp]), real.probability > 0.5)
+        add_map(overlap, truth.maps[stamp], predicted.maps[stamp])
+    return layer_values(overlap, len(stamps))
+
+
+def add_map(overlap: MapOverlap, truth: BevMap, predicted: BevMap) -> None:
+    """Count one map of all MAP_LAYERS; the prediction may be on a grid of its own."""
+    overlap.add(_at_cells_of(truth, predicted), truth.probability > 0.5)
+
+
+def layer_values(overlap: MapOverlap, frames: int) -> Values:
+    """Return IoU by layer at one threshold, and at the best one as BEVFusion's evaluation has it."""
+    if not frames:
+        return {}
     there = overlap.truth_count > 0
     best = np.where(there, overlap.best_iou(), np.nan)
     at_half = overlap.iou_at(MAP_THRESHOLD)
-    values: Values = {"map/frames": (len(stamps), "frames")}
+    values: Values = {"map/frames": (frames, "frames")}
     if there.any():
         values["map/mIoU"] = (float(at_half[there].mean()), "IoU")
         values["map/mIoU_best"] = (float(best[there].mean()), "IoU at best threshold")

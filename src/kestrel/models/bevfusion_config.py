@@ -53,12 +53,12 @@ def config_of(manifest: Config) -> Config:
     """Return the configuration of weights from the ``config`` of their manifest.
 
     Args:
-        manifest: ``task`` and ``modality`` of a released network; where the sizes are others, ``network``
-            with all of the configuration.
+        manifest: ``task`` and ``modality`` of a released network, ``backbone`` unless it is Swin-T; where the
+            sizes are others, ``network`` with all of the configuration.
     """
     if "network" in manifest:
         return cast(Config, manifest["network"])
-    return released_config(manifest["task"], manifest["modality"])
+    return released_config(manifest["task"], manifest["modality"], manifest.get("backbone", "swin-t"))
 
 
 def _choose(part: str, config: Config, builders: Mapping[str, Callable[[Config], Any]]) -> Any:

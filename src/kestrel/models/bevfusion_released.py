@@ -10,6 +10,7 @@ from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 
 Task = Literal["det", "seg"]
 Modality = Literal["camera+lidar", "camera", "lidar"]
+Backbone = Literal["swin-t", "resnet50"]
 
 CENTER_TASKS: Final = (
     ("car",),
@@ -22,12 +23,21 @@ CENTER_TASKS: Final = (
 """Groups of classes of the camera-only detector."""
 
 
-def released_config(task: Task, modality: Modality) -> dict[str, Any]:
+_CAMERA_BACKBONES: Final[dict[Backbone, tuple[dict[str, Any], list[int]]]] = {
+    "swin-t": ({"type": "SwinTransformer"}, [192, 384, 768]),
+    "resnet50": ({"type": "ResNet", "depth": 50, "out_indices": [1, 2, 3]}, [512, 1024, 2048]),
+}
+"""What looks at the pictures, and the channels of what the neck is given, finest first."""
+
+
+def released_config(task: Task, modality: Modality, backbone: Backbone = "swin-t") -> dict[str, Any]:
     """Return the configuration of a released checkpoint.
 
     Args:
         task: detection or map segmentation.
         modality: sensors.
+        backbone: of the cameras; resnet50 is that of CUDA-BEVFusion, alike in all else
+            (Lidar_AI_Solution, configs/nuscenes/det/transfusion/secfpn/camera+lidar/resnet50).
     """
     # Detection with LiDAR works on a finer and slightly larger grid than everything else.
     fine = task == "det" and "lidar" in modality
@@ -36,7 +46,7 @@ def released_config(task: Task, modality: Modality) -> dict[str, Any]:
     if "camera" in modality:
         pooled = 0.3 if fine else 0.4
         depth_aware = task == "det" and "lidar" in modality
-        encoders["camera"] = _released_camera(half, pooled, depth_aware=depth_aware)
+        encoders["camera"] = _released_camera(half, pooled, backbone, depth_aware=depth_aware)
     if "lidar" in modality:
         encoders["lidar"] = _released_lidar(half, voxel)
     both = modality == "camera+lidar"
@@ -48,10 +58,11 @@ def released_config(task: Task, modality: Modality) -> dict[str, Any]:
     }
 
 
-def _released_camera(half: float, pooled: float, *, depth_aware: bool) -> dict[str, Any]:
+def _released_camera(half: float, pooled: float, backbone: Backbone, *, depth_aware: bool) -> dict[str, Any]:
+    network, channels = _CAMERA_BACKBONES[backbone]
     return {
-        "backbone": {"type": "SwinTransformer"},
-        "neck": {"type": "GeneralizedLSSFPN", "in_channels": [192, 384, 768], "out_channels": 256},
+        "backbone": dict(network),
+        "neck": {"type": "GeneralizedLSSFPN", "in_channels": list(channels), "out_channels": 256},
         "vtransform": {
             "type": "DepthLSSTransform" if depth_aware else "LSSTransform",
             "in_channels": 256,

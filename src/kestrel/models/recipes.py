@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from torch import Tensor, nn
 
@@ -45,12 +45,19 @@ class Recipe:
     takes_net_config: bool = False
 
 
+RESNET_STEM: Final = "encoders.camera.backbone.conv1.weight"
+"""By it a BEVFusion is told whose cameras are looked at by a ResNet; a Swin begins with a patch embedding."""
+
+
 def _configure_bevfusion(state: State) -> Config:
     sensors = [
         name for name in ("camera", "lidar") if any(key.startswith(f"encoders.{name}.") for key in state)
     ]
     task = "seg" if any(key.startswith("heads.map.") for key in state) else "det"
-    return {"task": task, "modality": "+".join(sensors)}
+    config = {"task": task, "modality": "+".join(sensors)}
+    if RESNET_STEM in state:
+        config["backbone"] = "resnet50"
+    return config
 
 
 def _build_bevfusion(config: Config) -> nn.Module:

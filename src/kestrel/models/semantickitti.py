@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kestrel.ops import coordinate_set
+from kestrel.ops.coordinates import whole_numbers
 
 VOXEL_SIZE: Final = 0.05
 """Edge length of a voxel [m]."""
@@ -25,7 +26,7 @@ def quantize(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (P, 3) int64 non-negative voxel of every point, (M,) first point of every voxel in x-major order, and
         (P,) voxel row of every point.
     """
-    cells = (points[:, :3] / VOXEL_SIZE).round().long()
+    cells = whole_numbers((points[:, :3] / VOXEL_SIZE).round())
     cells -= cells.amin(0) if len(cells) else 0
     voxels, rows = coordinate_set(torch.nn.functional.pad(cells, (1, 0)))
     positions = torch.arange(len(rows))

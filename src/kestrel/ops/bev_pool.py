@@ -41,7 +41,9 @@ def bev_cells(points: Tensor, lower: Tensor, step: Tensor, shape: GridShape) -> 
     Returns:
         (B, ...) int64 index into cells ordered (batch, z, x, y), -1 outside the grid.
     """
-    index = ((points - lower) / step).long()
+    place = (points - lower) / step
+    # What is not a number would be cell zero on some processors.
+    index = torch.where(place.isnan(), -1, place).long()
     nx, ny, nz = shape
     x, y, z = index.unbind(-1)
     inside = (x >= 0) & (x < nx) & (y >= 0) & (y < ny) & (z >= 0) & (z < nz)

@@ -43,9 +43,10 @@ class PillarGrid:
 def points_in_pillars(points: Tensor, batch: Tensor, grid: PillarGrid) -> tuple[Tensor, Tensor, Tensor]:
     """Return the points inside of the grid, their (n, 2) cells, and the (n,) pillar, by frame, x, y."""
     side, (low, high) = grid.side, grid.height_range
-    cell = torch.floor((points[:, :2] + grid.extent) / grid.size).long()
-    inside = ((cell >= 0) & (cell < side)).all(1) & (points[:, 2] >= low) & (points[:, 2] < high)
-    points, cell, batch = points[inside], cell[inside], batch[inside]
+    # Compared before they are integers: what is not a number would be zero on some processors.
+    place = torch.floor((points[:, :2] + grid.extent) / grid.size)
+    inside = ((place >= 0) & (place < side)).all(1) & (points[:, 2] >= low) & (points[:, 2] < high)
+    points, cell, batch = points[inside], place[inside].long(), batch[inside]
     return points, cell, (batch * side + cell[:, 0]) * side + cell[:, 1]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, native_for, triton_for, triton_installed
-from kestrel.ops.coordinates import COORDINATE_LIMIT, find, offset_key, pack
+from kestrel.ops.coordinates import COORDINATE_LIMIT, find, offset_key, pack, whole_numbers
 from kestrel.ops.kernel_map import CoordinateSet, torchsparse_offsets
 from kestrel.ops.operator import differentiable, operator
 
@@ -120,8 +120,8 @@ def _cells(points: Tensor, stride: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return the (P, 4) int64 voxel indices of points and their (P, 3) position inside of the voxel, 0..1."""
     scaled = points[:, 1:] / torch.tensor(stride, dtype=points.dtype, device=points.device)
     lower = scaled.floor()
-    inside = lower.clamp(-COORDINATE_LIMIT, COORDINATE_LIMIT - 1).long()
-    return torch.cat((points[:, :1].long(), inside), dim=1), scaled - lower
+    inside = lower.clamp(-COORDINATE_LIMIT, COORDINATE_LIMIT - 1)
+    return whole_numbers(torch.cat((points[:, :1], inside), dim=1)), scaled - lower
 
 
 def point_to_voxel(features: Tensor, rows: Tensor, voxel_count: int) -> Tensor:

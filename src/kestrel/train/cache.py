@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Compact training data on disk: one folder per simulated drive.
+"""Compact training data on disk: one folder per drive, simulated or imported.
 
 ``frame_0000.npz`` and so on hold key frames (:class:`CachedFrame`), ``video.npz`` the front camera's pictures
 (:class:`CachedVideo`). ``drive.json`` is written last: a drive without it is unfinished and is made again.
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kestrel.classes import DETECTION_CLASSES
 from kestrel.errors import InputError, describe
 from kestrel.files import write_whole
 from kestrel.sim.splits import split_names
@@ -40,17 +42,32 @@ UNREADABLE: Final = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile
 CachedT = TypeVar("CachedT", "CachedFrame", "CachedVideo")
 
 
+def _everywhere() -> Float32Array:
+    return np.zeros((0, 7), np.float32)
+
+
+def _every_class() -> NDArray[np.bool_]:
+    return np.ones(len(DETECTION_CLASSES), np.bool_)
+
+
 @dataclass(frozen=True)
 class CachedFrame:
     """One key frame with its truth, in base_link at the stamp of its sweep.
 
+    What the truth of an imported frame does not say is told as such, and nothing is learned of it: velocities
+    that are NaN, NO_ATTRIBUTE, points of the class IGNORE, a map without bits, pictures without semantics,
+    and what ``unlabelled`` and ``labelled_classes`` leave out. Simulated frames have no such gaps.
+
     points: (P, 3) int16 in POSITION_STEP_M; intensity: (P,) uint8 of 255; sweep: (P,) uint8, 0 is the newest.
     ages: (S,) float32 seconds between a sweep and the current one. label: (P0,) uint8 class of the points of
-    sweep 0, which come first. boxes: (N, 9) float32 x, y, z, length, width, height, yaw, vx, vy; box_label,
+    sweep 0, which come first. boxes: (N, 9) float32 x, y, z, length, width, height, yaw, vx, vy (m/s, NaN
+    where unknown); box_label,
     box_points, box_attribute: (N,) int64. map_bits: packed (layers, 200, 200) truth. pictures: one JPEG after
     the other, cut at picture_ends (M,); semantics: the same for PNG label images. matrices: (M, 3, 3) and
     base_from_camera: (M, 4, 4) of the cameras on the vehicle. base_from_picture: (M, 4, 4) where the vehicle
-    was, as of where it is, when it took each picture. odom_from_base: (4, 4) where the vehicle is.
+    was, as of where it is, when it took each picture. odom_from_base: (4, 4) where the vehicle is, NaN where
+    nobody knows. unlabelled: (K, 7) float32 boxes like ``boxes`` in which only what ``boxes`` has is known.
+    labelled_classes: (classes,) bool, which of DETECTION_CLASSES would have boxes if they were there.
     """
 
     points: NDArray[np.int16]
@@ -71,6 +88,18 @@ class CachedFrame:
     base_from_camera: Float64Array
     base_from_picture: Float64Array
     odom_from_base: Float64Array
+    unlabelled: Float32Array = field(default_factory=_everywhere)
+    labelled_classes: NDArray[np.bool_] = field(default_factory=_every_class)
+
+    @property
+    def has_map(self) -> bool:
+        """Whether it says what the ground is."""
+        return len(self.map_bits) > 0
+
+    @property
+    def has_semantics(self) -> bool:
+        """Whether it says what its pictures show."""
+        return len(self.semantic_ends) > 0
 
     def cloud(self, sweeps: int | None = None) -> Float32Array:
         """Return (P, 5) [x, y, z, intensity, age] of the current and at most ``sweeps`` earlier sweeps."""
@@ -148,20 +177,34 @@ def encode(images: list[UInt8Array], kind: str) -> tuple[UInt8Array, Int64Array]
     return (np.concatenate(encoded) if encoded else np.zeros(0, np.uint8)), ends
 
 
+def pack_points(points: Float32Array) -> tuple[NDArray[np.int16], UInt8Array]:
+    """Return points (P, 4) x, y, z, intensity 0..1 as ``points`` and ``intensity`` of a CachedFrame.
+
+    They are within REACH_M along each axis.
+    """
+    places = np.round(points[:, :3] / POSITION_STEP_M).astype(np.int16)
+    return places, np.round(points[:, 3].clip(0, 1) * 255).astype(np.uint8)
+
+
 def write(path: Path, cached: CachedFrame | CachedVideo) -> None:
     """Write one frame or video."""
     np.savez(path, **{entry.name: getattr(cached, entry.name) for entry in fields(cached)})
 
 
 def read(kind: type[CachedT], path: Path) -> CachedT:
-    """Read what :func:`write` wrote.
+    """Read what :func:`write` wrote; in an older file what has a default may be missing.
 
     Raises:
         InputError: the file is not there or not of that kind.
     """
     try:
         with np.load(path) as stored:
-            return kind(**{entry.name: stored[entry.name] for entry in fields(kind)})
+            names = [
+                entry.name
+                for entry in fields(kind)
+                if entry.default_factory is MISSING or entry.name in stored
+            ]
+            return kind(**{name: stored[name] for name in names})
     except UNREADABLE as error:
         raise InputError(describe(str(path), expected=f"a {kind.__name__}", found=error)) from error
 
@@ -206,13 +249,15 @@ def frame_hz(drive: Path) -> float:
 def earlier_frames(path: Path, hop_s: float, count: int) -> list[Path]:
     """Return at most ``count`` key frames of the same drive that lie ``hop_s`` apart, the oldest first.
 
-    The last one is a hop before that of ``path``. There are none where key frames do not lie a hop apart.
+    The last one is a hop before that of ``path``. There are none where key frames do not lie a hop apart, and
+    none before a gap: an imported drive has no frame, but its number, where the recording has no labels.
     """
     steps = hop_s * frame_hz(path.parent)
     if steps < 1 or abs(steps - round(steps)) > 1e-3:
         return []
-    numbers = [frame_number(path) - back * round(steps) for back in range(count, 0, -1)]
-    return [path.with_name(f"frame_{number:04d}.npz") for number in numbers if number >= 0]
+    numbers = [frame_number(path) - back * round(steps) for back in range(1, count + 1)]
+    files = [path.with_name(f"frame_{number:04d}.npz") for number in numbers if number >= 0]
+    return list(takewhile(Path.exists, files))[::-1]
 
 
 def pictures(path: Path, base_from_camera: Float64Array) -> list[UInt8Array]:

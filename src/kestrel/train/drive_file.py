@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from kestrel.errors import ConfigError, InputError, describe
-from kestrel.sim.splits import DriveSpec, drives, scored_drives
+from kestrel.sim.splits import SENSORS, DriveSpec, drives, scored_drives
 from kestrel.train import cache
 
 SIMULATED: Final = "kestrel.sim, simulated drives only"
@@ -21,6 +23,64 @@ UNKNOWN: Final = "unknown"
 
 POINTS_ALONE: Final = "points"
 """The ``sensors`` of imported clouds: the class of each point is known, boxes and maps are not."""
+
+
+class Holds(StrEnum):
+    """What the key frames of a drive may have; all but pictures is truth."""
+
+    PICTURES = "pictures"
+    BOXES = "boxes"
+    VELOCITIES = "velocities"
+    MAPS = "maps"
+    POINT_CLASSES = "classes of points"
+
+
+TRUTH: Final = frozenset(Holds) - {Holds.PICTURES}
+"""What simulated key frames tell, and those that do not say what they tell: imported ones have ``truth``."""
+
+
+def holds(told: Mapping[str, Any]) -> frozenset[str]:
+    """Return what of Holds the key frames of a drive have, by what its ``drive.json`` says."""
+    sensors = told.get("sensors", "all")
+    if sensors == POINTS_ALONE:
+        return frozenset({Holds.POINT_CLASSES})
+    pictures = {Holds.PICTURES} if "cameras" in SENSORS.get(sensors, ()) else set()
+    return TRUTH.intersection(told.get("truth", TRUTH)) | pictures
+
+
+def held(folders: Sequence[Path]) -> frozenset[str]:
+    """Return what of Holds at least one of the drives below ``folders`` has."""
+    return frozenset().union(*(holds(read(drive)) for drive in _below(folders)))
+
+
+def drives_with(folders: Sequence[Path], needed: Holds) -> list[Path]:
+    """Return those drives below ``folders`` that have what is needed; how many are left out is said.
+
+    Raises:
+        InputError: no drive has it, or there is none.
+    """
+    drives = _below(folders)
+    chosen = [drive for drive in drives if needed in holds(read(drive))]
+    if not chosen:
+        where = ", ".join(str(folder) for folder in folders)
+        raise InputError(describe(where, expected=f"drives with {needed}", found=f"{len(drives)} without"))
+    if len(chosen) < len(drives):
+        left_out = f"{len(drives) - len(chosen)} of {len(drives)} drives have no {needed}"
+        print(f"{left_out}; they are left out", file=sys.stderr)
+    return chosen
+
+
+def frames_with(folders: Sequence[Path], needed: Holds) -> list[Path]:
+    """Return the key frames of :func:`drives_with`.
+
+    Raises:
+        InputError: as there, or a drive is of an earlier version.
+    """
+    return [path for drive in drives_with(folders, needed) for path in cache.key_frames(drive)]
+
+
+def _below(folders: Sequence[Path]) -> list[Path]:
+    return [drive for folder in folders for drive in cache.finished_drives(folder)]
 
 
 def read(drive: Path) -> dict[str, Any]:
@@ -68,23 +128,26 @@ def why_not_split(folder: Path, split: str) -> str | None:
 
 
 def expect_boxes(folders: Sequence[Path]) -> None:
-    """Check that all drives say where objects are and what the ground is.
+    """Check that all drives say where objects are.
 
     Raises:
         InputError: of one the points alone are labelled.
     """
-    for drive in (drive for folder in folders for drive in cache.finished_drives(folder)):
-        if read(drive).get("sensors") == POINTS_ALONE:
-            expected = "frames with boxes and maps (of labelled points alone only Kestrel-Seg learns)"
+    for drive in _below(folders):
+        if Holds.BOXES not in holds(read(drive)):
+            expected = "frames with boxes (of labelled points alone only Kestrel-Seg learns)"
             raise InputError(describe(str(drive), expected=expected, found="labelled points alone"))
 
 
-def summary(folders: Sequence[Path]) -> dict[str, Any]:
+def summary(folders: Sequence[Path], needed: Holds | None = None) -> dict[str, Any]:
     """Return what a manifest says of the drives below ``folders``: how many, their towns, rigs and seeds.
+
+    It does so of all, or of those that have what is needed.
 
     What a drive does not say, as imported ones do not have a town, is left out.
     """
-    told = [read(drive) for folder in folders for drive in cache.finished_drives(folder)]
+    every = [read(drive) for drive in _below(folders)]
+    told = [drive for drive in every if needed is None or needed in holds(drive)]
     sources = {str(drive.get("source", SIMULATED if "town" in drive else UNKNOWN)) for drive in told}
     return {
         "source": "; ".join(sorted(sources)),

@@ -85,12 +85,13 @@ def augment_view(sample: FusionSample, config: FusionConfig, generator: torch.Ge
     full *= scale
     full[2, :2] = TILT_RAD * torch.randn(2, generator=generator)
     lift = torch.tensor([0, 0, uniform(-LIFT_M, LIFT_M, generator)])
-    points, boxes = sample.points.clone(), sample.boxes.clone()
+    points, boxes, unlabelled = sample.points.clone(), sample.boxes.clone(), sample.unlabelled.clone()
     points[:, :3] = points[:, :3] @ full.T + lift
-    boxes[:, :3] = boxes[:, :3] @ full.T + lift
-    boxes[:, 3:6] *= scale
-    ahead = torch.stack((boxes[:, 6].cos(), boxes[:, 6].sin()), 1) @ turn.T
-    boxes[:, 6] = torch.atan2(ahead[:, 1], ahead[:, 0])
+    for placed in (boxes, unlabelled):
+        placed[:, :3] = placed[:, :3] @ full.T + lift
+        placed[:, 3:6] *= scale
+        ahead = torch.stack((placed[:, 6].cos(), placed[:, 6].sin()), 1) @ turn.T
+        placed[:, 6] = torch.atan2(ahead[:, 1], ahead[:, 0])
     boxes[:, 7:9] = boxes[:, 7:9] @ turn.T * scale
     if flips[0] != flips[1]:
         sample = replace(
@@ -104,6 +105,7 @@ def augment_view(sample: FusionSample, config: FusionConfig, generator: torch.Ge
         sample,
         points=points,
         boxes=boxes,
+        unlabelled=unlabelled,
         rays=sample.rays @ full.T,
         origins=sample.origins @ full.T + lift,
         map_truth=_turn_map(sample.map_truth, full[:2, :2], config),

@@ -50,7 +50,8 @@ class Pictures:
 
     images: (M, 3, H, W) uint8. earlier: (K, M, 3, H, W) uint8, what the same cameras saw before, a hop apart,
     the oldest first. depth: (M, h, w) int64 bin, -1 where the LiDAR
-    sees nothing. shares: (M, KINDS, h, w) float32 share of the pixels of a cell that show a kind of surface.
+    sees nothing. shares: (M, KINDS, h, w) float32 share of the pixels of a cell that show a kind of surface,
+    NaN in a picture of which nobody knows what it shows.
     """
 
     images: Tensor
@@ -67,6 +68,11 @@ class PictureBatch:
     earlier: EarlierPictures
     depth: Tensor
     shares: Tensor
+
+    @property
+    def told(self) -> Tensor:
+        """Of which pictures it is known what they show, (M,) bool."""
+        return ~self.shares.isnan().flatten(1).any(1)
 
     def answer(self, camera: CameraEncoder) -> tuple[Tensor, Tensor]:
         """Return depth logits and context features."""
@@ -108,8 +114,13 @@ class PictureSource:
             torch.stack([torch.from_numpy(frame.picture(number)).permute(2, 0, 1) for number in cameras]),
             earlier_pictures(self.files[index], frame.base_from_camera, self.config, past),
             torch.stack([depth_bins(points, calibration, self.config) for calibration in calibrations]),
-            torch.stack([shares_of_kinds(frame.semantic(number), self.config) for number in cameras]),
+            torch.stack([self._shares(frame, number) for number in cameras]),
         )
+
+    def _shares(self, frame: cache.CachedFrame, number: int) -> Tensor:
+        if not frame.has_semantics:
+            return torch.full((KINDS, *self.config.feature_size), torch.nan)
+        return shares_of_kinds(frame.semantic(number), self.config)
 
     def draw(self, generator: torch.Generator) -> Pictures:
         """Return the pictures of a random frame, recoloured, half of the time mirrored."""
@@ -167,9 +178,15 @@ class CameraTask(Task[KestrelFusion]):
         """Return the loss of one batch."""
         with fast_arithmetic():
             depth, context = batch.answer(self.network.camera)
-        parts = {"kinds": F.cross_entropy(self.kinds(context), batch.shares, weight=WEIGHT)}
+        told = batch.told
+        parts = {}
+        if bool(told.any()):
+            shown = context if bool(told.all()) else context[told]
+            parts["kinds"] = F.cross_entropy(self.kinds(shown), batch.shares[told], weight=WEIGHT)
         if bool((batch.depth >= 0).any()):
             parts["depth"] = F.cross_entropy(depth, batch.depth, ignore_index=-1)
+        if not parts:  # as where the LiDAR sees nothing of what pictures without labels show
+            return 0 * depth.sum()
         self.log_dict({key: value.detach() for key, value in parts.items()}, prog_bar=True)
         return mean_loss(parts)
 
@@ -180,11 +197,15 @@ class CameraTask(Task[KestrelFusion]):
         known = batch.depth >= 0
         near = (depth.argmax(1) - batch.depth).abs() <= 1
         self.depths += torch.stack(((near & known).sum(), known.sum()))
-        truth, answer = batch.shares.argmax(1).flatten(), self.kinds(context).argmax(1).flatten()
+        truth = batch.shares[batch.told].argmax(1).flatten()
+        answer = self.kinds(context[batch.told]).argmax(1).flatten()
         self.confusion += torch.bincount(truth * KINDS + answer, minlength=KINDS**2).view(KINDS, KINDS)
 
     def scores(self) -> dict[str, float]:
-        """Return the share of depths that are right to one bin, and the IoU of the kinds that occur."""
+        """Return the share of depths that are right to one bin, and the IoU of the kinds that occur.
+
+        Where no picture is known to show anything it is judged by the depths alone.
+        """
         shared, true, named = self.confusion.diag(), self.confusion.sum(1), self.confusion.sum(0)
         iou = {
             f"iou/{kind.name.lower()}": float(shared[kind] / (true[kind] + named[kind] - shared[kind]))
@@ -192,6 +213,8 @@ class CameraTask(Task[KestrelFusion]):
             if true[kind]
         }
         depth = float(self.depths[0] / self.depths[1].clamp(min=1))
-        mean_iou = sum(iou.values()) / max(len(iou), 1)
         self._restart()
+        if not iou:
+            return {"mean": depth, "depth": depth}
+        mean_iou = sum(iou.values()) / len(iou)
         return {"mean": (depth + mean_iou) / 2, "depth": depth, "miou": mean_iou, **iou}

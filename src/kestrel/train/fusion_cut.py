@@ -44,9 +44,9 @@ def cut_at(sample: FusionSample, config: FusionConfig, middle: Tensor) -> Fusion
     """
     cut = cut_config(config)
     shift = torch.cat((middle, torch.zeros(1)))
-    points, boxes = sample.points.clone(), sample.boxes.clone()
-    points[:, :3] -= shift
-    boxes[:, :3] -= shift
+    points, boxes, unlabelled = sample.points.clone(), sample.boxes.clone(), sample.unlabelled.clone()
+    for placed in (points, boxes, unlabelled):
+        placed[:, :3] -= shift
     cells = round(2 * cut.map_extent / cut.map_resolution)
     first = ((middle + config.map_extent - cut.map_extent) / config.map_resolution).round().int()
     row, column = first.tolist()
@@ -61,6 +61,7 @@ def cut_at(sample: FusionSample, config: FusionConfig, middle: Tensor) -> Fusion
         origins=origins[looking],
         depth=sample.depth[looking],
         boxes=boxes,
+        unlabelled=unlabelled,
         map_truth=sample.map_truth[:, row : row + cells, column : column + cells],
         vehicle=sample.vehicle - middle,
     )

@@ -116,7 +116,6 @@ class FrameSource:
         looks = [camera_rays(calibration, config) for calibration in calibrations]
         current = frame.cloud(0)[:, :3]
         h, w = config.feature_size
-        cells = round(2 * config.map_extent / config.map_resolution)
         earlier = earlier_pictures(self.files[index], frame.base_from_camera, config, past)[:, chosen]
         return FusionSample(
             points=torch.from_numpy(frame.cloud(sweeps)),
@@ -130,10 +129,12 @@ class FrameSource:
             boxes=torch.from_numpy(frame.boxes),
             box_label=torch.from_numpy(frame.box_label),
             box_points=torch.from_numpy(frame.box_points),
-            map_truth=torch.from_numpy(frame.map_truth(len(MAP_LAYERS), cells)).float(),
+            map_truth=map_truth(frame, config),
             depth=torch.stack([depth_bins(current, calibration, config) for calibration in calibrations])
             if calibrations
             else torch.zeros(0, h, w, dtype=torch.int64),
+            unlabelled=torch.from_numpy(frame.unlabelled),
+            labelled_classes=torch.from_numpy(frame.labelled_classes),
         )
 
 
@@ -155,6 +156,14 @@ class CamerasAlone:
 def without_lidar(sample: FusionSample) -> FusionSample:
     """Return what the cameras alone see."""
     return replace(sample, points=sample.points[:0], has_lidar=False)
+
+
+def map_truth(frame: cache.CachedFrame, config: FusionConfig) -> Tensor:
+    """Return what the ground around a frame is, as of FusionSample: NaN where it does not say it."""
+    layers, cells = len(MAP_LAYERS), round(2 * config.map_extent / config.map_resolution)
+    if not frame.has_map:
+        return torch.full((layers, cells, cells), torch.nan)
+    return torch.from_numpy(frame.map_truth(layers, cells)).float()
 
 
 def draw_past(generator: torch.Generator) -> int:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig, FusionOutput
 from kestrel.train.fusion_sample import FusionBatch, FusionSample
+from kestrel.train.labelled import outside
 
 REGRESSION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 1.0, 1.0])
 """Of what BoxRegression answers but the velocity."""
@@ -24,6 +25,9 @@ MOVING_WEIGHT = 3.0
 
 DEPTH_WEIGHT = 0.2
 MAP_WEIGHT = 6.0
+AROUND = 0.1
+"""What an object is still called around its middle, from which on a cell belongs to its surroundings."""
+
 LAYER_WEIGHT = torch.tensor([1.0, 3.0, 1.5, 4.0, 2.0, 4.0])
 """How much more a cell of each map layer counts than a cell without it."""
 
@@ -32,8 +36,9 @@ LAYER_WEIGHT = torch.tensor([1.0, 3.0, 1.5, 4.0, 2.0, 4.0])
 class CenterTargets:
     """What heatmap and boxes of one frame should be.
 
-    heatmap: (classes, X, Y), 1 at the cell of each object. weight: (X, Y), 0 around unseen boxes. Boxes are
-    answered at several cells: cell (K, 2), row (K,) the box of each, near (K,) 0..1, 1 where its middle is.
+    heatmap: (classes, X, Y), 1 at the cell of each object. weight: (X, Y), 0 around unseen boxes and where
+    the labels say nothing. Boxes are answered at several cells: cell (K, 2), row (K,) the box of each, near
+    (K,) 0..1, 1 where its middle is.
     """
 
     heatmap: Tensor
@@ -46,7 +51,8 @@ class CenterTargets:
 def center_targets(sample: FusionSample, config: FusionConfig) -> CenterTargets:
     """Return the targets of one frame (CenterPoint, section 4).
 
-    Boxes without a LiDAR point are neither object nor background: a sensor can hardly know them.
+    Boxes without a LiDAR point are neither object nor background: a sensor can hardly know them. Of where the
+    labels say nothing the objects that they have all the same are known, and what is around these.
 
     A middle by the border of two cells is as likely found in either, so that a box is answered at all nine
     cells around its middle, but for those that are nearer to another object of its class.
@@ -54,6 +60,7 @@ def center_targets(sample: FusionSample, config: FusionConfig) -> CenterTargets:
     side = config.pillars // 2
     heatmap = torch.zeros(config.num_classes, side, side)
     weight = torch.ones(side, side)
+    known = outside(cell_middles(config), sample.unlabelled)
     place = (sample.boxes[:, :2] + config.extent) / config.cell_size
     cell = place.floor().long()
     inside = ((cell >= 0) & (cell < side)).all(1)
@@ -71,12 +78,14 @@ def center_targets(sample: FusionSample, config: FusionConfig) -> CenterTargets:
         if sample.box_points[row] > 0:
             patch = heatmap[int(sample.box_label[row])][window]
             torch.maximum(patch, bump, out=patch)
+            known[window] |= bump >= AROUND
             around = ((x - cell[row, 0]).abs() <= 1)[:, None] & ((y - cell[row, 1]).abs() <= 1)
             cells.append(around.nonzero() + low)
             rows.append(torch.full((len(cells[-1]),), row))
             bumps.append(bump[around])
         else:
-            weight[window] = torch.minimum(weight[window], (bump < 0.1).float())
+            weight[window] = torch.minimum(weight[window], (bump < AROUND).float())
+    weight *= known
     if not rows:
         nothing = torch.zeros(0, dtype=torch.int64)
         return CenterTargets(heatmap, weight, nothing.view(0, 2), nothing, torch.zeros(0))
@@ -99,6 +108,12 @@ def focal_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return ((hit + miss) * weight).sum() / positive.sum().clamp(min=1)
 
 
+def cell_middles(config: FusionConfig) -> Tensor:
+    """Return where the middles of the cells of the heads are, (X, Y, 2) metres from that of the grid."""
+    middles = (torch.arange(config.pillars // 2) + 0.5) * config.cell_size - config.extent
+    return torch.stack(torch.meshgrid(middles, middles, indexing="ij"), -1)
+
+
 def covered_cells(sample: FusionSample, config: FusionConfig) -> tuple[Tensor, Tensor]:
     """Return the cells (K, 2) that boxes with LiDAR points cover, and the rows of these boxes (K,).
 
@@ -106,9 +121,9 @@ def covered_cells(sample: FusionSample, config: FusionConfig) -> tuple[Tensor, T
     """
     seen = (sample.box_points > 0).nonzero()[:, 0]
     boxes = sample.boxes[seen]
-    middles = (torch.arange(config.pillars // 2) + 0.5) * config.cell_size - config.extent
-    x = middles[:, None] - boxes[:, 0, None, None]
-    y = middles - boxes[:, 1, None, None]
+    middles = cell_middles(config)
+    x = middles[..., 0] - boxes[:, 0, None, None]
+    y = middles[..., 1] - boxes[:, 1, None, None]
     cosine, sine = boxes[:, 6, None, None].cos(), boxes[:, 6, None, None].sin()
     # Half of its diagonal is how far the middle of a cell may be from an object in it.
     half = (boxes[:, 3:5, None, None] / 2).clamp(min=config.cell_size * 0.5**0.5)
@@ -118,7 +133,7 @@ def covered_cells(sample: FusionSample, config: FusionConfig) -> tuple[Tensor, T
 
 
 def velocity_loss(output: FusionOutput, batch: FusionBatch, network: KestrelFusion) -> Tensor | None:
-    """Return the error of the velocity at every cell that an object covers, None without objects.
+    """Return the error of the velocity at every cell that an object covers whose velocity is known, or None.
 
     Of its middle alone it takes many times as long to learn: what tells a velocity, points of several sweeps
     beside each other, is at the borders of an object, and few objects move.
@@ -126,6 +141,8 @@ def velocity_loss(output: FusionOutput, batch: FusionBatch, network: KestrelFusi
     cells, velocities, frames = [], [], []
     for number, sample in enumerate(batch.samples):
         cell, row = covered_cells(sample, network.config)
+        told = sample.boxes[row, 7:9].isfinite().all(1)
+        cell, row = cell[told], row[told]
         cells.append(cell)
         velocities.append(sample.boxes[row, 7:9])
         frames.append(torch.full_like(row, number))
@@ -180,11 +197,12 @@ def map_loss(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def fusion_loss(output: FusionOutput, batch: FusionBatch, network: KestrelFusion) -> dict[str, Tensor]:
-    """Return the weighted terms of the loss."""
+    """Return the weighted terms of the loss; those of which the truth says nothing are left out."""
     config = network.config
     targets = [center_targets(sample, config) for sample in batch.samples]
     heatmap = torch.stack([target.heatmap for target in targets])
-    weight = torch.stack([target.weight for target in targets])[:, None]
+    classes = torch.stack([sample.labelled_classes for sample in batch.samples])
+    weight = torch.stack([target.weight for target in targets])[:, None] * classes[:, :, None, None]
     parts = {"heatmap": focal_loss(output.heatmap, heatmap, weight)}
     boxes = box_loss(output, batch, targets, network)
     if boxes is not None:
@@ -193,7 +211,8 @@ def fusion_loss(output: FusionOutput, batch: FusionBatch, network: KestrelFusion
     if velocity is not None:
         parts["velocity"] = VELOCITY_WEIGHT * velocity
     truth = torch.stack([sample.map_truth for sample in batch.samples])
-    parts["map"] = MAP_WEIGHT * map_loss(output.map_logits, truth)
+    if not truth.isnan().all():
+        parts["map"] = MAP_WEIGHT * map_loss(output.map_logits, truth)
     if output.depth is not None:
         depth = torch.cat([sample.depth for sample in batch.samples])
         if bool((depth >= 0).any()):

@@ -80,8 +80,8 @@ class Surroundings:
     """Boxes that were found, in their own axes.
 
     around: (K, slots, POINTS, 5), there, count: as BoxMotion.points_of returns them. size: (K, 3). told,
-    truth: (K, 2) first estimate and true velocity, along and across. reverse: (K,) bool whether it heads the
-    other way. label: (K,) int64.
+    truth: (K, 2) first estimate and true velocity, along and across, the latter NaN where unknown. reverse:
+    (K,) bool whether it heads the other way. label: (K,) int64.
     """
 
     around: Tensor
@@ -229,9 +229,10 @@ class MotionTask(Task[KestrelFusion]):
     def training_step(self, batch: Surroundings, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         velocity, reverse = _answer(self.network, batch)
-        told, sided = self.network.motion.is_told(batch.count), ~torch.isin(batch.label, _STANDING)
+        told, sided = self._told(batch), ~torch.isin(batch.label, _STANDING)
+        truth = batch.truth.nan_to_num()  # or nothing times NaN would be the gradient of what is not told
         parts = {
-            "velocity": _mean(F.smooth_l1_loss(velocity, batch.truth, beta=BETA_MPS, reduction="none"), told),
+            "velocity": _mean(F.smooth_l1_loss(velocity, truth, beta=BETA_MPS, reduction="none"), told),
             "sense": SENSE_WEIGHT
             * _mean(
                 F.binary_cross_entropy_with_logits(reverse, batch.reverse.float(), reduction="none"), sided
@@ -244,11 +245,15 @@ class MotionTask(Task[KestrelFusion]):
         """Keep what the averaged network has right."""
         velocity, reverse = _answer(self.averaged, batch)
         error, right = (velocity - batch.truth).norm(dim=1), (reverse > 0) == batch.reverse
-        told = self.averaged.motion.is_told(batch.count)
+        told = self._told(batch)
         for row, label in enumerate(batch.label.tolist()):
             self.senses[label].append(bool(right[row]))
             if told[row]:
                 self.errors[label].append(float(error[row]))
+
+    def _told(self, boxes: Surroundings) -> Tensor:
+        """Return of which boxes the points tell a velocity and the truth knows it, (K,) bool."""
+        return self.network.motion.is_told(boxes.count) & boxes.truth.isfinite().all(1)
 
     def scores(self) -> dict[str, float]:
         """Return the shares of right velocities and senses, and the mean error, of classes that may move."""

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from kestrel.classes import DETECTION_CLASSES
 from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionInput
 
@@ -20,9 +21,10 @@ class FusionSample:
 
     points: (P, 5). pictures: (M, 3, H, W) uint8. earlier: (K, M, 3, H, W) uint8, what the same cameras saw
     before, a hop apart, the oldest first. rays: (M, h, w, 3). origins: (M, 3). has_lidar: whether
-    points took part. boxes: (N, 9), box_label, box_points: (N,). map_truth: (layers, X, Y) float, 0 or 1, NaN
-    where it is not known. depth: (M, h, w) int64 depth bin that LiDAR sees, -1 where none. vehicle: (2,)
-    where the vehicle is from the middle of boxes, points and map, metres.
+    points took part. boxes: (N, 9), NaN where the velocity is not known; box_label, box_points: (N,).
+    map_truth: (layers, X, Y) float, 0 or 1, NaN where it is not known. depth: (M, h, w) int64 depth bin that
+    LiDAR sees, -1 where none. vehicle: (2,) where the vehicle is from the middle of boxes, points and map,
+    metres. unlabelled: (K, 7), labelled_classes: (classes,) bool: as of CachedFrame.
     """
 
     points: Tensor
@@ -37,6 +39,10 @@ class FusionSample:
     map_truth: Tensor
     depth: Tensor
     vehicle: Tensor = field(default_factory=partial(torch.zeros, 2))
+    unlabelled: Tensor = field(default_factory=partial(torch.zeros, 0, 7))
+    labelled_classes: Tensor = field(
+        default_factory=partial(torch.ones, len(DETECTION_CLASSES), dtype=torch.bool)
+    )
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,15 @@ from statistics import mean
 from typing import Final
 
 import numpy as np
+import torch
 
-from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, NO_ATTRIBUTE
 from kestrel.errors import InputError, describe
-from kestrel.eval.fusion import ScoredFrame, Values, by_class, by_range, compare, summary
+from kestrel.eval.fusion import EDGES_M, ScoredFrame, Values, by_class, by_range, compare, summary
+from kestrel.eval.overlap import MapOverlap
 from kestrel.train import cache, drive_file
+from kestrel.train.drive_file import Holds
+from kestrel.train.labelled import judged
 from kestrel.train.progress import track
 from kestrel.train.sensor_cases import (
     CAMERAS,
@@ -46,22 +50,28 @@ Detector = Callable[[SensorFrame], tuple[Boxes3D, BevMap]]
 
 @dataclass(frozen=True)
 class Drive:
-    """A finished drive: where it is, its rig and its weather; imported ones say neither."""
+    """A finished drive: where it is, its rig, its weather and what it holds; imported ones have no rig."""
 
     folder: Path
     rig: str
     weather: str
+    holds: frozenset[str]
 
     @classmethod
-    def below(cls, folder: Path) -> list[Drive]:
-        """Return the finished drives below ``folder`` that have key frames.
+    def below(cls, folder: Path, needed: Holds = Holds.BOXES) -> list[Drive]:
+        """Return the finished drives below ``folder`` that have key frames with what is needed.
 
         Raises:
             InputError: there is none, as in a split of videos, or one is of an earlier version.
         """
-        told = {path: drive_file.read(path) for path in cache.finished_drives(folder)}
+        told = {path: drive_file.read(path) for path in drive_file.drives_with([folder], needed)}
         drives = [
-            cls(path, *(values.get(name, drive_file.UNKNOWN) for name in ("rig", "weather")))
+            cls(
+                path,
+                rig=values.get("rig", drive_file.UNKNOWN),
+                weather=values.get("weather", drive_file.UNKNOWN),
+                holds=drive_file.holds(values),
+            )
             for path, values in told.items()
         ]
         found = [drive for drive in drives if drive.files]
@@ -116,6 +126,13 @@ class Answers:
     def _answer(self, path: Path, without: Without) -> ScoredFrame:
         cached = cache.read(cache.CachedFrame, path)
         boxes, bev_map = self._detect(sensor_frame(cached, self._sweeps, without, stamp_of(path)))
+        middles, truth, *gaps = (
+            torch.from_numpy(each)
+            for each in (boxes.center, cached.boxes, cached.unlabelled, cached.labelled_classes)
+        )
+        boxes = boxes.chosen(judged(middles, torch.from_numpy(boxes.label), truth, *gaps).numpy())
+        if not cached.has_map:
+            return ScoredFrame(_truth(cached), boxes, tuple(MapOverlap(len(MAP_LAYERS)) for _ in EDGES_M))
         map_truth = cached.map_truth(len(MAP_LAYERS), bev_map.probability.shape[1]) > 0
         return compare(_truth(cached), map_truth, boxes, bev_map)
 
@@ -123,20 +140,23 @@ class Answers:
 def score_fusion(answers: Answers, folder: Path, modalities: Sequence[str]) -> dict[str, float]:
     """Return scores with each choice of sensors (SENSORS) on the drives below ``folder``.
 
-    As a whole and by class; with the first choice also by range, by weather and by rig.
+    As a whole and by class; with the first choice also by range, by weather and by rig. Choices with cameras
+    are of the drives that have pictures; without any they are left out.
     """
-    drives = Drive.below(folder)
+    every = Drive.below(folder)
+    served = {sensors: every if sensors == LIDAR else _with_pictures(every) for sensors in modalities}
+    served = {sensors: drives for sensors, drives in served.items() if drives}
     values: dict[str, float] = {}
-    for sensors in modalities:
+    for sensors, drives in served.items():
         frames = answers.to(drives, SENSORS[sensors])
-        values |= _below(sensors, summary(frames) | by_class(frames))
-    first = modalities[0]
+        values |= _below(sensors, _summary(frames) | by_class(frames))
+    first, drives = next(iter(served.items()))
     for name, own in by_range(answers.to(drives, SENSORS[first])).items():
         values |= _below(f"{first}/range/{name}", own)
     for kind in ("weather", "rig"):
         for name in sorted({getattr(drive, kind) for drive in drives}):
             chosen = [drive for drive in drives if getattr(drive, kind) == name]
-            values |= _below(f"{first}/{kind}/{name}", summary(answers.to(chosen, SENSORS[first])))
+            values |= _below(f"{first}/{kind}/{name}", _summary(answers.to(chosen, SENSORS[first])))
     return values
 
 
@@ -146,8 +166,26 @@ def score_all_sensors(answers: Answers, folder: Path) -> dict[str, float]:
 
 
 def score_cameras_alone(answers: Answers, folder: Path) -> dict[str, float]:
-    """Return all figures of the cameras alone on the drives below ``folder``."""
-    return summary(answers.to(Drive.below(folder), SENSORS["camera"]))
+    """Return all figures of the cameras alone on the drives below ``folder`` that have any."""
+    return _summary(answers.to(_with_pictures(Drive.below(folder)), SENSORS["camera"]))
+
+
+def _with_pictures(drives: Sequence[Drive]) -> list[Drive]:
+    return [drive for drive in drives if Holds.PICTURES in drive.holds]
+
+
+def _summary(frames: Sequence[ScoredFrame]) -> Values:
+    """Return the scores without those of what no truth knows, of which none would say anything.
+
+    By its definition an error that cannot be told counts as the largest.
+    """
+    truth = [frame.truth for frame in frames]
+    unknown = set()
+    if not any(np.isfinite(boxes.velocity).any() for boxes in truth):
+        unknown |= {"mAVE", "NDS"}
+    if all(boxes.attribute is None or (boxes.attribute == NO_ATTRIBUTE).all() for boxes in truth):
+        unknown |= {"mAAE", "NDS"}
+    return {name: value for name, value in summary(frames).items() if name not in unknown}
 
 
 def score_without_sensors(answers: Answers, folder: Path) -> dict[str, float]:
@@ -204,7 +242,7 @@ def score_rounded(
 
 
 def _compared(frames: Sequence[ScoredFrame]) -> Values:
-    return {name: value for name, value in summary(frames).items() if name in COMPARED}
+    return {name: value for name, value in _summary(frames).items() if name in COMPARED}
 
 
 def _truth(cached: cache.CachedFrame) -> Boxes3D:

@@ -44,9 +44,11 @@ def paste_objects(
 ) -> FusionSample:
     """Return ``sample`` with objects of ``other`` in it.
 
-    ``sample`` has no pictures, which would not show them. Both have the same number of sweeps.
+    ``sample`` has no pictures, which would not show them. Both have the same number of sweeps. Objects whose
+    velocity is not known stay: nobody knows where their points of earlier sweeps are.
     """
     eligible = torch.isin(other.box_label, torch.tensor(PASTED)) & (other.box_points >= LEAST_POINTS)
+    eligible &= other.boxes[:, 7:9].isfinite().all(1)
     order = torch.randperm(len(other.boxes), generator=generator)
     points, boxes, label, count = sample.points, sample.boxes, sample.box_label, sample.box_points
     pasted = 0

@@ -4,17 +4,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kestrel.classes import IGNORE, POINT_CLASSES
-from kestrel.errors import ConfigError, InputError, describe
-from kestrel.files import appearing
-from kestrel.sim.splits import split_names
+from kestrel.classes import IGNORE, POINT_CLASSES, SEMANTIC_KITTI_CLASSES
+from kestrel.data.labelled_scan import ScanFiles
+from kestrel.data.semantickitti import is_sequence, read_scan, sequence_files
+from kestrel.errors import InputError, describe
+from kestrel.label_maps import OFFICIAL_RAW_LABELS, POINT_CLASS_OF_KITTI, class_of_raw
 from kestrel.train import cache
 from kestrel.train.drive_file import POINTS_ALONE
+from kestrel.train.imported_drive import imported_drive, write_drive
 from kestrel.train.progress import track
 from kestrel.types import Float32Array, UInt8Array
 
@@ -26,9 +30,9 @@ def import_clouds(source: Path, data: Path, split: str) -> Path:
     """Write the clouds of a folder as one drive of a split; return it. It appears whole or not at all.
 
     Args:
-        source: folder of .npz files. ``points`` (N, 4): x ahead, y left, z up from the road below the
-            vehicle in metres, intensity 0..1. ``label`` (N,): index into POINT_CLASSES, IGNORE where it has
-            none.
+        source: the folder of a sequence of SemanticKITTI, or of .npz files. ``points`` (N, 4): x ahead, y
+            left, z up from the road below the vehicle in metres, intensity 0..1. ``label`` (N,): index into
+            POINT_CLASSES, IGNORE where it has none.
         data: folder of the splits.
         split: a split of frames with LiDAR, for training, validation or test.
 
@@ -36,20 +40,20 @@ def import_clouds(source: Path, data: Path, split: str) -> Path:
         ConfigError: no such split.
         InputError: there are no clouds, one is malformed, or the drive is there already.
     """
-    splits = [*split_names("train", "lidar"), *split_names("validation", "lidar"), "test"]
-    if split not in splits:
-        raise ConfigError(describe("--split", expected=f"one of {', '.join(splits)}", found=split))
-    files = sorted(source.glob("*.npz"))
-    if not files:
-        raise InputError(describe(str(source), expected="a folder of .npz files", found="none"))
-    drive = data / split / source.resolve().name
-    with appearing(drive, "imported drive") as unfinished:
-        unfinished.mkdir()
-        for number, path in enumerate(track(files, "clouds")):
-            cache.write(unfinished / f"frame_{number:04d}.npz", packed(*read_cloud(path)))
-        told = {"name": drive.name, "source": f"labelled clouds of {source.resolve().name}"}
-        held = {"frames": len(files), "frame_hz": FRAME_HZ, "sensors": POINTS_ALONE, "format": cache.FORMAT}
-        cache.finish(unfinished, {**told, **held})
+    drive = imported_drive(data, split, source.resolve().name)
+    source_name = f"labelled clouds of {source.resolve().name}"
+    clouds: Iterator[tuple[Float32Array, UInt8Array]]
+    if is_sequence(source):
+        source_name = f"SemanticKITTI {source.resolve().name}"
+        clouds = map(scan_cloud, track(sequence_files(source), "sweeps"))
+    elif files := sorted(source.glob("*.npz")):
+        clouds = map(read_cloud, track(files, "clouds"))
+    else:
+        clouds_of = "a folder of .npz files (labelled clouds), a sequence of SemanticKITTI"
+        expected = f"{clouds_of} or a recording (.mcap or a rosbag2 folder)"
+        raise InputError(describe(str(source), expected=expected, found="none"))
+    frames = ((number, packed(*cloud)) for number, cloud in enumerate(clouds))
+    write_drive(drive, frames, {"source": source_name, "frame_hz": FRAME_HZ, "sensors": POINTS_ALONE})
     return drive
 
 
@@ -81,6 +85,21 @@ def read_cloud(path: Path) -> tuple[Float32Array, UInt8Array]:
     if len(unknown):
         expected = f"0 to {len(POINT_CLASSES) - 1}, or {IGNORE} for no class"
         raise InputError(describe(f"{path} label", expected=expected, found=unknown[:3].tolist()))
+    return _within_reach(path, points, label)
+
+
+def scan_cloud(files: ScanFiles) -> tuple[Float32Array, UInt8Array]:
+    """Return the same of a sweep of SemanticKITTI; other-vehicle has no class here.
+
+    Raises:
+        InputError: see kestrel.data.semantickitti.read_scan.
+    """
+    scan = read_scan(files)
+    classes = class_of_raw(scan.raw_label, OFFICIAL_RAW_LABELS, SEMANTIC_KITTI_CLASSES)
+    return _within_reach(files.sweep, scan.in_base().points, POINT_CLASS_OF_KITTI[classes])
+
+
+def _within_reach(path: Path, points: NDArray[Any], label: NDArray[Any]) -> tuple[Float32Array, UInt8Array]:
     near = np.abs(points[:, :3]).max(1) < cache.REACH_M
     if not near.any():
         expected = f"some within {cache.REACH_M:g} m"
@@ -94,9 +113,10 @@ def packed(points: Float32Array, label: UInt8Array) -> cache.CachedFrame:
     Its map has no cell: zeros would say that there is no road.
     """
     bytes_, ids = np.zeros(0, np.uint8), np.zeros(0, np.int64)
+    places, intensity = cache.pack_points(points)
     return cache.CachedFrame(
-        points=np.round(points[:, :3] / cache.POSITION_STEP_M).astype(np.int16),
-        intensity=np.round(points[:, 3] * 255).astype(np.uint8),
+        points=places,
+        intensity=intensity,
         sweep=np.zeros(len(points), np.uint8),
         ages=np.zeros(1, np.float32),
         label=label,

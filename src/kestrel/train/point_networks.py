@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kestrel.models.point_baselines import NETWORKS, point_logits
 from kestrel.report import Figure
-from kestrel.train import cache
+from kestrel.train import cache, drive_file
 from kestrel.train.loop import fit
 from kestrel.train.plan import Plan
 from kestrel.train.progress import track
@@ -105,7 +105,7 @@ def compare(data: Path, out: Path, plan: Plan, *, resume: bool) -> dict[str, Fig
         resume: leave out networks whose training has ended, and go on with the one that was interrupted.
     """
     training, validation, test = (
-        CloudSource(SweepSource(cache.frame_files(*folders)))
+        CloudSource(SweepSource(drive_file.frames_with(folders, drive_file.Holds.POINT_CLASSES)))
         for folders in (
             cache.split_folders(data, "train", "lidar"),
             cache.split_folders(data, "validation", "lidar"),

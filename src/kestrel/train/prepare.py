@@ -228,12 +228,13 @@ def _frame(sweeps: tuple[LidarSample, ...], pictures: list[CameraSample]) -> cac
             label = POINT_CLASS_TABLE[sample.semantic[kept]]
         clouds.append(moved[kept])
     cloud = np.concatenate(clouds)
+    points, intensity = cache.pack_points(cloud)
     boxes, base_from_odom = now.truth, np.linalg.inv(now.odom_from_base)
     jpeg, jpeg_ends = cache.encode([sample.image.data for sample in pictures], ".jpg")
     png, png_ends = cache.encode([sample.semantic for sample in pictures], ".png")
     return cache.CachedFrame(
-        points=np.round(cloud[:, :3] / cache.POSITION_STEP_M).astype(np.int16),
-        intensity=np.round(cloud[:, 3].clip(0, 1) * 255).astype(np.uint8),
+        points=points,
+        intensity=intensity,
         sweep=np.repeat(np.arange(len(clouds), dtype=np.uint8), [len(points) for points in clouds]),
         ages=np.array([(now.stamp_ns - sample.stamp_ns) * 1e-9 for sample in sweeps], np.float32),
         label=label,

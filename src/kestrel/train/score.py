@@ -17,8 +17,9 @@ from kestrel.eval.overlap import PointConfusion
 from kestrel.ops import int8_is_fast
 from kestrel.pipelines import FusionDetector, PointSegmenter, VideoUnderstanding
 from kestrel.report import Figure
-from kestrel.train import cache
+from kestrel.train import cache, drive_file
 from kestrel.train.box_transfer import THRESHOLDS, score_detections
+from kestrel.train.drive_file import Holds
 from kestrel.train.fusion_score import (
     SENSORS,
     Answers,
@@ -48,6 +49,8 @@ UNITS: Final = {
     "drives": "drives",
     "frames": "frames",
     "sweeps": "sweeps",
+    "scans": "scans",
+    "points": "points",
     "found": "sweeps",
     "false_per_sweep": "boxes per sweep",
     "mATE": "m",
@@ -160,9 +163,8 @@ def score_bag(weights: str | Path, bag: Path) -> dict[str, float]:
     if network == "KestrelFusion":
         detector = FusionDetector(weights, score_threshold=THRESHOLDS[0], precision="float32")
         return score_detections(detector.detect, bag)
-    raise ConfigError(
-        describe("network to score on a bag", expected="KestrelFusion or KestrelSeg", found=network)
-    )
+    expected = "KestrelFusion or KestrelSeg (`kestrel eval --weights` scores a BEVFusion)"
+    raise ConfigError(describe("network to score on a bag", expected=expected, found=network))
 
 
 def _score_network(weights: str | Path, network: str, folder: Path, *, sensors_out: bool) -> dict[str, float]:
@@ -181,7 +183,8 @@ def _score_network(weights: str | Path, network: str, folder: Path, *, sensors_o
             weights, score_threshold=SCORE_THRESHOLD, precision="float32", map_memory=False
         )
         alone = score_all_sensors(_answers(forgetful), folder)
-        values["without map memory/map_miou"] = alone["map_miou"]
+        if "map_miou" in alone:
+            values["without map memory/map_miou"] = alone["map_miou"]
         unaware = FusionDetector(
             weights, score_threshold=SCORE_THRESHOLD, precision="float32", picture_memory=False
         )
@@ -200,7 +203,9 @@ def _score_network(weights: str | Path, network: str, folder: Path, *, sensors_o
 
 def score_baseline(folder: Path) -> dict[str, float]:
     """Return the scores of the rules in kestrel.eval.baseline, which see the LiDAR alone."""
-    points = score_segmentation(lambda cloud: baseline.point_classes(cloud.points), folder)
+    points: dict[str, float] = {}
+    if Holds.POINT_CLASSES in drive_file.held([folder]):
+        points = score_segmentation(lambda cloud: baseline.point_classes(cloud.points), folder)
     return points | score_fusion(Answers(_baseline_detect, sweeps=0), folder, ("lidar",))
 
 
@@ -214,7 +219,8 @@ def score_segmentation(labels_of: Labeller, folder: Path) -> dict[str, float]:
     """Return the mean IoU of points over all drives, per rig and per class."""
     total = PointConfusion(len(POINT_CLASSES))
     by_rig: dict[str, PointConfusion] = {}
-    frames = [(drive.rig, path) for drive in Drive.below(folder) for path in drive.files]
+    drives = Drive.below(folder, Holds.POINT_CLASSES)
+    frames = [(drive.rig, path) for drive in drives for path in drive.files]
     for rig, path in track(frames, "points"):
         frame = cache.read(cache.CachedFrame, path)
         cloud = PointCloud(np.ascontiguousarray(frame.cloud(0)[:, :4]), 0, BASE)

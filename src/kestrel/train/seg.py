@@ -17,6 +17,7 @@ from kestrel.classes import IGNORE, POINT_CLASSES
 from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
 from kestrel.train import cache, drive_file
 from kestrel.train.drawing import drawing_weights
+from kestrel.train.drive_file import Holds
 from kestrel.train.loop import NetworkT, Task, fit
 from kestrel.train.lovasz import lovasz_softmax
 from kestrel.train.plan import Plan
@@ -161,18 +162,24 @@ class SegTask(PointTask[KestrelSeg]):
 def train(data: Path, out: Path, plan: Plan, *, resume: bool, start: str | None = None) -> Path:
     """Train Kestrel-Seg on the sweeps of all training splits that have any; return the exported weights.
 
+    Drives whose points have no classes, as imported recordings, are left out.
+
     Args:
         data: folder of the splits; for training and for validation one each suffices.
         out: folder of the runs.
         plan: how long and how.
         resume: go on from the last checkpoint.
         start: weights to start from, or None for random ones.
+
+    Raises:
+        InputError: there are no such splits, or no drive has classes of points.
     """
     splits = cache.split_folders(data, "train", "lidar")
-    train_source = SweepSource(cache.frame_files(*splits))
-    validation = SweepSource(cache.frame_files(*cache.split_folders(data, "validation", "lidar")))
+    train_source = SweepSource(drive_file.frames_with(splits, Holds.POINT_CLASSES))
+    judges = cache.split_folders(data, "validation", "lidar")
+    validation = SweepSource(drive_file.frames_with(judges, Holds.POINT_CLASSES))
     task = SegTask(plan)
-    task.data = drive_file.summary(splits)
+    task.data = drive_file.summary(splits, Holds.POINT_CLASSES)
     if start is not None:
         task.start_from(start)
     return fit(task, train_source, validation, collate, out / "seg", resume=resume)

@@ -96,7 +96,7 @@ def sensor_frame(
 
     Args:
         cached: the frame.
-        sweeps: how many earlier ones.
+        sweeps: how many earlier ones, at most.
         without: sensors that are left out.
         stamp_ns: of the frame, and of its pictures.
     """
@@ -117,7 +117,7 @@ def sensor_frame(
         images=images,
         calibrations=calibrations,
         sweeps=tuple(clouds[1:]),
-        fixed_from_reference=cached.odom_from_base,
+        fixed_from_reference=cached.odom_from_base if np.isfinite(cached.odom_from_base).all() else None,
     )
 
 
@@ -129,5 +129,5 @@ def _clouds(cached: cache.CachedFrame, sweeps: int, stamp_ns: int) -> list[Point
             stamp_ns - round(float(cached.ages[index]) * 1e9),
             BASE,
         )
-        for index in range(1 + sweeps)
+        for index in range(min(1 + sweeps, len(cached.ages)))
     ]

@@ -25,7 +25,7 @@ from kestrel.label_maps import POINT_CLASS_OF_KITTI
 from kestrel.models.spvnas import SPVNAS
 from kestrel.models.spvnas_space import NetConfig, SearchSpace
 from kestrel.models.spvnas_supernet import SPVNASSuperNet
-from kestrel.train import cache
+from kestrel.train import cache, drive_file
 from kestrel.train.evolution import Candidate, SearchLog, SearchPlan, best, search
 from kestrel.types import UInt8Array
 from kestrel.weights import Manifest, assign, load, save
@@ -59,9 +59,9 @@ def cached_frames(folder: Path, count: int, vres: float) -> list[Frame]:
     """Return ``count`` sweeps spread over the finished drives below ``folder``.
 
     Raises:
-        InputError: there are no finished drives.
+        InputError: there are no finished drives, or none with classes of points.
     """
-    files = cache.frame_files(folder)
+    files = drive_file.frames_with([folder], drive_file.Holds.POINT_CLASSES)
     chosen = np.unique(np.linspace(0, len(files) - 1, count).astype(int))
     frames = []
     for index in chosen:

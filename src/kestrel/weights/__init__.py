@@ -60,9 +60,18 @@ class Manifest:
                 raise ValueError(f"unknown entries {sorted(set(values) - known)}")
             for name in ("classes", "rigs"):
                 values[name] = tuple(values.get(name, ()))
-            return cls(**values)
-        except (TypeError, ValueError, KeyError) as error:
+            manifest = cls(**values)
+            manifest._check_types()
+            return manifest
+        except (TypeError, ValueError, KeyError, RecursionError) as error:
             raise ModelError(describe(str(path), expected="a weights manifest", found=error)) from error
+
+    def _check_types(self) -> None:
+        texts = (self.name, self.network, self.sha256, self.licence, *self.classes, *self.rigs)
+        if not all(isinstance(item, str) for item in texts):
+            raise TypeError("name, network, sha256, licence, classes and rigs are texts")
+        if not all(isinstance(item, dict) for item in (self.config, self.training, self.metrics)):
+            raise TypeError("config, training and metrics are objects")
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON with a final newline."""
@@ -97,7 +106,11 @@ def read_manifest(name_or_path: str | Path) -> Manifest:
     manifest_path = path.with_suffix(".json")
     if not manifest_path.exists():
         raise ModelError(describe(str(path), expected=f"a manifest {manifest_path.name}", found="none"))
-    return Manifest.from_json(manifest_path.read_text(encoding="utf-8"), manifest_path)
+    try:
+        text = manifest_path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(describe(str(manifest_path), expected="a weights manifest", found=error)) from error
+    return Manifest.from_json(text, manifest_path)
 
 
 def load(name_or_path: str | Path) -> tuple[dict[str, Tensor], Manifest]:
