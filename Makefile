@@ -1,15 +1,18 @@
 # The few commands people type. `make demo` and `make test` do all the set-up they need.
 #   make demo TORCH="torch==2.13.0 --index-url ..."   chooses the torch build; PYTHON=python3.12 the interpreter
+#   make soak MINUTES=10, make fuzz CASES=20000   nodes under load for so long, so many cases of fuzzing
 #   make test EXTRAS=gpu   brings Triton to torch's CPU build, so that the kernels of the GPU are tested as well
 
 PYTHON ?= $(shell test -x .venv/bin/python && echo .venv/bin/python || echo python3)
 TORCH ?= torch>=2.13
 EXTRAS ?=
 RUNS ?= runs
+MINUTES ?= 30
+CASES ?= 100000
 BIN := .venv/bin
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv
 
-.PHONY: setup demo test lint bench bench-fusion peers devkit train clean
+.PHONY: setup demo test lint soak fuzz bench bench-fusion peers devkit train clean
 
 setup:
 	@$(PYTHON) tools/set_up.py --torch "$(TORCH)" --extras "$(EXTRAS)"
@@ -22,6 +25,12 @@ lint: setup
 
 test: lint
 	@$(BIN)/pytest
+
+soak: setup
+	@KESTREL_SOAK_MINUTES=$(MINUTES) $(BIN)/pytest -s tests/soak
+
+fuzz: setup
+	@KESTREL_FUZZ_CASES=$(CASES) $(BIN)/pytest --timeout=0 tests/fuzz
 
 bench-fusion: setup
 	@$(BIN)/kestrel bench fusion

@@ -57,6 +57,30 @@ def test_training_goes_on_only_where_it_has_begun(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("target", "setting", "expected"),
+    [
+        ("soak", "MINUTES=7", "7- -s tests/soak"),
+        ("soak", "", "30- -s tests/soak"),
+        ("fuzz", "CASES=500", "-500 --timeout=0 tests/fuzz"),
+        ("fuzz", "", "-100000 --timeout=0 tests/fuzz"),
+    ],
+)
+def test_soak_and_fuzzing_are_told_how_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, setting: str, expected: str
+) -> None:
+    for name in ("KESTREL_SOAK_MINUTES", "KESTREL_FUZZ_CASES"):
+        monkeypatch.delenv(name, raising=False)
+    tool = tmp_path / "pytest"
+    tool.write_text('#!/bin/sh\necho "$KESTREL_SOAK_MINUTES-$KESTREL_FUZZ_CASES $*"\n')
+    tool.chmod(0o755)
+    settings = [f"BIN={tmp_path}", "PYTHON=true", *filter(None, [setting])]
+    done = subprocess.run(
+        ["make", "-s", "-C", str(ROOT), target, *settings], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{expected}\n"
+
+
 def test_without_a_list_of_benchmarks_nothing_succeeds(tmp_path: Path) -> None:
     done, calls = bench(tmp_path, "--list")
     assert done.returncode != 0

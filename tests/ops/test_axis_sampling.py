@@ -7,7 +7,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.library import opcheck
 from torch.nn import functional as F
 
 from kestrel.errors import InputError
@@ -93,14 +92,6 @@ def test_grids_that_do_not_fit_are_refused() -> None:
     if NATIVE is not None:
         with pytest.raises(InputError, match=r"lines of a grid.*0 to 10"):
             sampler(native=True)(second[:, :, :12, :12], second[:, :, :12, :12])
-
-
-def test_the_operator_is_registered_as_torch_wants_it() -> None:
-    made = sampler(native=True)
-    opcheck(
-        torch.ops.kestrel.sample_axes.default,
-        (grids(), [made.lower0, made.lower1], [made.share0, made.share1]),
-    )
 
 
 def test_the_reference_keeps_the_type() -> None:

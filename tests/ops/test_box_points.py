@@ -104,10 +104,6 @@ def test_what_is_no_number_is_around_nothing() -> None:
     assert counts[-1].tolist() == [0, 0, 0]
 
 
-def test_torch_knows_the_operator() -> None:
-    torch.library.opcheck(torch.ops.kestrel.box_points, (*scene(300, 8), 3, 0.2, 5))
-
-
 def test_bad_input_is_named() -> None:
     cloud, around = scene(10, 2)
     with pytest.raises(InputError, match=r"points: expected float32 \(N, 5\), found torch.float64"):

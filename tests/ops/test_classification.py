@@ -7,7 +7,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.library import opcheck
 
 from kestrel.errors import InputError
 from kestrel.ops import most_likely
@@ -59,7 +58,3 @@ def test_rows_that_lie_apart_are_read_where_they_are() -> None:
 def test_other_shapes_and_types_are_refused(wrong: Tensor) -> None:
     with pytest.raises(InputError, match="logits"):
         most_likely(wrong)
-
-
-def test_the_operator_is_registered_as_torch_wants_it() -> None:
-    opcheck(torch.ops.kestrel.most_likely.default, (logits(20, 5),))

@@ -114,17 +114,6 @@ def test_no_voxels_give_empty_maps():
     assert found.scatter.shape == (8, 0)
 
 
-def test_the_operators_are_registered_as_torch_wants_them():
-    keys = random_voxels(30).keys
-    torch.library.opcheck(torch.ops.kestrel.find_keys, (keys, keys + 1))
-    offsets = [axis for offset in torchsparse_offsets(3) for axis in offset]
-    torch.library.opcheck(torch.ops.kestrel.submanifold_table, (keys, offsets))
-    torch.library.opcheck(torch.ops.kestrel.pack_keys, (random_voxels(30).indices,))
-    torch.library.opcheck(torch.ops.kestrel.sort_unique, (torch.cat((keys, keys)),))
-    for shape, dilate in (([], False), ([9, 9, 9], True)):
-        torch.library.opcheck(torch.ops.kestrel.strided_tables, (keys, offsets, [2, 2, 2], shape, dilate))
-
-
 def test_sets_and_maps_can_be_traced_without_values():
     with FakeTensorMode(shape_env=ShapeEnv()):
         voxels, rows = coordinate_set(torch.zeros(50, 4, dtype=torch.int64))

@@ -60,13 +60,6 @@ def test_the_compiled_code_equals_the_reference(limit: int) -> None:
     assert torch.equal(torch.ops.kestrel.circle_nms(*near), circle_nms_reference(*near))
 
 
-def test_the_operators_are_registered_as_torch_wants_them() -> None:
-    boxes, labels = random_boxes(9), torch.zeros(9, dtype=torch.int64)
-    torch.library.opcheck(torch.ops.kestrel.rotated_nms, (boxes, labels, 0.5, 9))
-    squared = torch.ones(9, dtype=torch.float64)
-    torch.library.opcheck(torch.ops.kestrel.circle_nms, (boxes[:, :2], labels, squared, 9))
-
-
 def test_numbers_of_boxes_and_scores_that_differ_are_refused() -> None:
     boxes, scores = random_boxes(3), torch.ones(2)
     with pytest.raises(InputError, match="boxes, scores and labels"):

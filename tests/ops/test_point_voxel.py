@@ -119,18 +119,6 @@ def test_nothing_in_gives_nothing_out():
     assert point_to_voxel(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int32), 2).shape == (2, 4)
 
 
-def test_the_operators_are_registered_as_torch_wants_them():
-    voxels = random_voxels(40)
-    rows, weights = trilinear_neighbours(random_points(20), voxels)
-    arguments = (random_points(20), voxels.keys, voxels.stride, None, None)
-    torch.library.opcheck(torch.ops.kestrel.trilinear_neighbours, arguments)
-    features = torch.randn(len(voxels), 4, requires_grad=True)
-    torch.library.opcheck(torch.ops.kestrel.devoxelize, (features, rows, weights))
-    owner = point_rows(random_points(20), voxels)
-    values = torch.randn(20, 4, requires_grad=True)
-    torch.library.opcheck(torch.ops.kestrel.scatter_mean, (values, owner, len(voxels)))
-
-
 @pytest.mark.parametrize("near", [0, 7, -1, 1000])
 def test_where_the_search_for_corners_begins_changes_nothing(near):
     points = random_points()

@@ -173,15 +173,6 @@ def test_shapes_that_do_not_fit_are_named():
         sparse_conv(features.bfloat16(), torch.zeros(27, 4, 4), found)
 
 
-def test_the_operator_is_registered_as_torch_wants_it():
-    voxels = random_voxels(40)
-    found: KernelMap = voxels.submanifold_map(CUBE)
-    features = torch.randn(len(voxels), 4, requires_grad=True)
-    weight = torch.randn(27, 4, 4, requires_grad=True)
-    arguments = (features, weight, None, None, found.gather, found.scatter, True)
-    torch.library.opcheck(torch.ops.kestrel.sparse_conv, arguments)
-
-
 def test_what_the_compiled_code_would_read_or_divide_by_is_checked_first():
     voxels = random_voxels()
     found = voxels.submanifold_map(CUBE)

@@ -78,11 +78,6 @@ def test_gradients_are_those_of_finite_differences(reduction):
     assert torch.autograd.gradcheck(run, points[:, 3:].clone().requires_grad_())
 
 
-def test_the_operator_is_registered_as_torch_wants_it():
-    points = torch.randn(50, 4, requires_grad=True)
-    torch.library.opcheck(torch.ops.kestrel.voxelize, (points, SIZE, RANGE, "mean", 3, 20))
-
-
 def test_a_range_with_more_cells_than_a_key_holds_is_refused():
     with pytest.raises(InputError, match="cells in the range"):
         voxelize(torch.zeros(1, 3), (1e-6, 1.0, 1.0), RANGE)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.library import opcheck
 
 from kestrel.errors import InputError
 from kestrel.ops import window_attention
@@ -79,13 +78,3 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     for shift in (-1, 4):
         with pytest.raises(InputError, match=r"shift.*0 to 3"):
             window_attention(qkv, padding, bias, 4, shift)
-
-
-def test_the_operator_is_registered_as_torch_wants_it() -> None:
-    opcheck(torch.ops.kestrel.window_attention.default, (*request(), 4, 2))
-
-
-def test_the_reference_gives_what_torch_compile_is_told() -> None:
-    """Where the compiled kernels are not, or the type is not theirs."""
-    qkv, padding, bias = (part.double() for part in request())
-    opcheck(torch.ops.kestrel.window_attention.default, (qkv, padding, bias, 4, 2))

@@ -99,7 +99,7 @@ def test_missing_folder_that_was_asked_for_is_an_error(tmp_path: Path) -> None:
     assert "KESTREL_PARITY" in result.stdout
 
 
-def test_fixture_without_a_network_is_listed_as_missing(tmp_path: Path) -> None:
+def test_fixture_without_a_network_fails_and_is_listed_as_missing(tmp_path: Path) -> None:
     (tmp_path / "load.py").write_text(
         "import json, pathlib\n"
         "class Fixture:\n"
@@ -111,6 +111,7 @@ def test_fixture_without_a_network_is_listed_as_missing(tmp_path: Path) -> None:
     (tmp_path / "unheard_of.npz").touch()
     (tmp_path / "unheard_of.json").write_text(json.dumps({"net": "network that nobody built"}))
     result = run_parity(tmp_path)
-    assert result.returncode == 0
+    assert result.returncode == 1
+    assert "unheard_of: no network of Kestrel is known for 'network that nobody built'" in result.stdout
     assert "1 fixtures: 0 ran, 0 failed, 1 missing" in result.stdout
     assert "missing: unheard_of" in result.stdout

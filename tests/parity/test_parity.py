@@ -33,7 +33,7 @@ def test_network_equals_the_reference(fixture_name: str, outcomes: dict[str, str
     runner = runner_for(fixture.manifest["net"])
     if runner is None:
         outcomes[fixture_name] = "missing"
-        pytest.skip(f"no network for {fixture.manifest['net']}")
+        pytest.fail(f"{fixture_name}: no network of Kestrel is known for {fixture.manifest['net']!r}")
     outcomes[fixture_name] = "failed"
     with torch.no_grad():
         Comparison(fixture).check_all(runner(fixture))
