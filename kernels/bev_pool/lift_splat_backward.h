@@ -30,7 +30,7 @@ struct RunGradient {
     for (int v = 0; v < V; ++v) upstream[v] = load(gradient + channel + v * kWidth);
     for (int i = 0; i < length; ++i) {
       const int64_t at = start.depth + i * frustum.depth_stride[2];
-      const Vector weight = Vector{} + read_element<kBfloat16>(frustum.depth, at);
+      const Vector weight = broadcast(read_element<kBfloat16>(frustum.depth, at));
       const float* from = context + i * padded + channel;
       float* to = to_context + i * padded + channel;
       Vector product = {};

@@ -7,13 +7,14 @@ namespace kestrel {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kWidth = 16, kMaxVectors = 4;  // 6 x 4 accumulators, 4 + 1 operands: 29 of 32 registers
+constexpr int kWidth = 16, kMaxVectors = 4, kRows = 6;  // 6 x 4 accumulators, 4 + 1 operands: 29 of 32 registers
 #elif defined(__AVX2__)
-constexpr int kWidth = 8, kMaxVectors = 2;   // 6 x 2 + 2 + 1 of 16
+constexpr int kWidth = 8, kMaxVectors = 2, kRows = 6;   // 6 x 2 + 2 + 1 of 16
+#elif defined(__aarch64__)
+constexpr int kWidth = 4, kMaxVectors = 4, kRows = 5;   // 5 x 4 + 4 + 5 of 32: compilers load all rows' values ahead
 #else
-constexpr int kWidth = 4, kMaxVectors = 2;
+constexpr int kWidth = 4, kMaxVectors = 2, kRows = 6;
 #endif
-constexpr int kRows = 6;
 
 // Unaligned vectors of kWidth floats, of their bits, and of as many bfloat16.
 typedef float Vector __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));

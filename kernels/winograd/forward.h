@@ -106,7 +106,7 @@ inline void multiply_tiles(const float* a, int depth, const float* b, float* c, 
     for (int v = 0; v < V; ++v) right[v] = load(b + v * kWidth / kPanel * panel + v * kWidth % kPanel);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Vector left = Vector{} + a[r * depth + i];
+      const Vector left = broadcast(a[r * depth + i]);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sum[r][v] += left * right[v];
     }

@@ -11,10 +11,9 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <random>
-#include <vector>
 
 #include "common/dispatch.h"
+#include "plain_loops.h"
 
 namespace kestrel {
 extern const Level level_amx_bf16;
@@ -39,10 +38,7 @@ bool spoilt = false;
 float widen(const uint8_t* from) {
   uint16_t half;
   std::memcpy(&half, from, 2);
-  const uint32_t bits = static_cast<uint32_t>(half) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
+  return as_float(half);
 }
 
 void configure(const uint8_t* from) {
@@ -135,56 +131,6 @@ void on_illegal_instruction(int, siginfo_t*, void* context) {
   values[REG_RIP] += now.size;
 }
 
-std::mt19937 generator(0);
-
-// Normal numbers that bfloat16 holds exactly.
-std::vector<uint16_t> random_halves(int64_t count, std::vector<double>& wide) {
-  std::normal_distribution<float> normal;
-  std::vector<uint16_t> halves(count);
-  wide.resize(count);
-  for (int64_t i = 0; i < count; ++i) {
-    const float value = normal(generator);
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    halves[i] = static_cast<uint16_t>(bits >> 16);
-    wide[i] = widen(reinterpret_cast<const uint8_t*>(&halves[i]));
-  }
-  return halves;
-}
-
-double relative_error(const std::vector<uint16_t>& found, const std::vector<double>& expected) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < found.size(); ++i) {
-    const double value = widen(reinterpret_cast<const uint8_t*>(&found[i]));
-    error += (value - expected[i]) * (value - expected[i]), norm += expected[i] * expected[i];
-  }
-  return std::sqrt(error / norm);
-}
-
-double convolution_error(int inputs, int outputs, int slices, int cin, int cout) {
-  std::vector<double> features, weight, bias, residual;
-  const auto a = random_halves(int64_t{inputs} * cin, features), b = random_halves(int64_t{slices} * cin * cout, weight);
-  const auto c = random_halves(cout, bias), d = random_halves(int64_t{outputs} * cout, residual);
-  std::vector<int32_t> gather(slices * outputs);
-  for (int32_t& row : gather) row = generator() % 3 ? static_cast<int32_t>(generator() % inputs) : -1;
-  std::vector<double> expected(outputs * cout);
-  for (int j = 0; j < outputs; ++j)
-    for (int n = 0; n < cout; ++n) {
-      double sum = bias[n] + residual[j * cout + n];
-      for (int k = 0; k < slices; ++k)
-        for (int i = 0; gather[k * outputs + j] >= 0 && i < cin; ++i)
-          sum += features[gather[k * outputs + j] * cin + i] * weight[(k * cin + i) * cout + n];
-      expected[j * cout + n] = sum > 0 ? sum : 0;
-    }
-  kestrel::PackWeight pack{b.data(), nullptr, slices, cin, cout, kestrel::Number::kBfloat16, 2};
-  std::vector<uint16_t> packed(kestrel::level_amx_bf16.pack_weight(pack) / 2), out(outputs * cout);
-  pack.to = packed.data();
-  kestrel::level_amx_bf16.pack_weight(pack);
-  kestrel::level_amx_bf16.sparse_conv({a.data(), packed.data(), nullptr, c.data(), d.data(), gather.data(), out.data(),
-                                       outputs, slices, cin, cout, kestrel::Number::kBfloat16, true, 2, {}});
-  return relative_error(out, expected);
-}
-
 }  // namespace
 
 int main() {
@@ -195,7 +141,7 @@ int main() {
   constexpr int kChannels[][2] = {{64, 64}, {4, 32}, {33, 130}, {5, 3}, {96, 17}};
   for (const auto& channels : kChannels)
     std::printf("forward %d %d %.2e\n", channels[0], channels[1],
-                convolution_error(150, 170, 3, channels[0], channels[1]));
+                convolution_error<uint16_t>(kestrel::level_amx_bf16, 150, 170, 3, channels[0], channels[1]));
   std::printf("accepted %d\n", kestrel::multiplies_correctly(kestrel::level_amx_bf16));
   spoilt = true;
   std::printf("accepted %d\n", kestrel::multiplies_correctly(kestrel::level_amx_bf16));
