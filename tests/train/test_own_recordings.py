@@ -20,7 +20,7 @@ from kestrel.errors import ConfigError, InputError
 from kestrel.train import cache, drive_file
 from kestrel.train.drive_file import Holds
 from kestrel.train.own_recordings import import_recording, is_recording, rectified
-from kestrel.types import Calibration
+from kestrel.types import Calibration, Image
 from tests.train.recordings import (
     MATRIX,
     SIZE,
@@ -207,7 +207,7 @@ def test_a_lens_is_undone_in_the_picture(model: str, distortion: list[float]) ->
     )
     picture = np.zeros((*SIZE, 3), np.uint8)
     picture[int(row) - 3 : int(row) + 4, int(column) - 3 : int(column) + 4] = 255
-    shown, matrix = rectified(picture, calibration)
+    shown, matrix = rectified(Image(picture, 0, "camera"), calibration)
     found = np.argwhere(shown.min(2) > 128).mean(0)[::-1]
     np.testing.assert_allclose(found, (matrix @ place[0, 0])[:2], atol=0.8)
 

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from kestrel.classes import DETECTION_CLASSES, IGNORE, NO_ATTRIBUTE
 from kestrel.errors import ConfigError, InputError, KestrelError, describe
+from kestrel.eval.recorded_frames import undistorted
 from kestrel.eval.recording import BASE_FRAME
 from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines.fusion_frame import shrink
@@ -28,7 +28,7 @@ from kestrel.train.drive_file import Holds
 from kestrel.train.imported_drive import imported_drive, write_drive
 from kestrel.train.key_stamps import FRAME_HZ
 from kestrel.train.recorded_moments import Moment, RecordedMoments
-from kestrel.types import BevMap, Boxes3D, Calibration, Float32Array, Float64Array, UInt8Array
+from kestrel.types import BevMap, Boxes3D, Calibration, Float32Array, Float64Array, Image, UInt8Array
 
 BAG_FILES: Final = ("metadata.yaml", "*.mcap", "*.db3")
 """What a folder has that is a recording."""
@@ -148,7 +148,7 @@ def packed(moment: Moment, labelled_classes: NDArray[np.bool_]) -> cache.CachedF
     points, intensity = cache.pack_points(np.concatenate(clouds))
     boxes, unknown = _objects(moment.truth), _table(_regions(moment.truth))
     racks = np.array(moment.racks, np.float32).reshape(-1, 7)
-    shown = [rectified(image.data, calibration) for image, calibration in moment.pictures.values()]
+    shown = [rectified(image, calibration) for image, calibration in moment.pictures.values()]
     jpeg, jpeg_ends = cache.encode([picture for picture, _ in shown], ".jpg")
     return cache.CachedFrame(
         points=points,
@@ -192,24 +192,18 @@ def map_bits(bev_map: BevMap) -> UInt8Array:
     return np.packbits(bev_map.probability > 0.5)
 
 
-def rectified(picture: UInt8Array, calibration: Calibration) -> tuple[UInt8Array, Float64Array]:
+def rectified(image: Image, calibration: Calibration) -> tuple[UInt8Array, Float64Array]:
     """Return a picture (H, W, 3) as a camera without lens distortion sees it, in the size that is cached.
 
     With it comes the (3, 3) matrix of that size.
     """
-    matrix, size = calibration.camera_matrix, (calibration.width, calibration.height)
-    if calibration.distortion_model == "equidistant":
-        picture = np.asarray(
-            cv2.fisheye.undistortImage(picture, matrix, calibration.distortion, None, matrix, size), np.uint8
-        )
-    elif calibration.distortion_model != "none":
-        picture = np.asarray(cv2.undistort(picture, matrix, calibration.distortion), np.uint8)
+    clean, plain = undistorted(image, calibration)
     height, width = FusionConfig.image_size
-    scale = np.array([width / size[0], height / size[1]])
-    smaller = matrix.copy()
+    scale = np.array([width / plain.width, height / plain.height])
+    smaller = plain.camera_matrix.copy()
     smaller[:2] *= scale[:, None]
     smaller[:2, 2] += scale / 2 - 0.5  # the middle of the first pixel is at 0 in both
-    return shrink(picture, (height, width)), smaller
+    return shrink(clean.data, (height, width)), smaller
 
 
 def _objects(truth: Boxes3D) -> Boxes3D:
