@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from kestrel.bench.fusion_drive import FrameReader, recorded_drive
 from kestrel.bench.timing import THREADS, Candidate, medians, timed
-from kestrel.engine import EngineName, has_openvino, make_engine
+from kestrel.engine import EagerEngine, EngineName, has_openvino, make_engine
 from kestrel.pipelines.fusion import FusionDetector
 from kestrel.pipelines.fusion_engine import run_stage
 from kestrel.report import Figure
@@ -34,7 +35,8 @@ def engines() -> dict[str, Figure]:
     given: dict[str, tuple[Tensor, ...]] = {}
     modules: dict[str, nn.Module] = {}
     for name, engine in detector.engine.parts.items():
-        modules[name] = part = engine.module  # type: ignore[attr-defined]
+        assert isinstance(engine, EagerEngine)
+        modules[name] = part = engine.module
         hook = part.register_forward_pre_hook(lambda _, inputs, name=name: given.update({name: inputs}))
         detector.detect(frame)
         hook.remove()
@@ -57,7 +59,7 @@ def _race(part: str, module: nn.Module, inputs: Sequence[Tensor], *, bfloat16: b
             engine = make_engine(module, inputs, name, bfloat16=bfloat16)
             engine(*inputs)
             figures[f"{part}: {name}, to the first answer"] = Figure(time.perf_counter() - began, "s")
-            made[name] = timed(lambda engine=engine: engine(*inputs))  # type: ignore[misc]
+            made[name] = timed(partial(engine, *inputs))
         ms = medians(made)
     for name in names:
         figures[f"{part}: {name}"] = Figure(ms[name], "ms", ms[name] / ms[CHOSEN], f"time of {CHOSEN}")

@@ -18,6 +18,7 @@ R = TypeVar("R")
 KernelT = TypeVar("KernelT", bound=Callable[..., Any])
 
 NAMESPACE: Final = "kestrel"
+# To mypy nothing of it has a type.
 _LIBRARY: Final[Any] = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
@@ -43,7 +44,8 @@ class Operator(Generic[P, R]):
 
     def register_fake(self, shapes: KernelT) -> KernelT:
         """Let ``shapes`` return empty results of the right size where there are no values."""
-        return torch.library.register_fake(self._qualified, shapes, lib=_LIBRARY)  # type: ignore[no-any-return]
+        torch.library.register_fake(self._qualified, shapes, lib=_LIBRARY)
+        return shapes
 
     def register_autograd(
         self, backward: Callable[..., Any], setup_context: Callable[..., None] | None = None

@@ -133,6 +133,7 @@ def ready(network: NetworkT, device: torch.device) -> NetworkT:
     if device.type == "cpu":
         keep_freed_memory()
     network.eval().requires_grad_(False)
+    # To mypy no memory format can be given beside a device.
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 

@@ -13,7 +13,7 @@ DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 OF_ROS: Final = {"use_sim_time": {"type": "boolean"}, "qos_overrides": {"type": "object"}}
 """Parameters that every node of ROS 2 has."""
 
-_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string"}
+_TYPES: Final[dict[object, str]] = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 def schema(kinds: Mapping[str, type[NodeParameters]]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def _property(spec: ParameterSpec) -> dict[str, Any]:
     is_list = spec.type not in _TYPES
     limits = {"minimum": spec.minimum, "maximum": spec.maximum, "enum": spec.choices}
     item = {
-        "type": "string" if spec.type_name == "string[]" else _TYPES.get(spec.type, "number"),  # type: ignore[call-overload]
+        "type": "string" if spec.type_name == "string[]" else _TYPES.get(spec.type, "number"),
         **{
             key: list(value) if key == "enum" else value for key, value in limits.items() if value is not None
         },

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import ModuleType
+import importlib
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -13,67 +13,32 @@ import typer
 from kestrel.commands.train.options import DATA, RUNS, Data, Json, Out, Rate, Resume, Seed, Start, Steps
 
 
-def seg(
-    data: Data = DATA,
-    out: Out = RUNS,
-    resume: Resume = False,
-    steps: Steps = None,
-    seed: Seed = 0,
-    lr: Rate = None,
-    start: Start = None,
-) -> None:
-    """Train Kestrel-Seg: the class of every point."""
-    from kestrel.train import seg as network
+def _training_of(network: str, text: str) -> Callable[..., None]:
+    """Return the command that runs the training of ``kestrel.train.NETWORK``, which has one stage."""
 
-    _train(network, data, out, resume=resume, steps=steps, seed=seed, lr=lr, start=start)
+    def train(
+        data: Data = DATA,
+        out: Out = RUNS,
+        resume: Resume = False,
+        steps: Steps = None,
+        seed: Seed = 0,
+        lr: Rate = None,
+        start: Start = None,
+    ) -> None:
+        from kestrel.train.plan import scaled
 
+        _check(resume=resume, start=start, lr=lr)
+        module = importlib.import_module(f"kestrel.train.{network}")
+        exported = module.train(data, out, scaled(module.PLAN, steps, seed, lr), resume=resume, start=start)
+        print(f"weights: {exported}")
 
-def video(
-    data: Data = DATA,
-    out: Out = RUNS,
-    resume: Resume = False,
-    steps: Steps = None,
-    seed: Seed = 0,
-    lr: Rate = None,
-    start: Start = None,
-) -> None:
-    """Train Kestrel-Video: what goes on ahead."""
-    from kestrel.train import video as network
-
-    _train(network, data, out, resume=resume, steps=steps, seed=seed, lr=lr, start=start)
+    train.__doc__ = text
+    return train
 
 
-def augment(
-    data: Data = DATA,
-    out: Out = RUNS,
-    resume: Resume = False,
-    steps: Steps = None,
-    seed: Seed = 0,
-    lr: Rate = None,
-    start: Start = None,
-) -> None:
-    """Train Kestrel-Augment: pictures from labels."""
-    from kestrel.train import augment as network
-
-    _train(network, data, out, resume=resume, steps=steps, seed=seed, lr=lr, start=start)
-
-
-def _train(
-    network: ModuleType,
-    data: Path,
-    out: Path,
-    *,
-    resume: bool,
-    steps: int | None,
-    seed: int,
-    lr: float | None,
-    start: str | None,
-) -> None:
-    from kestrel.train.plan import scaled
-
-    _check(resume=resume, start=start, lr=lr)
-    exported = network.train(data, out, scaled(network.PLAN, steps, seed, lr), resume=resume, start=start)
-    print(f"weights: {exported}")
+seg = _training_of("seg", "Train Kestrel-Seg: the class of every point.")
+video = _training_of("video", "Train Kestrel-Video: what goes on ahead.")
+augment = _training_of("augment", "Train Kestrel-Augment: pictures from labels.")
 
 
 def fusion(
