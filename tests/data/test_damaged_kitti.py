@@ -22,9 +22,9 @@ from kestrel.data.kitti_files import (
     rotation,
 )
 from kestrel.errors import InputError
+from tests.data.kitti_lines import CAR, OXTS
 
-LABEL = "3 1 Car 0 0 -1.5 10 20 30 40 1.5 1.6 3.9 2.0 1.5 20.0 -1.5"
-OXTS = ["49.0", "8.4", "116.0", *["0.5"] * 27]
+LABEL = f"3 1 {CAR}"
 
 
 @pytest.mark.parametrize("read", [read_values, read_stamps, read_labels])
@@ -50,7 +50,7 @@ def test_the_columns_of_whole_labels_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("place", "word"), [(5, "x"), (5, "nan"), (0, "90"), (0, "-1e30"), (1, "inf")])
 def test_a_place_that_is_none_on_earth_is_named(place: int, word: str) -> None:
-    words = list(OXTS)
+    words = OXTS.split()
     words[place] = word
     with pytest.raises(InputError, match=r"line 1: expected"):
         read_oxts({"line 1": " ".join(words)})

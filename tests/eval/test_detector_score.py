@@ -34,16 +34,6 @@ from tests.pipelines.test_bevfusion import detector as untrained
 from tests.pipelines.test_bevfusion import write_weights
 
 
-@pytest.fixture
-def data_set(tmp_path: Path) -> DataSet:
-    return DataSet(tmp_path / "nuscenes")
-
-
-@pytest.fixture
-def bag(data_set: DataSet, tmp_path: Path) -> Path:
-    return imported(data_set, tmp_path / "bag")
-
-
 def test_who_answers_the_truth_has_all_points_and_a_frame_without_sensors_is_missed(bag: Path) -> None:
     score = DetectorScore(knowing(bag))
     score.add(bag)

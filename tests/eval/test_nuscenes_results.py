@@ -27,16 +27,6 @@ from tests.data.nuscenes_data_set import (
 from tests.eval.stand import Stand, add_cycle_at_a_rack, imported, knowing, values
 
 
-@pytest.fixture
-def data_set(tmp_path: Path) -> DataSet:
-    return DataSet(tmp_path / "nuscenes")
-
-
-@pytest.fixture
-def bag(data_set: DataSet, tmp_path: Path) -> Path:
-    return imported(data_set, tmp_path / "bag")
-
-
 def results_of(detector: Any, bags: Sequence[Path], path: Path) -> dict[str, Any]:
     score = DetectorScore(detector, results=True)
     for bag in bags:

@@ -6,23 +6,20 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from kestrel_msgs.srv import RenderImages
-from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, PointCloud2
 
 from kestrel_nodes.qos import LATCHED
 from tests.ros.fusion_rig import ERROR, POINTS, WARN, Rig
 from tests.ros.graph import Graph
+from tests.ros.life_cycles import assert_life_cycles_leave_nothing
 from tests.ros.messages import cloud, cloud_of
 from tests.ros.stand_ins import Augment, Segmentation
-
-SUCCESS = TransitionCallbackReturn.SUCCESS
 
 
 def test_more_missing_cameras_than_allowed_are_an_error_while_the_others_go_on(graph: Graph) -> None:
@@ -121,19 +118,7 @@ def test_a_hundred_life_cycles_of_the_fusion_node_leave_nothing_behind(graph: Gr
     rig = Rig(graph)
     node = rig.node
     graph.until(lambda: latched.get_subscription_count() == 2, "both subscriptions of a latched topic")
-
-    def belongings() -> tuple[int, ...]:
-        groups = (node.subscriptions, node.publishers, node.timers, node.services)
-        counts = (len(list(group)) for group in groups)
-        return *counts, len(node._managed_entities), threading.active_count()
-
-    before = belongings()
-    for _ in range(100):
-        assert node.trigger_deactivate() is SUCCESS
-        assert node.trigger_cleanup() is SUCCESS
-        assert node.trigger_configure() is SUCCESS
-        assert node.trigger_activate() is SUCCESS
-    assert belongings() == before
+    assert_life_cycles_leave_nothing(node, 100)
     sensors = [rig.lidar, rig.tf_static, *rig.images.values(), *rig.infos.values()]
     graph.until(lambda: all(sensor.get_subscription_count() == 1 for sensor in sensors), "one of each")
     graph.until(lambda: latched.get_subscription_count() == 2, "both subscriptions of a latched topic")

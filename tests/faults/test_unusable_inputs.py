@@ -43,6 +43,13 @@ def send_until_error(
     graph.until(said, f"{status}: ERROR")
 
 
+def assert_unusable_until(rig: copier.Rig, at_ms: int, make: Callable[[int], Any], *texts: str) -> None:
+    """Send the copier messages that are an ERROR that says ``texts``, until one of ``at_ms`` ends it."""
+    send_until_error(rig.graph, rig.publisher, make, copier.INPUT, *texts)
+    rig.answer_to(at_ms)
+    rig.graph.await_status(copier.INPUT, lambda view: view.sound, "OK with the first usable message")
+
+
 def unstamped(message: Any) -> Any:
     message.header.stamp = stamp_message(0)
     return message
@@ -50,31 +57,14 @@ def unstamped(message: Any) -> Any:
 
 def test_sensor_that_sets_no_stamps_is_an_error_of_the_clock_domain_until_it_does(graph: Graph) -> None:
     rig = copier.Rig(graph, input_timeout_s=TIMEOUT_S)
-    send_until_error(
-        graph,
-        rig.publisher,
-        lambda _: unstamped(cloud(POINTS)),
-        copier.INPUT,
-        "nothing usable for",
-        "clock domain: stamp 0.000 s dropped: stamp_zero",
-    )
-    rig.answer_to(100)
-    graph.await_status(copier.INPUT, lambda view: view.sound, "OK with the first stamp")
+    reason = "clock domain: stamp 0.000 s dropped: stamp_zero"
+    assert_unusable_until(rig, 100, lambda _: unstamped(cloud(POINTS)), "nothing usable for", reason)
 
 
 def test_sensor_whose_clock_stands_still_is_an_error(graph: Graph) -> None:
     rig = copier.Rig(graph, input_timeout_s=TIMEOUT_S)
     rig.answer_to(100)
-    send_until_error(
-        graph,
-        rig.publisher,
-        lambda _: cloud(POINTS, 100),
-        copier.INPUT,
-        "nothing usable",
-        "clock stands still",
-    )
-    rig.answer_to(200)
-    graph.await_status(copier.INPUT, lambda view: view.sound, "OK once the clock goes on")
+    assert_unusable_until(rig, 200, lambda _: cloud(POINTS, 100), "nothing usable", "clock stands still")
 
 
 def test_unstamped_messages_are_an_error_where_silence_is_none(graph: Graph) -> None:

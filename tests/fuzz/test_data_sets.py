@@ -14,19 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kestrel.data.kitti_files import (
-    POINT_COLUMNS,
-    named,
-    read_labels,
-    read_oxts,
-    read_stamps,
-    read_sweep,
-    read_values,
-    rigid,
-)
+from kestrel.data import kitti_files
 from kestrel.data.kitti_recordings import tracking_recording
 from kestrel.data.nuscenes_tables import read_scene
 from kestrel.errors import InputError
+from tests.data.kitti_lines import CAR, OXTS
 from tests.data.nuscenes_data_set import VERSION, DataSet
 from tests.fuzz.cases import answer, cases, damaged, damaged_text
 
@@ -35,10 +27,7 @@ VALUES: Final = (
     f"calib_time: 09-Jan-2012 14:00:15\nP2: {ROW}\nR: 1 0 0 0 1 0 0 0 1\nT: 1 2 3\nTr_velo_to_cam {ROW}\n"
 )
 STAMPS: Final = "2011-09-26 13:02:25.964389445\n2011-09-26 13:02:26.064389445\n"
-OXTS: Final = "49.0 8.4 116.0 0.02 0.01 -1.2 " + " ".join(["0.5"] * 24)
-LABELS: Final = "".join(
-    f"{frame} {frame} Car 0 0 -1.5 10 20 30 40 1.5 1.6 3.9 2.0 1.5 20.0 -1.5\n" for frame in range(3)
-)
+LABELS: Final = "".join(f"{frame} {frame} {CAR}\n" for frame in range(3))
 CALIBRATION: Final = (
     "P2: 721.5 0 609.5 44.8 0 721.5 172.8 0.2 0 0 1 0.002\nR_rect 1 0 0 0 1 0 0 0 1\n"
     "Tr_velo_cam 0 -1 0 0 0 0 -1 -0.08 1 0 0 -0.27\nTr_imu_velo 1 0 0 -0.81 0 1 0 0.32 0 0 1 -0.8\n"
@@ -55,24 +44,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_calibration_of_kitti_raises_anything_but_an_input_error(folder: Path, text: bytes) -> None:
     path = folder / "calib.txt"
     path.write_bytes(text)
-    values = answer(lambda: read_values(path), InputError)
+    values = answer(lambda: kitti_files.read_values(path), InputError)
     if values is not None:
-        answer(lambda: named(path, values, "P2", 3, 4), InputError)
-        answer(lambda: rigid(path, values), InputError)
-        answer(lambda: rigid(path, values, "Tr_velo_cam"), InputError)
+        answer(lambda: kitti_files.named(path, values, "P2", 3, 4), InputError)
+        answer(lambda: kitti_files.rigid(path, values), InputError)
+        answer(lambda: kitti_files.rigid(path, values, "Tr_velo_cam"), InputError)
 
 
 @cases(2)
 @given(text=damaged_text([STAMPS]))
 def test_no_stamps_of_kitti_raise_anything_but_an_input_error(folder: Path, text: bytes) -> None:
     (folder / "timestamps.txt").write_bytes(text)
-    answer(lambda: read_stamps(folder / "timestamps.txt"), InputError)
+    answer(lambda: kitti_files.read_stamps(folder / "timestamps.txt"), InputError)
 
 
 @cases(2)
 @given(rows=st.lists(damaged_text([OXTS]).map(lambda raw: raw.decode(errors="replace")), max_size=3))
 def test_no_poses_of_kitti_raise_anything_but_an_input_error(rows: list[str]) -> None:
-    moments = answer(lambda: read_oxts({f"line {n}": row for n, row in enumerate(rows)}), InputError)
+    moments = answer(
+        lambda: kitti_files.read_oxts({f"line {n}": row for n, row in enumerate(rows)}), InputError
+    )
     assert moments is None or all(np.isfinite(moment.pose).all() for moment in moments)
 
 
@@ -80,7 +71,7 @@ def test_no_poses_of_kitti_raise_anything_but_an_input_error(rows: list[str]) ->
 @given(text=damaged_text([LABELS]))
 def test_no_labels_of_kitti_raise_anything_but_an_input_error(folder: Path, text: bytes) -> None:
     (folder / "label_02.txt").write_bytes(text)
-    answer(lambda: read_labels(folder / "label_02.txt"), InputError)
+    answer(lambda: kitti_files.read_labels(folder / "label_02.txt"), InputError)
 
 
 def packed() -> bytes:
@@ -96,8 +87,8 @@ def test_no_sweep_of_kitti_raises_anything_but_an_input_error(
 ) -> None:
     path = folder / f"000000{suffix}"
     path.write_bytes(data.draw(damaged([packed() if suffix == ".npz" else bytes(range(96))])))
-    cloud = answer(lambda: read_sweep(path, 0), InputError)
-    assert cloud is None or cloud.points.shape == (len(cloud), POINT_COLUMNS)
+    cloud = answer(lambda: kitti_files.read_sweep(path, 0), InputError)
+    assert cloud is None or cloud.points.shape == (len(cloud), kitti_files.POINT_COLUMNS)
 
 
 @cases(1)

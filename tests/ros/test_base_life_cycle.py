@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -17,6 +15,7 @@ from kestrel.errors import ConfigError, ModelError
 from kestrel_nodes.stamps import stamp_ns
 from tests.ros.copier import Copier, CopierParameters, Rig
 from tests.ros.graph import Graph
+from tests.ros.life_cycles import assert_life_cycles_leave_nothing
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -73,22 +72,7 @@ def test_an_impossible_transition_is_refused_and_the_node_lives(graph: Graph) ->
 def test_twenty_life_cycles_leave_nothing_behind_and_the_node_works(graph: Graph) -> None:
     rig = Rig(graph)
     node = rig.node
-
-    def belongings() -> tuple[int, ...]:
-        groups = (node.subscriptions, node.publishers, node.timers, node.services)
-        return (
-            *(len(list(group)) for group in groups),
-            len(node._managed_entities),
-            threading.active_count(),
-        )
-
-    before = belongings()
-    for _ in range(20):
-        assert node.trigger_deactivate() is SUCCESS
-        assert node.trigger_cleanup() is SUCCESS
-        assert node.trigger_configure() is SUCCESS
-        assert node.trigger_activate() is SUCCESS
-    assert belongings() == before
+    assert_life_cycles_leave_nothing(node, 20)
     graph.until(lambda: rig.publisher.get_subscription_count() == 1, "the subscription")
     graph.until(lambda: node.copies.wanted, "the output to be wanted")
     rig.answer_to(0)

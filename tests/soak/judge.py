@@ -96,11 +96,11 @@ def faults(record: Record, began_s: float, ended_s: float) -> Iterator[str]:
     if memory.least >= MOST_MB_PER_MIN:
         yield f"memory grows by {memory.per_min:.2f} +- {memory.error:.2f} MB/min"
     first, last = Ends.of(record.memory_mb, began_s, ended_s).each(np.median)
-    if last > MOST_SHARE * first:
+    if not last <= MOST_SHARE * first:  # nor is there NaN, where nothing was measured
         yield f"memory grew from {first:.0f} to {last:.0f} MB"
     for name, series in (("threads", record.threads), ("files", record.files)):
         first, last = Ends.of(series, began_s, ended_s).each(np.median)
-        if last > first:
+        if not last <= first:
             yield f"{name} grew from {first:g} to {last:g}"
     first, last = Ends.of(record.waited, began_s, ended_s).each(np.median)
     if not last <= MOST_TIMES * first:

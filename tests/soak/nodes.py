@@ -40,7 +40,8 @@ def running(graph: Graph, names: tuple[str, ...], log: Path) -> Iterator[dict[st
             for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
                 _request(graph, names, transition, log)
             yield {name: process.pid for name, process in processes.items()}
-            ended = {name: process.returncode for name, process in processes.items() if process.poll()}
+            codes = {name: process.poll() for name, process in processes.items()}
+            ended = {name: code for name, code in codes.items() if code is not None}
             assert not ended, f"nodes that ended: {ended}; see {log}"
         finally:
             for process in processes.values():
