@@ -28,7 +28,7 @@ from kestrel.models.gan_compression import ResnetGenerator
 from kestrel.models.mobilenetv2 import OnlineTSMMobileNetV2
 from kestrel.models.spvcnn import SPVCNN
 from kestrel.models.tsm import TSM
-from kestrel.weights import Manifest, load, save
+from kestrel.weights import Manifest, load, read_manifest, save
 
 NETWORKS = {
     "OnlineTSMMobileNetV2": lambda: OnlineTSMMobileNetV2(27),
@@ -214,6 +214,18 @@ def test_frames_per_clip_of_a_tsm_are_those_of_its_name(source: str) -> None:
     found = convert(NETWORKS["TSM"]().state_dict(), source)
     assert found.config["n_segment"] == SEGMENTS[source]
     assert not found.notes
+
+
+def test_the_folder_tells_also_where_the_command_runs_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "TSM_segment16_e50"
+    folder.mkdir()
+    torch.save({"state_dict": NETWORKS["TSM"]().state_dict()}, folder / "ckpt.pth.tar")
+    monkeypatch.chdir(folder)
+    arguments = ["convert-checkpoint", "ckpt.pth.tar", "out.safetensors"]
+    CliRunner().invoke(build_app(), arguments, catch_exceptions=False)
+    assert read_manifest(folder / "out.safetensors").config["n_segment"] == 16
 
 
 def test_frames_per_clip_that_are_given_count_more_than_the_name() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kestrel.classes import POINT_CLASSES, SEMANTIC_KITTI_CLASSES
+from kestrel.classes import IGNORE, POINT_CLASSES, SEMANTIC_KITTI_CLASSES
 from kestrel.errors import ConfigError, ModelError
 from kestrel.models.checkpoints import convert
 from kestrel.models.minkunet import MinkUNet
@@ -132,3 +132,16 @@ def test_the_network_of_a_file_decides_what_segments(tmp_path: Path) -> None:
         load_segmenter(weights, precision="int8")
     with pytest.raises(ConfigError, match="test-time views"):
         load_segmenter(weights, views=SweepViews(mirror=True))
+
+
+def test_a_point_too_far_for_a_voxel_has_no_class_and_the_others_have_theirs(
+    tmp_path: Path, sweep: PointCloud
+) -> None:
+    segmenter = ReleasedSegmenter(weights_file(tmp_path))
+    far = np.array([[4000, 0, 0, 0.5], [0, -9000, 0, 0.5]], np.float32)
+    labels = segmenter.segment(PointCloud(np.concatenate((far, sweep.points)), 0, "lidar"))
+    alone = segmenter.segment(sweep)
+    assert labels.label[:2].tolist() == [IGNORE, IGNORE]
+    assert not labels.probability[:2].any()
+    assert (labels.label[2:] == alone.label).all()
+    assert (segmenter.segment(PointCloud(far, 0, "lidar")).label == IGNORE).all()

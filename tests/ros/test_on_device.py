@@ -178,6 +178,10 @@ def test_the_augment_node_refuses_what_its_gpu_fails_at_and_goes_on_trying(graph
     assert "answer of cuda: expected one, found AcceleratorError" in future.result().message
     graph.await_status("augment: model", lambda view: view.said("device lost", 2), "ERROR")
     node.gate.error = None
+    again = client.call_async(RenderImages.Request(count=1))
+    graph.until(again.done, "a response")
+    assert again.result().success
+    graph.await_status("augment: model", lambda view: view.level < 2, "recovery by a request alone")
     publisher = graph.publisher(Image, "/augment/input/labels")
     answers = graph.collect(Image, "/augment/output/image")
     publisher.publish(raw_image(np.full((16, 24), 3, np.uint8), "mono8", 10))

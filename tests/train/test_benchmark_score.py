@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 from kestrel.classes import IGNORE, POINT_CLASSES, SEMANTIC_KITTI_CLASSES
 from kestrel.cli import build_app
 from kestrel.data.labelled_scan import LabelledScan
-from kestrel.errors import ConfigError, InputError
+from kestrel.errors import ConfigError, InputError, ModelError
+from kestrel.pipelines import ReleasedSegmenter
 from kestrel.train import benchmark_score
 from kestrel.train.benchmark_score import (
     judging_of,
@@ -23,6 +24,7 @@ from kestrel.train.benchmark_score import (
     score_benchmark,
     semantickitti_benchmark,
 )
+from kestrel.types import PointLabels
 from kestrel.weights import Manifest, save
 from tests.data.labelled_folders import lidarseg_folder, semantickitti_sweep
 from tests.data.nuscenes_data_set import VERSION
@@ -203,10 +205,15 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
         invoke("--weights", "baseline", "--semantickitti", str(tmp_path))
 
 
-def test_a_sweep_that_a_network_cannot_answer_is_named(tmp_path: Path) -> None:
-    path = semantickitti_sweep(tmp_path, [10, 40]) / "velodyne" / "000000.bin"
-    np.array([[0, 0, 0, 0], [9e5, 0, 0, 0]], np.float32).tofile(path)
-    with pytest.raises(InputError, match=r"sweep .*000000\.bin: voxel indices: expected"):
+def test_a_sweep_that_a_network_cannot_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_finite(*_: object) -> PointLabels:
+        raise ModelError("output of SPVCNN: expected finite values, found 1 of 38 not finite")
+
+    semantickitti_sweep(tmp_path, [10, 40])
+    monkeypatch.setattr(ReleasedSegmenter, "segment", not_finite)
+    with pytest.raises(ModelError, match=r"sweep .*000000\.bin: output of SPVCNN: expected finite"):
         invoke("--weights", str(weights_file(tmp_path)), "--semantickitti", str(tmp_path))
 
 

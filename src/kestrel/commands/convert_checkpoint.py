@@ -36,6 +36,7 @@ def convert_checkpoint(
     """
     import hashlib
     import json
+    import os
 
     from kestrel.errors import ConfigError, ModelError, describe
     from kestrel.models.checkpoints import convert, read_checkpoint
@@ -53,7 +54,9 @@ def convert_checkpoint(
         if not isinstance(released, dict):
             found = type(released).__name__
             raise ModelError(describe(str(net_config), expected="a JSON object", found=found))
-    conversion = convert(state, str(source), net_config=released, network=network, n_segment=n_segment)
+    # The folder may tell the network, also where it is not part of the path as it was typed.
+    where = os.path.abspath(source)
+    conversion = convert(state, where, net_config=released, network=network, n_segment=n_segment)
     manifest = save(
         out,
         conversion.state,

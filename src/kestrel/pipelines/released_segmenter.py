@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kestrel.classes import POINT_CLASSES, SEMANTIC_KITTI_CLASSES
+from kestrel.classes import IGNORE, POINT_CLASSES, SEMANTIC_KITTI_CLASSES
 from kestrel.engine.device import chosen_device
 from kestrel.errors import ModelError, describe
 from kestrel.models.checkpoints import load_network
@@ -27,6 +27,9 @@ NETWORKS: Final = ("SPVCNN", "MinkUNet", "SPVNAS")
 """Networks of a manifest that take the voxels of one sweep."""
 
 IN_CHANNELS: Final = 4
+
+FARTHEST_M: Final = 1600.0
+"""Along each axis: voxels that are farther apart than twice this have no number."""
 
 INTENSITY: Final = 255.0
 """What is 1 here in the sweeps of nuScenes."""
@@ -65,20 +68,25 @@ class ReleasedSegmenter:
         """Return the class and its probability for every point, in the order of the cloud.
 
         Args:
-            cloud: one sweep at the place of the LiDAR, x ahead, y left, z up.
+            cloud: one sweep at the place of the LiDAR, x ahead, y left, z up. Points beyond FARTHEST_M get
+                the label IGNORE and probability 0.
 
         Raises:
             ModelError: the network's answer is not finite.
         """
-        if not len(cloud):
-            return PointLabels(np.zeros(0, np.uint8), np.zeros(0, np.float32), self.classes)
+        label, probability = np.full(len(cloud), IGNORE, np.uint8), np.zeros(len(cloud), np.float32)
         points = self._as_trained(torch.from_numpy(cloud.points))
-        cells, first, rows = quantize(points)
-        with torch.inference_mode():
-            voxels = functional.pad(cells[first], (1, 0)).to(self.device)
-            logits = self.network(voxels, points[first].to(self.device))
-            best, share = most_likely(check_finite(self.manifest.network, logits))
-        return PointLabels(best.cpu()[rows].numpy(), share.cpu()[rows].numpy(), self.classes)
+        inside = (points[:, :3].abs() < FARTHEST_M).all(1)
+        if bool(inside.any()):
+            points = points[inside]
+            cells, first, rows = quantize(points)
+            with torch.inference_mode():
+                voxels = functional.pad(cells[first], (1, 0)).to(self.device)
+                logits = self.network(voxels, points[first].to(self.device))
+                best, share = most_likely(check_finite(self.manifest.network, logits))
+            label[inside.numpy()] = best.cpu()[rows].numpy()
+            probability[inside.numpy()] = share.cpu()[rows].numpy()
+        return PointLabels(label, probability, self.classes)
 
     def _as_trained(self, points: Tensor) -> Tensor:
         """Return points (P, 4) in the axes and with the intensities of the data that the classes are of."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -53,6 +54,8 @@ class OnDevice(Generic[PipelineT]):
     def __init__(self, node: WorkingNode[Any], device: str, start: Callable[[str], PipelineT]) -> None:
         self._concern, self._logger = node.health["model"], node.get_logger()
         self._device, self._start = device, start
+        for problem in ("device", "pipeline"):  # of a configure before this one that failed
+            self._concern.clear(problem)
         try:
             self.pipeline = start(device)
             return
@@ -70,11 +73,14 @@ class OnDevice(Generic[PipelineT]):
         """
         where = self.pipeline.device
         try:
-            return question(self.pipeline)
+            answer = question(self.pipeline)
         except Exception as error:
             if where.type == "cpu":
                 raise
             failure = self._failure(error)
+        else:
+            self._concern.clear("pipeline")
+            return answer
         # Here and not above, where the error would keep what it met in the memory of the GPU.
         self._move_to_cpu(str(where), failure)
         return question(self.pipeline)
@@ -85,9 +91,11 @@ class OnDevice(Generic[PipelineT]):
         if failure is None:
             raise error
         if self._device == AUTO:
+            # What a GPU is blamed for may be a mistake of ours, which the trace shows.
+            self._logger.error("".join(traceback.format_exception(error)))
             return failure
         failed = ModelError(describe(f"answer of {self._device}", expected="one", found=failure))
-        # Requests of a service are not looked at by WorkingNode, which ends this with the next answer.
+        # Requests of a service are not looked at by WorkingNode, which says this of messages.
         self._concern.error("pipeline", str(failed))
         raise failed from error
 
