@@ -112,6 +112,12 @@ class PointCloud:
     def __len__(self) -> int:
         return len(self.points)
 
+    def moved(self, to_from_cloud: Float64Array, frame_id: str) -> PointCloud:
+        """Return the cloud in another frame, of which ``to_from_cloud`` is (4, 4); the stamp stays."""
+        points = self.points.copy()
+        points[:, :3] = self.points[:, :3] @ to_from_cloud[:3, :3].T + to_from_cloud[:3, 3]
+        return replace(self, points=points, frame_id=frame_id)
+
     def chosen(self, rows: NDArray[np.bool_]) -> PointCloud:
         """Return the sweep with the points for which ``rows`` (N,) is true."""
         return replace(

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from kestrel.data.bag import BagReader, BagWriter
+from kestrel.data.messages import source_of
 from kestrel.eval.detector_score import DetectorScore
 from kestrel.eval.lidar_frame import leaning_from_base, moved_boxes
+from kestrel.eval.recording import read_recording
 from kestrel.types import SensorFrame
 from tests.data.nuscenes_data_set import (
     LIDAR_AT,
@@ -27,16 +30,6 @@ from tests.data.nuscenes_data_set import (
 from tests.eval.stand import imported, knowing
 from tests.eval.test_recording import boxes
 from tests.pipelines.test_bevfusion import detector as untrained
-
-
-@pytest.fixture
-def data_set(tmp_path: Path) -> DataSet:
-    return DataSet(tmp_path / "nuscenes")
-
-
-@pytest.fixture
-def bag(data_set: DataSet, tmp_path: Path) -> Path:
-    return imported(data_set, tmp_path / "bag")
 
 
 def test_frames_hold_nine_earlier_sweeps_where_the_vehicle_is_now(bag: Path, data_set: DataSet) -> None:
@@ -67,16 +60,21 @@ def test_points_at_the_sensor_are_left_out_of_earlier_sweeps_alone(data_set: Dat
     assert [len(cloud) for cloud in (frame.cloud, *frame.sweeps)] == [8] + [7] * 9
 
 
+def with_a_key_picture(data_set: DataSet, bag: Path) -> Path:
+    """Import the data set with a picture of the front camera as that of the second sample."""
+    for row in data_set.tables["sample_data"]:
+        if "CAM_FRONT" in row["filename"] and abs(row["timestamp"] - data_set.samples_us[1]) < 200_000:
+            row["is_key_frame"] = row["timestamp"] == START_US - 20_000 + 7 * 83_333
+            row["sample_token"] = "a1"
+    data_set.write("sample_data")
+    return imported(data_set, bag)
+
+
 def test_pictures_are_those_of_the_sample_and_stand_where_they_were_taken(
     data_set: DataSet, tmp_path: Path
 ) -> None:
     now, wanted = data_set.samples_us[1], START_US + 563_331  # another one is closer
-    for row in data_set.tables["sample_data"]:
-        if "CAM_FRONT" in row["filename"] and abs(row["timestamp"] - now) < 200_000:
-            row["is_key_frame"] = row["timestamp"] == START_US - 20_000 + 7 * 83_333
-            row["sample_token"] = "a1"
-    data_set.write("sample_data")
-    bag = imported(data_set, tmp_path / "bag")
+    bag = with_a_key_picture(data_set, tmp_path / "bag")
     detector = knowing(bag)
     DetectorScore(detector).add(bag)
     first, frame = detector.frames[:2]
@@ -85,6 +83,30 @@ def test_pictures_are_those_of_the_sample_and_stand_where_they_were_taken(
     assert first.images["front"].stamp_ns == (START_US - PICTURE_OFFSET_US) * 1000, "before the first sweep"
     for each, then, seconds in ((frame, (wanted - START_US) * 1e-6, 0.5), (first, -0.02, 0.0)):
         check_mount(each, then, seconds)
+
+
+def test_a_picture_that_the_recording_lost_gives_way_to_the_nearest_one(
+    data_set: DataSet, tmp_path: Path
+) -> None:
+    bag = with_a_key_picture(data_set, tmp_path / "bag")
+    samples = read_recording(bag).samples.values()
+    sample, camera = next((each, name) for each in samples for name in each.pictures)
+    lost = f"/camera/{camera}/image/compressed", sample.pictures[camera]
+    left_out = 0
+    with BagWriter(tmp_path / "lossy.mcap") as lossy:
+        for message in BagReader(bag).messages():
+            source = source_of(message.msgtype, message.raw)
+            if source is not None and (message.topic, source.stamp_ns) == lost:
+                left_out += 1
+            else:
+                lossy.write_raw(message.topic, message.msgtype, message.log_time_ns, message.raw)
+    assert left_out == 1
+    detector = knowing(tmp_path / "lossy.mcap")
+    DetectorScore(detector).add(tmp_path / "lossy.mcap")
+    (frame,) = [each for each in detector.frames if each.stamp_ns == sample.stamp_ns]
+    found = frame.images[camera].stamp_ns
+    assert found != sample.pictures[camera]
+    assert abs(found - sample.stamp_ns) <= 100_000_000
 
 
 def check_mount(frame: SensorFrame, then: float, now: float) -> None:

@@ -34,17 +34,24 @@ def engines() -> dict[str, Figure]:
     detector.detect(frame)
     given: dict[str, tuple[Tensor, ...]] = {}
     modules: dict[str, nn.Module] = {}
+    hooks = []
     for name, engine in detector.engine.parts.items():
         assert isinstance(engine, EagerEngine)
         modules[name] = part = engine.module
-        hook = part.register_forward_pre_hook(lambda _, inputs, name=name: given.update({name: inputs}))
-        detector.detect(frame)
+        note = partial(_note, given, name)
+        hooks.append(part.register_forward_pre_hook(note))
+    detector.detect(frame)
+    for hook in hooks:
         hook.remove()
     bfloat16 = detector.precision == "bfloat16"
     figures: dict[str, Figure] = {}
     for name, module in modules.items():
         figures |= _race(name, module, given[name], bfloat16=bfloat16)
     return figures
+
+
+def _note(given: dict[str, tuple[Tensor, ...]], name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    given[name] = inputs
 
 
 def _race(part: str, module: nn.Module, inputs: Sequence[Tensor], *, bfloat16: bool) -> dict[str, Figure]:

@@ -211,8 +211,13 @@ class BagReader:
             raise InputError(describe("bag", expected=BAG, found=self.path))
         self.damage: str | None = None
         self._salvage = False
+        # What stands in a write-ahead log is not seen by the reader, and would be missed in silence.
+        log = next(filter(None, map(unmerged, parts(self.path))), None)
+        if log is not None:
+            left = InputError(describe(log.name, expected="merged by its recorder", found="left behind"))
+            self._open_damaged(left)
+            return
         try:
-            self._refuse_unmerged()
             with Reader(self.path) as reader:
                 self.topics = {
                     connection.topic: Topic(connection.msgtype, connection.msgcount, _is_latched(connection))
@@ -222,11 +227,6 @@ class BagReader:
                 self.end_ns = reader.end_time - 1 if reader.message_count else 0
         except Exception as error:  # damaged indexes make the parsers raise anything
             self._open_damaged(error)
-
-    def _refuse_unmerged(self) -> None:
-        """What stands in a write-ahead log is not seen by the reader, and would be missed in silence."""
-        for log in filter(None, map(unmerged, parts(self.path))):
-            raise InputError(describe(log.name, expected="merged by its recorder", found="left behind"))
 
     def _open_damaged(self, error: Exception) -> None:
         if not parts(self.path):

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -47,9 +47,7 @@ class LabelledScan:
 
     def in_base(self) -> PointCloud:
         """Return the cloud in base_link: the ground is at z = 0."""
-        points = self.cloud.points.copy()
-        points[:, :3] = points[:, :3] @ self.base_from_lidar[:3, :3].T + self.base_from_lidar[:3, 3]
-        return replace(self.cloud, points=points, frame_id="base_link")
+        return self.cloud.moved(self.base_from_lidar, "base_link")
 
 
 def read_raw_labels(path: Path, number: np.dtype[np.unsignedinteger], count: int) -> UInt16Array:

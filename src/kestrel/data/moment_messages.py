@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,13 @@ PICTURE_NS: Final = 100_000_000
 
 Key = tuple[str, int]
 """Topic and stamp."""
+
+
+def nearest(stamps: Sequence[int], wanted: int, within_ns: int) -> int | None:
+    """Return the one of sorted stamps that is closest to a wanted one, None if none is within so many ns."""
+    after = bisect_left(stamps, wanted)
+    best = min(stamps[max(after - 1, 0) : after + 1], key=lambda stamp: abs(stamp - wanted), default=None)
+    return None if best is None or abs(best - wanted) > within_ns else best
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from kestrel.data.messages import new
 from kestrel.errors import InputError, describe
 from kestrel.types import Boxes3D
 
-TOPIC: Final = "/truth/samples"
+SAMPLES_TOPIC: Final = "/truth/samples"
 MAP_FRAME: Final = "map"
 """Frame of the data set's maps, in which odom stands."""
 
@@ -50,7 +50,7 @@ class Sample:
             InputError: there are not as many.
         """
         if len(truth) != len(self.attributes):
-            name = f"attributes of sample {self.token} in {TOPIC}"
+            name = f"attributes of sample {self.token} in {SAMPLES_TOPIC}"
             raise InputError(describe(name, expected=f"{len(truth)}, as boxes", found=len(self.attributes)))
         known = [ATTRIBUTES.index(name) if name in ATTRIBUTES else NO_ATTRIBUTE for name in self.attributes]
         return replace(truth, attribute=np.array(known, np.int64))
@@ -93,7 +93,7 @@ def samples_from_message(message: Any) -> dict[int, Sample]:
         samples = [_sample(entry) for entry in json.loads(message.data)]
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         expected = "the samples of a scene as `kestrel import nuscenes` writes them"
-        raise InputError(describe(TOPIC, expected=expected, found=repr(error))) from error
+        raise InputError(describe(SAMPLES_TOPIC, expected=expected, found=repr(error))) from error
     return {sample.stamp_ns: sample for sample in samples}
 
 

@@ -28,7 +28,7 @@ from kestrel.data.nuscenes import (
     read_sweep,
 )
 from kestrel.data.nuscenes_map import NuScenesMap, has_maps, map_file
-from kestrel.data.nuscenes_samples import MAP_FRAME, TOPIC, Rack, Sample, samples_message
+from kestrel.data.nuscenes_samples import MAP_FRAME, SAMPLES_TOPIC, Rack, Sample, samples_message
 from kestrel.data.nuscenes_tables import (
     LIDAR,
     Annotation,
@@ -93,7 +93,7 @@ def scene_messages(root: Path, *, version: str, scene: str | None) -> Iterator[T
     moments += [(stamp, 1, made) for stamp, made in _odometry(record)]
     moments.sort(key=lambda moment: moment[:2])
     yield moments[0][0], "/tf_static", _mounts(record, moments[0][0])
-    yield moments[0][0], TOPIC, samples_message(scene_samples(record))
+    yield moments[0][0], SAMPLES_TOPIC, samples_message(scene_samples(record))
     for stamp, _, made in moments:
         for topic, message in made:
             yield stamp, topic, message

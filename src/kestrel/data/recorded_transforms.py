@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -105,9 +104,7 @@ class RecordedTransforms:
     def placed(self, cloud: PointCloud, stamp_ns: int) -> PointCloud:
         """Return a sweep in base_link where the vehicle is at a stamp; its own stamp stays."""
         motion = self.trajectory.motion(stamp_ns, cloud.stamp_ns) @ self.mount(cloud.frame_id)
-        points = cloud.points.copy()
-        points[:, :3] = cloud.points[:, :3] @ motion[:3, :3].T + motion[:3, 3]
-        return replace(cloud, points=points, frame_id=BASE)
+        return cloud.moved(motion, BASE)
 
 
 def _pose(pose: Any) -> Float64Array:

@@ -33,9 +33,7 @@ def moved_frame(frame: SensorFrame, to_from_frame: Float64Array) -> SensorFrame:
     """Return a frame with everything in it where another (4, 4) reference frame sees it, of the same name."""
 
     def cloud(old: PointCloud) -> PointCloud:
-        points = old.points.copy()
-        points[:, :3] = old.points[:, :3] @ to_from_frame[:3, :3].T + to_from_frame[:3, 3]
-        return replace(old, points=points)
+        return old.moved(to_from_frame, old.frame_id)
 
     def camera(old: Calibration) -> Calibration:
         return replace(old, reference_from_camera=to_from_frame @ old.reference_from_camera)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from kestrel.data.bag import BagMessage, BagReader
-from kestrel.data.moment_messages import PICTURE_NS, Key, WantedMoment, read_moments
+from kestrel.data.moment_messages import PICTURE_NS, Key, WantedMoment, nearest, read_moments
 from kestrel.data.recorded_transforms import BASE, RecordedTransforms
 from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
 from kestrel.eval.recording import Recording
@@ -95,9 +95,9 @@ class RecordedFrames:
         pictures: dict[str, Key] = {}
         for name, topic in self._image_topics.items():
             at = sample.pictures.get(name) if sample is not None else None
-            if at is None:
-                at = min(self._pictures[name], key=lambda taken: abs(taken - stamp))
-            if abs(at - stamp) <= PICTURE_NS:
+            if at not in self._pictures[name]:  # nor need a recording hold every picture of its samples
+                at = nearest(self._pictures[name], stamp, PICTURE_NS)
+            if at is not None and abs(at - stamp) <= PICTURE_NS:
                 pictures[name] = topic, at
         return WantedMoment(number, stamp, tuple((CLOUD, at) for at in sweeps), pictures)
 

@@ -15,7 +15,7 @@ import numpy as np
 from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS, POINT_CLASSES
 from kestrel.data.bag import BagMessage, BagReader
 from kestrel.data.messages import Source, best_class, source_of
-from kestrel.data.nuscenes_samples import TOPIC, Sample, samples_from_message
+from kestrel.data.nuscenes_samples import SAMPLES_TOPIC, Sample, samples_from_message
 from kestrel.data.perception_messages import boxes_from_message, map_from_messages
 from kestrel.data.sensor_messages import cloud_fields
 from kestrel.errors import InputError, describe
@@ -101,7 +101,7 @@ def read_recording(path: str | Path) -> Recording:
     for message in reader.messages():
         traffic.add(message.topic, message.msgtype, message.raw, message.log_time_ns)
         output = OUTPUT.fullmatch(message.topic)
-        if message.topic == TOPIC:
+        if message.topic == SAMPLES_TOPIC:
             samples |= samples_from_message(message.decode())
         elif message.topic.startswith(TRUTH):
             truth.add(message.topic.removeprefix(TRUTH), message)

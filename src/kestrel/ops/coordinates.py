@@ -90,13 +90,9 @@ def offset_key(offset: tuple[int, int, int]) -> int:
     return (dx << 2 * AXIS_BITS) + (dy << AXIS_BITS) + dz
 
 
+@operator("sort_unique")
 def sort_unique(keys: Tensor) -> tuple[Tensor, Tensor]:
     """Return the (M,) sorted keys without repetition and the (N,) int64 position of each given key there."""
-    return _sort_unique(keys)
-
-
-@operator("sort_unique")
-def _sort_unique(keys: Tensor) -> tuple[Tensor, Tensor]:
     if NATIVE is None or keys.device.type != "cpu":
         unique, inverse = torch.unique(keys, return_inverse=True)
         return unique, inverse
@@ -105,19 +101,14 @@ def _sort_unique(keys: Tensor) -> tuple[Tensor, Tensor]:
     return unique[:count].clone(), inverse
 
 
-@_sort_unique.register_fake
+@sort_unique.register_fake
 def _(keys: Tensor) -> tuple[Tensor, Tensor]:
     return keys.new_empty(torch.library.get_ctx().new_dynamic_size()), torch.empty_like(keys)
 
 
+@operator("find_keys")
 def find(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     """Return, for every wanted key, its row in ``sorted_keys`` as int32, or -1 where it is not there."""
-    rows: Tensor = _find_keys(sorted_keys, wanted)
-    return rows
-
-
-@operator("find_keys")
-def _find_keys(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     if NATIVE is None or wanted.device.type != "cpu":
         return find_reference(sorted_keys, wanted)
     found = torch.empty(wanted.shape, dtype=torch.int32, device="cpu")
@@ -126,7 +117,7 @@ def _find_keys(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     return found
 
 
-@_find_keys.register_cuda
+@find.register_cuda
 def find_keys_cuda(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
     if not triton_installed():
@@ -136,7 +127,7 @@ def find_keys_cuda(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     return gpu.find(sorted_keys, wanted)
 
 
-@_find_keys.register_fake
+@find.register_fake
 def _(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     return wanted.new_empty(wanted.shape, dtype=torch.int32)
 

@@ -32,6 +32,9 @@ from kestrel.train.score import BASELINE
 from kestrel.types import UInt8Array
 from kestrel.weights import read_manifest
 
+FULL_VERSION: Final = "v1.0-trainval"
+"""Of nuScenes, the whole data set."""
+
 _SAME: Final = np.arange(256, dtype=np.uint8)
 
 ScanLabeller = Callable[[LabelledScan], UInt8Array]
@@ -123,7 +126,7 @@ class BenchmarkChoice:
     semantickitti: Path | None
     sequences: list[str] | None
     lidarseg: Path | None
-    version: str
+    version: str | None
     scenes: list[str] | None
     scans: int | None
     device: str = "cpu"
@@ -134,6 +137,7 @@ class BenchmarkChoice:
         for name, value, needs, found in (
             ("--sequence", self.sequences, "--semantickitti", self.semantickitti),
             ("--scene", self.scenes, "--lidarseg", self.lidarseg),
+            ("--nuscenes-version", self.version, "--lidarseg", self.lidarseg),
             ("--scans", self.scans, "--semantickitti or --lidarseg", either),
             ("--device", self.device != "cpu", "--semantickitti or --lidarseg", either),
         ):
@@ -150,7 +154,7 @@ class BenchmarkChoice:
         if self.semantickitti is not None:
             return semantickitti_benchmark(self.semantickitti, self.sequences, self.scans)
         if self.lidarseg is not None:
-            return lidarseg_benchmark(self.lidarseg, self.version, self.scenes, self.scans)
+            return lidarseg_benchmark(self.lidarseg, self.version or FULL_VERSION, self.scenes, self.scans)
         raise ConfigError(describe("benchmark", expected="--semantickitti or --lidarseg", found="neither"))
 
 

@@ -17,7 +17,7 @@ from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.perception_messages import DONT_CARE, boxes_from_message
 from kestrel.data.sensor_messages import cloud_from_message
 from kestrel.errors import InputError, describe
-from kestrel.types import Boxes3D, Float32Array, Float64Array, PointCloud
+from kestrel.types import Boxes3D, Float32Array, PointCloud
 
 GROUPS: Final = {
     "vehicle": ("car", "truck", "bus", "trailer", "construction_vehicle"),
@@ -70,10 +70,4 @@ def judged_sweeps(bag: Path) -> list[JudgedSweep]:
     both = sorted(sweeps.keys() & truth.keys())
     if not both:
         raise InputError(describe(f"bag {bag}", expected="/lidar/points with /truth/objects", found="none"))
-    return [JudgedSweep(_in_base(sweeps[stamp], base_from_lidar), truth[stamp]) for stamp in both]
-
-
-def _in_base(cloud: PointCloud, base_from_lidar: Float64Array) -> PointCloud:
-    points = cloud.points.copy()
-    points[:, :3] = points[:, :3] @ base_from_lidar[:3, :3].T + base_from_lidar[:3, 3]
-    return PointCloud(points, cloud.stamp_ns, "base_link")
+    return [JudgedSweep(sweeps[stamp].moved(base_from_lidar, "base_link"), truth[stamp]) for stamp in both]

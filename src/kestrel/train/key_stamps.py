@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which moments of a recording become key frames, and what belongs to a moment."""
+"""Which moments of a recording become key frames."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -27,10 +26,3 @@ def key_stamps(stamps: Sequence[int]) -> Iterator[tuple[int, int]]:
         chosen = min(later, key=lambda stamp: abs(stamp - now - PERIOD_NS))
         number, now = number + max(1, round((chosen - now) / PERIOD_NS)), chosen
         yield number, now
-
-
-def nearest(stamps: Sequence[int], wanted: int, within_ns: int) -> int | None:
-    """Return the one of sorted stamps that is closest to a wanted one, None if none is within so many ns."""
-    after = bisect_left(stamps, wanted)
-    best = min(stamps[max(after - 1, 0) : after + 1], key=lambda stamp: abs(stamp - wanted), default=None)
-    return None if best is None or abs(best - wanted) > within_ns else best

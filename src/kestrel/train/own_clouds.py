@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kestrel.classes import IGNORE, POINT_CLASSES, SEMANTIC_KITTI_CLASSES
+from kestrel.data.bag import BAG
 from kestrel.data.labelled_scan import ScanFiles
 from kestrel.data.semantickitti import is_sequence, read_scan, sequence_files
 from kestrel.errors import InputError, describe
@@ -50,7 +51,7 @@ def import_clouds(source: Path, data: Path, split: str) -> Path:
         clouds = map(read_cloud, track(files, "clouds"))
     else:
         clouds_of = "a folder of .npz files (labelled clouds), a sequence of SemanticKITTI"
-        expected = f"{clouds_of} or a recording (.mcap or a rosbag2 folder)"
+        expected = f"{clouds_of} or a recording ({BAG})"
         raise InputError(describe(str(source), expected=expected, found="none"))
     frames = ((number, packed(*cloud)) for number, cloud in enumerate(clouds))
     write_drive(drive, frames, {"source": source_name, "frame_hz": FRAME_HZ, "sensors": POINTS_ALONE})

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from kestrel.classes import DETECTION_CLASSES, IGNORE, NO_ATTRIBUTE
+from kestrel.data.damaged_bag import KINDS
 from kestrel.errors import ConfigError, InputError, KestrelError, describe
 from kestrel.eval.recorded_frames import undistorted
 from kestrel.eval.recording import BASE_FRAME
@@ -30,7 +31,7 @@ from kestrel.train.key_stamps import FRAME_HZ
 from kestrel.train.recorded_moments import Moment, RecordedMoments
 from kestrel.types import BevMap, Boxes3D, Calibration, Float32Array, Float64Array, Image, UInt8Array
 
-BAG_FILES: Final = ("metadata.yaml", "*.mcap", "*.db3")
+BAG_FILES: Final = ("metadata.yaml", *(f"*{kind}" for kind in KINDS))
 """What a folder has that is a recording."""
 
 
@@ -45,8 +46,8 @@ def import_recording(source: Path, data: Path, split: str, classes: Sequence[str
     It appears whole or not at all. What is left out is said on standard error.
 
     Args:
-        source: a rosbag2 folder or .mcap file with /lidar/points and, of the same stamps, /truth/objects and
-            perhaps /truth/map/LAYER.
+        source: a rosbag2 folder, .mcap or .db3 file with /lidar/points and, of the same stamps,
+            /truth/objects and perhaps /truth/map/LAYER.
         data: folder of the splits.
         split: a split of frames with LiDAR, for training, validation or test.
         classes: those of DETECTION_CLASSES that were labelled wherever they were; None: all that a box has.
@@ -60,7 +61,7 @@ def import_recording(source: Path, data: Path, split: str, classes: Sequence[str
         expected = f"some of {', '.join(DETECTION_CLASSES)}"
         raise ConfigError(describe("--classes", expected=expected, found=", ".join(unknown)))
     name = source.resolve()
-    drive = imported_drive(data, split, name.stem if name.suffix in (".mcap", ".bag") else name.name)
+    drive = imported_drive(data, split, name.stem if name.suffix in (*KINDS, ".bag") else name.name)
     with _named(source), Console(stderr=True).status(f"reading {source}"):
         moments = RecordedMoments(source)
         labelled, told = _summary(moments, classes)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moments of a recording that have true boxes: sweeps, pictures and truth, as of where the vehicle is then.
 
-A recording is read twice: once for what it holds and when, then for the messages that are needed.
+A recording is read three times: for transforms, for what it holds and when, and for what is needed of it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import numpy as np
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.data.bag import BagMessage, BagReader
 from kestrel.data.messages import source_of
-from kestrel.data.moment_messages import PICTURE_NS, Key, WantedMoment, read_moments
-from kestrel.data.nuscenes_samples import TOPIC as SAMPLES
-from kestrel.data.nuscenes_samples import Rack, Sample, samples_from_message
+from kestrel.data.moment_messages import PICTURE_NS, Key, WantedMoment, nearest, read_moments
+from kestrel.data.nuscenes_samples import SAMPLES_TOPIC, Rack, Sample, samples_from_message
 from kestrel.data.perception_messages import boxes_from_message, map_from_messages
 from kestrel.data.recorded_transforms import ODOMETRY, RecordedTransforms
 from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
@@ -29,11 +28,11 @@ from kestrel.eval.recording import BASE_FRAME
 from kestrel.eval.scene import CAMERA, CLOUD
 from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines.fusion_frame import check_size
-from kestrel.train.key_stamps import key_stamps, nearest
+from kestrel.train.key_stamps import key_stamps
 from kestrel.train.progress import track
 from kestrel.types import BevMap, Boxes3D, Calibration, Float64Array, Image, PointCloud
 
-TRUTH: Final = "/truth/objects"
+OBJECTS: Final = "/truth/objects"
 MAPS: Final = {layer: f"/truth/map/{layer}" for layer in MAP_LAYERS}
 
 SWEEP_NS: Final = 60_000_000
@@ -41,8 +40,8 @@ SWEEP_NS: Final = 60_000_000
 
 TYPES: Final = {
     CLOUD: "sensor_msgs/msg/PointCloud2",
-    TRUTH: "kestrel_msgs/msg/PerceivedObjects",
-    SAMPLES: "std_msgs/msg/String",
+    OBJECTS: "kestrel_msgs/msg/PerceivedObjects",
+    SAMPLES_TOPIC: "std_msgs/msg/String",
     ODOMETRY: "nav_msgs/msg/Odometry",
     **dict.fromkeys(MAPS.values(), "nav_msgs/msg/OccupancyGrid"),
     **dict.fromkeys(("/tf", "/tf_static"), "tf2_msgs/msg/TFMessage"),
@@ -124,9 +123,9 @@ class RecordedMoments:
         """Note what there is and when."""
         for message in self._reader.messages([topic for topic in self._reader.topics if _is_of_use(topic)]):
             camera = CAMERA.fullmatch(message.topic)
-            if message.topic == TRUTH:
+            if message.topic == OBJECTS:
                 self._add_truth(message)
-            elif message.topic == SAMPLES:
+            elif message.topic == SAMPLES_TOPIC:
                 self._samples |= samples_from_message(message.decode())
             elif camera and camera["kind"] == "camera_info":
                 self._infos.setdefault(camera["name"], message)
@@ -140,11 +139,11 @@ class RecordedMoments:
     def _add_truth(self, message: BagMessage) -> None:
         boxes = boxes_from_message(message.decode(), DETECTION_CLASSES)
         if boxes.frame_id != BASE_FRAME:
-            raise InputError(describe(f"frame of {TRUTH}", expected=BASE_FRAME, found=boxes.frame_id))
+            raise InputError(describe(f"frame of {OBJECTS}", expected=BASE_FRAME, found=boxes.frame_id))
         numbers = np.concatenate((boxes.center, boxes.size, boxes.yaw[:, None]), 1)
         if not np.isfinite(numbers).all() or (boxes.size <= 0).any():
             expected = "boxes of finite numbers, sizes above 0"
-            raise InputError(describe(f"{TRUTH} at {boxes.stamp_ns} ns", expected=expected, found="others"))
+            raise InputError(describe(f"{OBJECTS} at {boxes.stamp_ns} ns", expected=expected, found="others"))
         self.truth[boxes.stamp_ns] = boxes
 
     def _find_cameras(self) -> dict[str, str]:
@@ -166,7 +165,9 @@ class RecordedMoments:
         both = sorted(self.truth.keys() & set(sweeps))
         if not both:
             found = f"{len(sweeps)} sweeps and {len(self.truth)} messages of true boxes"
-            raise InputError(describe(f"{CLOUD} and {TRUTH}", expected="some of the same stamp", found=found))
+            raise InputError(
+                describe(f"{CLOUD} and {OBJECTS}", expected="some of the same stamp", found=found)
+            )
         pictures = {name: sorted(self._stamps[topic]) for name, topic in self._image_topics.items()}
         chosen = []
         for number, stamp in key_stamps(both):
@@ -222,7 +223,7 @@ class RecordedMoments:
 
 
 def _is_of_use(topic: str) -> bool:
-    return topic in (CLOUD, TRUTH, SAMPLES, *MAPS.values()) or CAMERA.fullmatch(topic) is not None
+    return topic in (CLOUD, OBJECTS, SAMPLES_TOPIC, *MAPS.values()) or CAMERA.fullmatch(topic) is not None
 
 
 def _map(grids: dict[str, BagMessage]) -> BevMap:

@@ -41,8 +41,9 @@ def score(
         typer.Option(help="nuScenes lidarseg to score on, the folder that holds `samples`."),
     ] = None,
     nuscenes_version: Annotated[
-        str, typer.Option(help="With --lidarseg: folder of the tables.")
-    ] = "v1.0-trainval",
+        str | None,
+        typer.Option(help="With --lidarseg: folder of the tables.", show_default="v1.0-trainval"),
+    ] = None,
     scene: Annotated[
         list[str] | None,
         typer.Option(help="With --lidarseg: a scene; may be repeated.", show_default="those of validation"),
