@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from kestrel.errors import ConfigError
+from kestrel.sim.drive import EVENT_CAMERA
+from kestrel.sim.rig import load_rig, rig_names
 from kestrel_nodes import NODES
 from kestrel_nodes.commands.up import up
 from kestrel_nodes.deployment import CAMERA, INPUTS, config_folder, node_config, rigs
@@ -38,6 +40,16 @@ def test_rig_decides_which_cameras_are_connected() -> None:
         "five more cameras with image, compressed image and camera_info"
     )
     assert "~/input/back_left/camera_info" in nuscenes
+
+
+@pytest.mark.parametrize("rig", rig_names())
+def test_cameras_of_a_simulated_rig_are_those_that_its_drives_have(rig: str) -> None:
+    parameters = yaml.safe_load((config_folder() / f"rigs/{rig}.param.yaml").read_text())
+    named = {node: parameters[node]["ros__parameters"]["cameras"] for node in ("video", "fusion")}
+    there = {camera.name for camera in load_rig(rig).cameras}
+    assert set(named["fusion"]) == there
+    assert named["video"] == [EVENT_CAMERA]
+    assert parameters["fusion"]["ros__parameters"]["reference_camera"] in there
 
 
 def test_own_folder_is_read_before_the_installed_one(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_included_launch_files_exist_and_take_what_they_are_given(path: Path) ->
         assert given <= declared(load(included)).keys()
 
 
-@pytest.mark.parametrize("rig", ["nuscenes", "kitti"])
+@pytest.mark.parametrize("rig", ["nuscenes", "kitti", "robotaxi"])
 def test_every_node_is_a_life_cycle_node_with_its_executable_and_parameters(rig: str) -> None:
     nodes = [item for item in started(nodes=",".join(NODES), rig=rig) if item.kind == "LifecycleNode"]
     assert [node.named["name"] for node in nodes] == list(NODES)

@@ -20,7 +20,7 @@ def sweeps(world, rig="nuscenes", seconds=0.2, **options):
     return [sample for sample in samples if isinstance(sample, LidarSample)]
 
 
-@pytest.mark.parametrize("rig", ["nuscenes", "kitti"])
+@pytest.mark.parametrize("rig", ["nuscenes", "kitti", "robotaxi"])
 def test_points_of_a_ring_lie_on_its_elevation(rig):
     cloud = sweeps(Street(), rig)[0].cloud
     x, y, z = cloud.points[:, :3].astype(np.float64).T

@@ -143,6 +143,18 @@ def test_sensors_are_left_out_but_never_all(data: Path) -> None:
     assert all(len(sample.points) == 0 for sample in drawn if not sample.has_lidar)
 
 
+def test_any_of_eight_cameras_may_be_all_that_is_there(tmp_path: Path) -> None:
+    cache.write(tmp_path / "frame_0000.npz", make_cached_frame(3, cameras=8))
+    (tmp_path / cache.DONE).write_text('{"frame_hz": 2.0}')
+    source = FrameSource([tmp_path / "frame_0000.npz"], CONFIG, with_cameras=True)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [source._sensors(8, generator) for _ in range(4000)]
+    assert {len(cameras) for cameras, _ in drawn} == set(range(9))
+    assert {tuple(cameras) for cameras, _ in drawn if len(cameras) == 1} == {(camera,) for camera in range(8)}
+    assert all(lidar for cameras, lidar in drawn if not cameras)
+    assert len(source[0].pictures) == 8
+
+
 def test_unseen_boxes_are_neither_object_nor_background(sample: FusionSample) -> None:
     target = center_targets(sample, CONFIG)
     assert target.row.unique().tolist() == [0]

@@ -63,22 +63,28 @@ class FrameSource:
         self.cuts = cuts
         described = [described_frame(path) for path in files]
         self._chance = torch.from_numpy(drawing_weights(np.array([classes for classes, _ in described])))
-        self.has_pictures = torch.tensor([pictures for _, pictures in described])
+        self._cameras = torch.tensor([cameras for _, cameras in described])
+
+    @property
+    def has_pictures(self) -> Tensor:
+        """Which frames have pictures, (N,) bool."""
+        return self._cameras > 0
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> FusionSample:
         """Return frame ``index`` with all its sensors, as it is."""
-        cameras = range(100) if self.with_cameras else range(0)
+        cameras = range(int(self._cameras[index])) if self.with_cameras else range(0)
         return self._load(index, cameras, self.config.sweeps, len(PASTS) - 1)
 
     def draw(self, generator: torch.Generator) -> FusionSample:
         """Return a random frame with a random set of sensors, augmented."""
-        cameras, lidar = self._sensors(generator)
+        index = self._index(generator)
+        cameras, lidar = self._sensors(int(self._cameras[index]), generator)
         sweeps = int(torch.randint(self.config.sweeps + 1, (1,), generator=generator))
         sweeps = self.config.sweeps if uniform(0, 1, generator) < ALL_SWEEPS else sweeps
-        sample = self._load(self._index(generator), cameras, sweeps, draw_past(generator))
+        sample = self._load(index, cameras, sweeps, draw_past(generator))
         if not len(sample.pictures) and uniform(0, 1, generator) < PASTED_INTO:
             other = self._load(self._index(generator), range(0), sweeps, 0)
             sample = paste_objects(sample, other, self.config, generator)
@@ -95,16 +101,16 @@ class FrameSource:
             chance = chance * self.has_pictures
         return int(torch.multinomial(chance, 1, generator=generator))
 
-    def _sensors(self, generator: torch.Generator) -> tuple[range | list[int], bool]:
-        """Draw which cameras take part and whether LiDAR does."""
-        if not self.with_cameras:
+    def _sensors(self, count: int, generator: torch.Generator) -> tuple[range | list[int], bool]:
+        """Draw which of ``count`` cameras take part and whether LiDAR does."""
+        if not self.with_cameras or not count:
             return range(0), True
         shares = torch.tensor(CHOICES_CUT if self.cuts else CHOICES)
         choice = int(torch.multinomial(shares, 1, generator=generator))
         if choice < 3:
-            return (range(100), range(0), range(100))[choice], choice < 2
-        kept = torch.randperm(6, generator=generator)[: 1 + int(torch.randint(5, (1,), generator=generator))]
-        return kept.tolist(), uniform(0, 1, generator) < 0.8
+            return range(0 if choice == 1 else count), choice < 2
+        kept = 1 + int(torch.randint(max(count - 1, 1), (1,), generator=generator))
+        return torch.randperm(count, generator=generator)[:kept].tolist(), uniform(0, 1, generator) < 0.8
 
     def _load(self, index: int, cameras: range | list[int], sweeps: int, past: int) -> FusionSample:
         frame = cache.read(cache.CachedFrame, self.files[index])
@@ -187,11 +193,11 @@ def earlier_pictures(path: Path, base_from_camera: Float64Array, config: FusionC
     return torch.stack(shown).permute(0, 1, 4, 2, 3)
 
 
-def described_frame(path: Path) -> tuple[NDArray[np.bool_], bool]:
-    """Return objects of which classes the LiDAR sees in a cached frame, and whether it has pictures."""
+def described_frame(path: Path) -> tuple[NDArray[np.bool_], int]:
+    """Return objects of which classes the LiDAR sees in a cached frame, and how many pictures it has."""
     with np.load(path) as stored:
         seen = stored["box_label"][stored["box_points"] > 0]
-        return np.isin(np.arange(len(DETECTION_CLASSES)), seen), len(stored["picture_ends"]) > 0
+        return np.isin(np.arange(len(DETECTION_CLASSES)), seen), len(stored["picture_ends"])
 
 
 def depth_bins(points: np.ndarray, calibration: Calibration, config: FusionConfig) -> Tensor:
