@@ -16,13 +16,21 @@ from kestrel.pipelines.box_decoder import DecodedBoxes, boxes_from_regression
 from kestrel.train import cache
 from kestrel.train.detection_score import DetectionScore
 from kestrel.train.fusion_augmentation import augment_pictures, augment_points, augment_view
-from kestrel.train.fusion_data import CamerasAlone, FrameSource, depth_bins, draw_past
+from kestrel.train.fusion_data import (
+    CamerasAlone,
+    FrameSource,
+    depth_bins,
+    draw_past,
+    in_view,
+    without_lidar,
+)
 from kestrel.train.fusion_loss import (
     box_loss,
     center_targets,
     covered_cells,
     focal_loss,
     fusion_loss,
+    imitation_loss,
     regression_target,
     velocity_loss,
 )
@@ -113,6 +121,41 @@ def test_of_the_cameras_alone_there_are_frames_with_pictures_only(data: Path, tm
     assert not len(alone[0].points)
     assert not alone[0].has_lidar
     assert source[1].has_lidar
+
+
+def test_cameras_alone_are_not_asked_for_what_is_beside_their_views(sample: FusionSample) -> None:
+    places = torch.tensor([[20.0, 0], [20, 11], [20, -11], [20, 15], [20, -15], [-20, 0]])
+    assert in_view(places, sample.rays, sample.origins).tolist() == [True, True, True, False, False, False]
+    assert not in_view(places, sample.rays[:0], sample.origins[:0]).any()
+    asked = replace(at(sample, (10.0, 3.0), (-20.0, 8.0)), vehicle=torch.zeros(2))
+    alone = without_lidar(asked)
+    assert alone.box_points.tolist() == [9, 0]
+    assert torch.equal(alone.withheld, sample.points)
+    for seed in range(8):
+        turned = augment_view(asked, CONFIG, torch.Generator().manual_seed(seed))
+        assert without_lidar(turned).box_points.tolist() == [9, 0]
+
+
+def test_what_is_withheld_is_what_a_teacher_sees(sample: FusionSample) -> None:
+    batch = collate([sample, without_lidar(sample)])
+    frames, inputs = batch.withheld()
+    assert frames.tolist() == [1]
+    assert inputs is not None
+    assert torch.equal(inputs.points, sample.points)
+    assert inputs.has_lidar.tolist() == [True]
+    assert len(inputs.images) == 0
+    assert collate([sample]).withheld()[1] is None
+
+
+def test_imitation_is_the_share_that_is_missed_where_objects_are() -> None:
+    shown = torch.rand(2, 4, 3, 3)
+    weight = torch.zeros(2, 3, 3)
+    weight[0, 1, 1], weight[1, 0, 2] = 1.0, 0.5
+    assert float(imitation_loss(shown, shown, weight)) == 0
+    assert float(imitation_loss(torch.zeros_like(shown), shown, weight)) == pytest.approx(1)
+    elsewhere = torch.where(weight[:, None] > 0, shown, 7)
+    assert float(imitation_loss(elsewhere, shown, weight)) == 0
+    assert float(imitation_loss(shown, shown, torch.zeros_like(weight))) == 0
 
 
 def test_depth_bins_hold_the_nearest_point() -> None:

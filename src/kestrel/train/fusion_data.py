@@ -160,8 +160,37 @@ class CamerasAlone:
 
 
 def without_lidar(sample: FusionSample) -> FusionSample:
-    """Return what the cameras alone see."""
-    return replace(sample, points=sample.points[:0], has_lidar=False)
+    """Return what the cameras alone see; boxes beside all their views count as having no point."""
+    seen = in_view(sample.boxes[:, :2], sample.rays, sample.origins)
+    return replace(
+        sample,
+        points=sample.points[:0],
+        has_lidar=False,
+        box_points=sample.box_points * seen,
+        withheld=sample.points,
+    )
+
+
+def in_view(places: Tensor, rays: Tensor, origins: Tensor) -> Tensor:
+    """Return which places lie between the first and the last column of a picture, seen from above.
+
+    Args:
+        places: (N, 2) metres.
+        rays: (M, h, w, 3) of pictures that are less than 180 degrees wide.
+        origins: (M, 3) of their cameras.
+
+    Returns:
+        (N,) bool.
+    """
+    left, right = rays[:, -1, 0, :2], rays[:, -1, -1, :2]
+    away = places[:, None] - origins[:, :2]
+    between = (_turn(left, away) < 0) & (_turn(away, right) < 0)
+    return between.any(1)
+
+
+def _turn(first: Tensor, second: Tensor) -> Tensor:
+    """Return the cross product of vectors (..., 2): below 0 where the second is clockwise of the first."""
+    return first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]
 
 
 def map_truth(frame: cache.CachedFrame, config: FusionConfig) -> Tensor:
