@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from scipy.spatial.transform import Rotation
 
@@ -105,3 +109,19 @@ def test_a_process_that_was_killed_is_said(tmp_path: Path, monkeypatch: pytest.M
     drive = DriveSpec("d", "nuscenes", "suburban", "alder", 1, 2.0, "day", "lidar")
     with pytest.raises(SetupError, match="found one that was killed"):
         prepare([drive], tmp_path, 1)
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    options = ["--data", str(tmp_path), "--split", "train_video", "--drives", "4", "--workers", "2"]
+    with subprocess.Popen([sys.executable, "-m", "kestrel", "train", "prepare", *options]) as command:
+        started = psutil.Process(command.pid)
+        while (
+            len(workers := [each for each in started.children() if "spawn_main" in str(each.cmdline())]) < 2
+        ):
+            assert command.poll() is None, "it ended before it started them"
+            time.sleep(0.1)
+        command.terminate()
+    gone, alive = psutil.wait_procs(workers, timeout=60)
+    for process in alive:
+        process.kill()
+    assert len(gone) == 2

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Final
 
@@ -108,7 +109,7 @@ def prepare(drives: list[DriveSpec], out: Path, workers: int) -> None:
         TimeRemainingColumn(),
     )
     with (
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool,
         Progress(*columns) as progress,
     ):
         task = progress.add_task("drives", total=len(drives), completed=len(drives) - len(waiting))
@@ -121,6 +122,18 @@ def prepare(drives: list[DriveSpec], out: Path, workers: int) -> None:
             raise SetupError(
                 describe("simulation", expected=expected, found="one that was killed")
             ) from error
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: a pool's would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None, "a process of a pool"
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def is_current(drive: DriveSpec, folder: Path) -> bool:
