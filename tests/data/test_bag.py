@@ -66,11 +66,27 @@ def test_single_file_opens_with_the_mcap_library_and_knows_its_qos(tmp_path):
     assert "volatile" in channels["/pictures"].metadata["offered_qos_profiles"]
 
 
+@pytest.mark.parametrize("name", ["folder", "file.mcap"])
+def test_a_topic_that_is_announced_is_there_without_a_message(tmp_path, name):
+    with BagWriter(tmp_path / name) as bag:
+        bag.announce("/silent", "std_msgs/msg/String")
+        bag.announce("/kept", "std_msgs/msg/String", latched=True)
+        bag.announce("/said", "std_msgs/msg/String")
+        bag.write("/said", messages.new("std_msgs/msg/String", data="x"), 5)
+    reader = BagReader(tmp_path / name)
+    found = {topic: (held.count, held.latched) for topic, held in reader.topics.items()}
+    assert found == {"/silent": (0, False), "/kept": (0, True), "/said": (1, False)}
+    assert reader.damage is None
+    assert [message.topic for message in reader.messages()] == ["/said"]
+    assert list(reader.messages(["/silent"])) == []
+
+
 def test_writing_twice_gives_the_same_bytes(tmp_path):
     first = filled(tmp_path / "a" / "bag", count=50)
     second = filled(tmp_path / "b" / "bag", count=50)
-    for path in first.iterdir():
-        assert path.read_bytes() == (second / path.name).read_bytes()
+    one, other = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (first, second))
+    assert "metadata.yaml" in one
+    assert one == other
 
 
 @pytest.mark.parametrize("name", ["folder", "file.mcap"])

@@ -56,11 +56,40 @@ def test_a_place_that_is_none_on_earth_is_named(place: int, word: str) -> None:
         read_oxts({"line 1": " ".join(words)})
 
 
-@pytest.mark.parametrize("size", [1, 15, 18, 20])
-def test_a_sweep_that_ends_within_a_point_is_refused(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("size", [0, 1, 15, 18, 20])
+def test_a_sweep_that_ends_within_a_point_or_before_the_first_is_refused(tmp_path: Path, size: int) -> None:
     (tmp_path / "0.bin").write_bytes(bytes(size))
     with pytest.raises(InputError, match=r"4 numbers a point"):
         read_sweep(tmp_path / "0.bin", 0)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "found"),
+    [
+        (0, np.nan, "finite numbers, found NaN or Inf"),
+        (2, -np.inf, "finite numbers, found NaN or Inf"),
+        (3, 1.5, "reflectance 0 .. 1, found 0.25 .. 1.5"),
+        (3, -0.5, "reflectance 0 .. 1, found -0.5 .. 0.25"),
+    ],
+)
+def test_a_sweep_of_other_numbers_is_refused(tmp_path: Path, column: int, value: float, found: str) -> None:
+    points = np.full((2, 4), 0.25, np.float32)
+    points[1, column] = value
+    points.tofile(tmp_path / "0.bin")
+    with pytest.raises(InputError, match=rf"sweep .*0\.bin: expected {found}"):
+        read_sweep(tmp_path / "0.bin", 0)
+
+
+def test_an_archive_without_a_point_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "0.npz", xyz_5mm=np.zeros((0, 3), np.int16), intensity=np.zeros(0, np.uint8))
+    with pytest.raises(InputError, match=r"0\.npz: expected at least one point, found none"):
+        read_sweep(tmp_path / "0.npz", 0)
+
+
+@pytest.mark.parametrize("name", ["0.bin", "0.npz"])
+def test_a_sweep_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name}: expected a .bin or .npz, found no such file"):
+        read_sweep(tmp_path / name, 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no archive"])

@@ -65,6 +65,7 @@ def test_messages_come_in_the_order_of_their_log_times_after_the_mounts(data_set
     assert times[0] == (START_US - PICTURE_OFFSET_US) * 1000
     assert [topic for _, topic, _ in stream].index("/tf_static") == 0
     stamped = [item for item in stream if not item[1].startswith(("/tf", "/truth/samples"))]
+    assert {topic for _, topic, _ in stamped} >= {"/lidar/points", "/truth/objects", "/odometry"}
     assert all(stamp_of(message) == at for at, _, message in stamped)
 
 
@@ -156,7 +157,9 @@ def test_poses_begin_at_the_origin_and_tell_the_way_of_the_vehicle(data_set):
 
 def test_odometry_tells_the_velocity_in_the_frame_of_the_vehicle(data_set):
     """By the difference to both sides, at the ends to one."""
-    for number, message in enumerate(of(data_set.messages(), "/odometry")):
+    sent = of(data_set.messages(), "/odometry")
+    assert len(sent) == 21
+    for number, message in enumerate(sent):
         linear, angular = message.twist.twist.linear, message.twist.twist.angular
         start, end = max(number - 1, 0) * 0.05, min(number + 1, 20) * 0.05
         speed, yaw = (way(end) - way(start)) / (end - start), EGO_TURN * number * 0.05
@@ -262,7 +265,9 @@ def test_bag_is_read_by_the_scene_reader_and_boxes_hold_the_points_of_the_sweep(
     assert {frame.stamp_ns for frame in frames.values() if frame.truth is not None} == {
         at * 1000 for at in data_set.samples_us
     }
-    for sweep in judged_sweeps(out):
+    judged = judged_sweeps(out)
+    assert [sweep.truth.stamp_ns // 1000 for sweep in judged] == data_set.samples_us
+    for sweep in judged:
         inside = sweep.truth.contain(sweep.cloud.points[:, :3]).sum(1)
         assert inside[row_of(sweep.truth, "car")] == 5
         assert inside.sum() == 5

@@ -69,7 +69,7 @@ def test_a_sweep_without_labels_and_labels_without_a_sweep_are_named(
 def test_a_sweep_that_was_cut_off_is_named(tmp_path: Path) -> None:
     path = semantickitti_sweep(tmp_path, [10, 10]) / "velodyne" / "000000.bin"
     path.write_bytes(path.read_bytes()[:-3])
-    assert error(tmp_path) == f"sweep {path}: expected points of 16 bytes, found 29 bytes"
+    assert error(tmp_path) == f"sweep {path}: expected 4 numbers a point, 4 bytes each, found 29 bytes"
 
 
 def test_labels_of_another_number_of_points_are_named(tmp_path: Path) -> None:

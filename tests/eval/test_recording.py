@@ -5,6 +5,7 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from typer.testing import CliRunner
 from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS
 from kestrel.cli import build_app
 from kestrel.data import messages, perception_messages, sensor_messages
-from kestrel.data.bag import BagWriter
+from kestrel.data.bag import BagReader, BagWriter
 from kestrel.errors import CalibrationError, InputError
 from kestrel.eval import baseline
 from kestrel.eval.recording import Answers, read_recording
-from kestrel.eval.score import figures, map_values
+from kestrel.eval.score import figures, map_values, unanswered
 from kestrel.eval.timing import node_timings
+from kestrel.report import Figure
 from kestrel.types import BevMap, Boxes3D, PointCloud
 
 EPOCH = 1_700_000_000 * 10**9
@@ -150,6 +152,110 @@ def test_lost_frames_and_latency_are_those_of_each_node(tmp_path):
         assert scores[f"{node}/answered"] == 0.75
         assert scores[f"{node}/lost"] == 1
         assert scores[f"{node}/latency_p50"] == pytest.approx(40.0)
+
+
+def test_a_message_is_answered_by_all_outputs_that_it_asks_for_and_those_that_lack_are_named(tmp_path):
+    path = write(tmp_path / "out.mcap", sweeps=4, answered=3)
+    partly = tmp_path / "partly.mcap"
+    lost = {("/fusion/output/map/walkway", EPOCH), ("/fusion/output/map/divider", EPOCH + 100 * MS)}
+    with BagWriter(partly) as bag:
+        for message in BagReader(path).messages():
+            source = messages.source_of(message.msgtype, message.raw)
+            if source is None or (message.topic, source.stamp_ns) not in lost:
+                bag.write_raw(message.topic, message.msgtype, message.log_time_ns, message.raw)
+    recording = read_recording(partly)
+    found = figures(recording)
+    assert (found["fusion/answered"].value, found["fusion/lost"].value) == (0.25, 3)
+    assert found["fusion/objects/answered"] == Figure(0.75, "of 4")
+    assert found["fusion/map/walkway/answered"] == Figure(0.5, "of 4")
+    assert found["segmentation/answered"].value == 0.75
+    lacking = "fusion (map/divider, map/walkway): asked 4 by /lidar/points, answered 2"
+    assert lacking in unanswered(recording)
+    assert "segmentation (points): asked 4 by /lidar/points, answered 3" in unanswered(recording)
+    assert f"not answered in full: {lacking}\n" in run(partly).stderr
+
+
+def test_where_every_output_answered_everything_nothing_is_named(tmp_path):
+    path = write(tmp_path / "out.mcap", answered=4)
+    assert values(path)["fusion/answered"] == 1
+    assert unanswered(read_recording(path)) == []
+    assert run(path).stderr == ""
+
+
+def with_cameras(bag, count=3):
+    """Pictures of two cameras; the events of one are answered."""
+    for index in range(count):
+        stamp = EPOCH + index * 100 * MS
+        for camera in ("front", "back"):
+            picture = sensor_messages.compressed_image(
+                np.zeros((2, 2, 3), np.uint8), stamp, f"{camera}_optical", jpeg_quality=None
+            )
+            bag.write(f"/camera/{camera}/image/compressed", picture, stamp)
+        event = messages.classification_message({"clear": 1.0}, stamp, "front_optical")
+        bag.write("/video/output/front/event", event, stamp + MS)
+
+
+def test_outputs_that_were_recorded_and_never_came_are_named(tmp_path):
+    classification, cloud = "vision_msgs/msg/Classification", "sensor_msgs/msg/PointCloud2"
+    with BagWriter(tmp_path / "out.mcap") as bag:
+        with_cameras(bag)
+        bag.announce("/video/output/back/event", classification)
+        bag.announce("/video/output/side/event", classification)  # there is no such camera
+        bag.announce("/video/output/summary", classification)
+        bag.announce("/video/output/classes", classification, latched=True)
+        bag.announce("/video/output/marks", "visualization_msgs/msg/MarkerArray")  # of no stamp
+        bag.announce("/segmentation/output/points", cloud)  # nobody knows whether it was asked anything
+    recording = read_recording(tmp_path / "out.mcap")
+    assert unanswered(recording) == [
+        "video (back/event): asked 3 by /camera/back/image/compressed, answered 0",
+        "video (summary): asked 3 by /camera/front/image/compressed, answered 0",
+    ]
+    found = values(tmp_path / "out.mcap")
+    assert (found["video/answered"], found["video/lost"]) == (0, 6)
+    assert found["video/front/event/answered"] == 1
+    assert found["video/back/event/answered"] == 0
+    assert found["video/latency_p50"] == pytest.approx(1.0)
+
+
+def diagnostics(node, **received):
+    """What a node says of its inputs; those that are to be answered count answers."""
+    pair = partial(messages.new, "diagnostic_msgs/msg/KeyValue")
+    statuses = [
+        messages.new(
+            "diagnostic_msgs/msg/DiagnosticStatus",
+            level=0,
+            name=f"{node}: input/{name}",
+            message="OK",
+            hardware_id=f"/{node}",
+            values=[pair(key="received", value=str(count))]
+            + ([] if name == "tf" else [pair(key="answered", value="0")]),
+        )
+        for name, count in received.items()
+    ]
+    return messages.new(
+        "diagnostic_msgs/msg/DiagnosticArray", header=messages.header(EPOCH, ""), status=statuses
+    )
+
+
+def test_a_node_that_never_answered_is_known_by_what_it_says_that_it_received(tmp_path):
+    with BagWriter(tmp_path / "out.mcap") as bag:
+        with_cameras(bag)
+        for time, count in ((EPOCH, 10), (EPOCH + 500 * MS, 17)):  # it ran before
+            bag.write("/diagnostics", diagnostics("segmentation", points=count, tf=5 * count), time)
+            bag.write("/diagnostics", diagnostics("fusion", points=count, front=3 * count), time)
+            bag.write("/diagnostics", diagnostics("augment", labels=4), time)
+            bag.write("/diagnostics", diagnostics("other", front=count, back=count), time)
+            bag.write("/diagnostics", diagnostics("video", front=count), time)
+    assert unanswered(read_recording(tmp_path / "out.mcap")) == [
+        "segmentation: asked 7, answered 0",
+        "fusion: asked 7, answered 0",
+        "other: asked 14, answered 0",
+    ]
+    found = values(tmp_path / "out.mcap")
+    assert (found["segmentation/answered"], found["segmentation/lost"]) == (0, 7)
+    assert found["video/answered"] == 1
+    assert "augment/answered" not in found
+    assert not [name for name in found if name.startswith("segmentation/latency")]
 
 
 def test_sweep_without_answer_counts_against_the_detections(tmp_path):

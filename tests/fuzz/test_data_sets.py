@@ -86,7 +86,8 @@ def test_no_sweep_of_kitti_raises_anything_but_an_input_error(
     folder: Path, suffix: str, data: st.DataObject
 ) -> None:
     path = folder / f"000000{suffix}"
-    path.write_bytes(data.draw(damaged([packed() if suffix == ".npz" else bytes(range(96))])))
+    whole = packed() if suffix == ".npz" else np.linspace(0, 1, 24, dtype="<f4").tobytes()
+    path.write_bytes(data.draw(damaged([whole])))
     cloud = answer(lambda: kitti_files.read_sweep(path, 0), InputError)
     assert cloud is None or cloud.points.shape == (len(cloud), kitti_files.POINT_COLUMNS)
 

@@ -115,6 +115,7 @@ def test_a_picture_without_earlier_ones_has_the_state_of_a_start() -> None:
     images = torch.rand(2, 3, 3, 128, 352)
     known = torch.tensor([[False, True, False], [False, True, True]])
     state = camera.remember(EarlierPictures(images, known))
+    assert len(state) == 10
     assert all((each[0] == 0).all() for each in state)
     both = camera.remember(EarlierPictures(images[:, 1:2], known[:, 1:2]))
     newest = camera.remember(EarlierPictures(images[1:, 2:], known[1:, 2:]))
@@ -188,7 +189,9 @@ def test_non_finite_output_is_a_model_error() -> None:
     with pytest.raises(ModelError, match="not finite"):
         broken.detect(make_frame())
     later = moved_on(make_frame(), 500_000_000)
-    assert all((each == 0).all() for each in broken.inputs(later).past), "nothing of it is remembered"
+    past = broken.inputs(later).past
+    assert len(past) == 10
+    assert all((each == 0).all() for each in past), "nothing of it is remembered"
 
 
 def test_a_broken_map_does_not_come_back_with_the_next() -> None:

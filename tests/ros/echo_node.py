@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A node that answers every cloud on /lidar/points with an empty one of the same stamp.
+"""A node that answers every cloud on /lidar/points with an empty one of the same stamp, on one of two topics.
 
 The argument: seconds that one answer takes. Like the real nodes it keeps the newest input only. At its
 end it prints how many it has received and answered.
@@ -31,6 +31,7 @@ def main() -> None:
         {"received": 0, "answered": 0},
     )
     publisher = node.create_publisher(PointCloud2, "/echo/output/echo", 10)
+    node.create_publisher(PointCloud2, "/echo/output/never", 10)
 
     def work() -> None:
         while not stop.is_set():

@@ -87,6 +87,7 @@ def test_cameras_at_12_hz_give_every_sweep_its_nearest_image(lidar_hz: int) -> N
     for frame, sweep in zip(bench.frames, sweeps, strict=True):
         nearest = {name: min(abs(t - sweep) for t in times) for name, times in images.items()}
         assert not frame.missing
+        assert frame.skews_ns.keys() == set(CAMERAS)
         for name, skew_ns in frame.skews_ns.items():
             assert abs(skew_ns) / MS == pytest.approx(nearest[name], abs=0.01)
 

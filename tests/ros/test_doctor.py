@@ -262,6 +262,7 @@ def test_transforms_are_asked_for_to_the_frame_that_the_node_works_in() -> None:
 def test_only_an_input_that_its_node_needs_is_broken_without_publisher(kind: type) -> None:
     with configured(kind) as node:
         needed = {name: port.required for name, port in node.inputs.items()}
+    assert needed
     for name, required in needed.items():
         topic = name if name.startswith("/") else f"/{kind.__name__.lower()}/input/{name}"
         finding = without_publisher(kind.__name__.lower(), topic)

@@ -15,6 +15,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import Marker, MarkerArray
 
+from kestrel.classes import MAP_LAYERS
 from kestrel.types import SensorFrame
 from kestrel_nodes.fusion import FusionNode
 from kestrel_nodes.stamps import stamp_message
@@ -169,6 +170,7 @@ def test_real_network_answers_on_every_output(graph: Graph) -> None:
         layer: graph.collect(OccupancyGrid, f"/fusion/output/map/{layer}")
         for layer in rig.node.detector.layers
     }
+    assert tuple(grids) == MAP_LAYERS
     pictures = graph.collect(Image, "/fusion/output/bev_image")
     markers = graph.collect(MarkerArray, "/fusion/output/markers")
     rig.sense(100)

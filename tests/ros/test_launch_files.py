@@ -67,12 +67,16 @@ def test_a_node_that_crashed_is_forgotten_before_it_starts_again() -> None:
     lease = ElementTree.parse(transport.PROFILE).find(".//{*}leaseDuration/{*}sec")
     assert lease is not None
     nodes = [item for item in started(nodes="video,fusion") if item.kind == "LifecycleNode"]
+    assert len(nodes) == 2
     assert all(node.named["respawn_delay"] > float(lease.text or 0) for node in nodes)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_included_launch_files_exist_and_take_what_they_are_given(path: Path) -> None:
-    for include in (item for item in entities(load(path)) if item.kind == "IncludeLaunchDescription"):
+    includes = [item for item in entities(load(path)) if item.kind == "IncludeLaunchDescription"]
+    expected = {"augment.launch.py": 1, "replay.launch.py": 2}
+    assert len(includes) == expected.get(path.name, 0)
+    for include in includes:
         included = Path(include.arguments[0].arguments[0])
         assert included.is_file()
         given = {name for name, _ in include.named["launch_arguments"]}
@@ -160,6 +164,7 @@ def test_image_holds_every_ros_package_that_the_nodes_and_launch_files_need() ->
     }
     installed = {name.replace("-", "_") for name in re.findall(r"ros-jazzy-([a-z0-9-]+)", DOCKERFILE)}
     own = {path.parent.name for path in (ROOT / "ros_ws" / "src").glob("kestrel_*/package.xml")}
+    assert own == {"kestrel_bringup", "kestrel_msgs", "kestrel_nodes"}
     for package in own:
         manifest = (ROOT / "ros_ws" / "src" / package / "package.xml").read_text(encoding="utf-8")
         needed = set(re.findall(r"<(?:\w+_)?depend>([a-z0-9_]+)</", manifest))

@@ -81,7 +81,9 @@ def test_an_unknown_parameter_is_named() -> None:
 
 @pytest.mark.parametrize("node", sorted(NODES))
 def test_every_parameter_is_explained_and_its_default_allowed(node: str) -> None:
-    for spec in specs(parameter_files.parameters_of(node)):
+    known = specs(parameter_files.parameters_of(node))
+    assert known
+    for spec in known:
         assert spec.checked(spec.default) == spec.default
         assert spec.description.endswith(".")
 

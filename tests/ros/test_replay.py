@@ -24,6 +24,8 @@ from kestrel.data.bag import BagReader, BagWriter, serialize, topic_description
 from kestrel.data.mcap_file import McapFile
 from kestrel.data.messages import Source, source_of
 from kestrel.errors import SetupError
+from kestrel.eval.recording import read_recording
+from kestrel.eval.score import unanswered
 from kestrel.types import PointCloud
 from kestrel_nodes.replay import player
 from kestrel_nodes.replay.pacing import Answers
@@ -85,7 +87,10 @@ def test_everything_published_arrives_at_rate_one_and_is_recorded(tmp_path, ros_
         "/imu": 200,
         "/truth/event": 20,
         "/echo/output/echo": answered,
+        "/echo/output/never": 0,
     }
+    lacking = unanswered(read_recording(tmp_path / "out.mcap"))
+    assert lacking == ["echo (never): asked 20 by /lidar/points, answered 0"]
     assert topics["/tf_static"].latched
 
 
@@ -391,6 +396,7 @@ def test_the_clock_is_told_for_what_nodes_answer_and_else_fifty_times_a_second(t
     times: dict[str, list[int]] = {topic: [] for topic in ("/lidar/points", "/imu")}
     for message in reader.messages(set(times)):
         times[message.topic].append(message.log_time_ns)
+    assert all(times.values())
     playing = player.Player(node, reader, player.Selection(), answers, lambda *_: None, threading.Event())
     playing.play(1.0, lockstep=False, played=played, progress=lambda *_: None)
     clock, ticks = 0, 0

@@ -20,12 +20,15 @@ from tests.show.recordings import EPOCH, FORWARD, LENS, boxes, mounted, record, 
 
 def test_a_camera_is_where_it_was_when_it_took_the_picture(tmp_path):
     scene = Scene(record(tmp_path / "out.mcap", cameras=("a", "b"), late=4 * 10**7, speed=10.0))
-    for number, view in enumerate(scene.frame(EPOCH).cameras):
+    moving = scene.frame(EPOCH)
+    assert [view.name for view in moving.cameras] == ["a", "b"]
+    for number, view in enumerate(moving.cameras):
         assert view.stamp_ns == EPOCH + number * 4 * 10**7
         moved = view.calibration.reference_from_camera - FORWARD
         np.testing.assert_allclose(moved[0, 3], 0.4 * number, atol=1e-9)
         assert np.abs(moved).sum() == pytest.approx(0.4 * number)
     standing = Scene(record(tmp_path / "none.mcap", cameras=("a", "b"), late=4 * 10**7)).frame(EPOCH)
+    assert [view.name for view in standing.cameras] == ["a", "b"]
     for view in standing.cameras:
         np.testing.assert_array_equal(view.calibration.reference_from_camera, FORWARD)
 

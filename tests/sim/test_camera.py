@@ -135,6 +135,7 @@ def test_fog_hides_the_distance():
 def test_cameras_are_triggered_at_their_own_phase():
     rig = load_rig("nuscenes")
     samples = pictures(Street(), cameras=None, size=(64, 32), seconds=0.2)
+    assert len(rig.cameras) == 6
     for camera in rig.cameras:
         stamps = [sample.stamp_ns for sample in samples if sample.name == camera.name]
         assert stamps[0] % 1_000_000_000 == pytest.approx(camera.phase_s * 1e9)

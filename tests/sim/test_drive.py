@@ -56,7 +56,9 @@ def test_the_sweeps_of_a_burst_may_lie_turns_apart():
 
 def test_samples_do_not_depend_on_those_made_before_by_the_same_sensors():
     fresh = Drive(Street(ego_speed=4.0), load_rig("nuscenes"), 0.1, (64, 32))
-    for number, sample in reversed(list(enumerate(drive(seconds=0.1)))):
+    samples = drive(seconds=0.1)
+    assert {type(sample) for sample in samples} >= {CameraSample, LidarSample}
+    for number, sample in reversed(list(enumerate(samples))):
         if isinstance(sample, CameraSample):
             assert fresh.make(number).image.data.tobytes() == sample.image.data.tobytes()
         if isinstance(sample, LidarSample):
@@ -67,6 +69,7 @@ def test_jobs_are_all_tasks_once_and_end_with_what_takes_time():
     made = Drive(Street(), load_rig("nuscenes"), 0.1, (64, 32))
     jobs = made.jobs()
     assert [number for job in jobs for number in job] == list(range(len(made.tasks)))
+    assert len(jobs) > 1
     for job in jobs[:-1]:
         kinds = [type(made.make(number)) for number in job]
         assert set(kinds[:-1]) <= {OdometrySample, ImuSample}
@@ -187,6 +190,7 @@ def test_no_town_and_no_seed_is_in_two_splits():
         [drive for name in split_names(purpose, sensors) for drive in drives(name, 500)]
         for purpose, sensors in (("train", "lidar"), ("validation", "lidar"))
     ] + [scored_drives()]
+    assert all(splits)
     for number, one in enumerate(splits):
         for other in splits[number + 1 :]:
             assert {d.town for d in one}.isdisjoint(d.town for d in other)

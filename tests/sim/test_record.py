@@ -221,5 +221,6 @@ def test_command_writes_a_bag_of_a_town(tmp_path):
 def test_help_names_every_scene_town_and_rig():
     told = {parameter.name: parameter.help for parameter in get_command(build_app()).commands["sim"].params}
     for option, names in (("scene", SCENES), ("town", TOWNS), ("rig", rig_names())):
+        assert names
         for name in names:
             assert re.search(rf"\b{name}\b", told[option]), name

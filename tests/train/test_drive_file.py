@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ def test_a_damaged_drive_file_is_named(tmp_path: Path, content: str) -> None:
         drive_file.read(tmp_path)
 
 
+def test_a_drive_of_sensors_that_none_has_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "train_lidar" / "mine", {"sensors": "points"})
+    expected = "one of all, cameras, lidar, video (import labelled clouds of before again), found points"
+    with pytest.raises(InputError, match=rf"sensors of .*mine/drive\.json: expected {re.escape(expected)}"):
+        drive_file.held([tmp_path / "train_lidar"])
+
+
 def test_drives_hold_what_they_say_and_simulated_ones_everything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,7 +71,7 @@ def test_drives_hold_what_they_say_and_simulated_ones_everything(
     assert drive_file.holds(SIMULATED) == everything
     assert drive_file.holds({**SIMULATED, "sensors": "cameras"}) == everything
     assert drive_file.holds({**SIMULATED, "sensors": "lidar"}) == everything - {Holds.PICTURES}
-    assert drive_file.holds({"sensors": drive_file.POINTS_ALONE}) == {Holds.POINT_CLASSES}
+    assert drive_file.holds({"sensors": "lidar", "truth": ["classes of points"]}) == {Holds.POINT_CLASSES}
     boxes = {"sensors": "cameras", "truth": ["boxes"]}
     assert drive_file.holds(boxes) == {Holds.PICTURES, Holds.BOXES}
     split = write(tmp_path / "train_lidar" / "a", boxes)

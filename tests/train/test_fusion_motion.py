@@ -187,7 +187,9 @@ def test_a_velocity_that_nobody_knows_teaches_nothing_but_the_sense_of_its_box(
     known = logged["velocity"]
     task.training_step(half, 0).backward()
     torch.testing.assert_close(logged["velocity"], known)
-    assert all(part.grad.isfinite().all() for part in task.parameters() if part.grad is not None)
+    gradients = [part.grad for part in task.parameters() if part.grad is not None]
+    assert gradients
+    assert all(each.isfinite().all() for each in gradients)
     task.validation_step(half, 0)
     label = int(half.label[0])
     assert (len(task.errors[label]), len(task.senses[label])) == (6, 12)

@@ -106,7 +106,9 @@ def test_a_camera_is_where_it_was_when_it_took_its_picture() -> None:
     ahead = np.eye(4)
     ahead[0, 3] = 0.4  # what the vehicle drove on until then
     moved = sensor_frame(replace(cached, base_from_picture=np.tile(ahead, (6, 1, 1))), 0)
-    for name, calibration in sensor_frame(cached, 0).calibrations.items():
+    still = sensor_frame(cached, 0).calibrations
+    assert list(still) == list(RING)
+    for name, calibration in still.items():
         shift = moved.calibrations[name].reference_from_camera - calibration.reference_from_camera
         np.testing.assert_allclose(shift, ahead - np.eye(4), atol=1e-12)
 

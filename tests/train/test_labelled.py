@@ -158,7 +158,9 @@ def test_velocities_are_learned_of_boxes_that_have_one(sample: FusionSample) -> 
     assert found is not None
     assert torch.equal(found, known)
     found.backward()
-    assert all(part.grad.isfinite().all() for part in network.parameters() if part.grad is not None)
+    gradients = [part.grad for part in network.parameters() if part.grad is not None]
+    assert gradients
+    assert all(each.isfinite().all() for each in gradients)
     none = replace(one, boxes=boxes[1:])
     assert velocity_loss(output, collate([none]), network) is None
     assert "velocity" not in Answer.to(none).parts

@@ -49,7 +49,9 @@ def test_a_step_of_muon_is_as_long_in_all_directions_and_as_large_as_one_of_adam
     picture = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(1))
     network(picture).square().mean().backward()
     optimizer.step()
-    for old, new in zip(hidden_matrices(before), hidden_matrices(network), strict=True):
+    hidden = hidden_matrices(network)
+    assert hidden
+    for old, new in zip(hidden_matrices(before), hidden, strict=True):
         step = (new - old).detach().flatten(1)
         lengths = torch.linalg.svdvals(step) / (lr * 0.2 * max(step.shape) ** 0.5)
         assert lengths.min() > 0.5

@@ -40,7 +40,9 @@ def imported(drive: Drive, folder: Path, classes: list[str] | None = None) -> Pa
 
 
 def frames_of(drive: Path) -> list[cache.CachedFrame]:
-    return [cache.read(cache.CachedFrame, path) for path in cache.key_frames(drive)]
+    frames = [cache.read(cache.CachedFrame, path) for path in cache.key_frames(drive)]
+    assert frames
+    return frames
 
 
 def test_key_frames_are_half_a_second_apart_with_sweeps_of_before(tmp_path: Path) -> None:
@@ -57,6 +59,7 @@ def test_what_stands_is_in_one_place_in_all_sweeps(tmp_path: Path, measured_s: f
     for number, frame in enumerate(frames_of(imported(Drive(measured_s=measured_s), tmp_path))):
         stamp = START + 5 * number * STEP
         np.testing.assert_allclose(frame.odom_from_base, odom_from_base(stamp), atol=1e-9)
+        assert len(frame.ages) == (3 if number else 1)
         for sweep in range(len(frame.ages)):
             points = frame.cloud()[frame.sweep == sweep, :3]
             np.testing.assert_allclose(points, landmarks_in(odom_from_base(stamp)), atol=0.005)

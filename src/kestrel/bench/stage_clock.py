@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from torch import nn
 
+from kestrel.pipelines.runtime import give_memory_back
 from kestrel.report import Figure
 
 ResultT = TypeVar("ResultT")
@@ -95,7 +95,7 @@ class PeakMemory:
 
     def __init__(self) -> None:
         # Memory that was freed and not given back would be used again unseen.
-        ctypes.CDLL(None).malloc_trim(0)
+        give_memory_back()
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
         self._before = self.mib()
 

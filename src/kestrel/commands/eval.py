@@ -103,7 +103,7 @@ def _score_weights(
 def _score_answers(recording: Path, *, baseline: bool, json: bool) -> None:
     from kestrel.errors import InputError, describe
     from kestrel.eval.recording import read_recording
-    from kestrel.eval.score import figures, why_no_events, why_no_scores
+    from kestrel.eval.score import figures, unanswered, why_no_events, why_no_scores
     from kestrel.report import Report
 
     read = read_recording(recording)
@@ -115,6 +115,8 @@ def _score_answers(recording: Path, *, baseline: bool, json: bool) -> None:
     scores = figures(read, answers)
     if scores:
         Report("eval", scores).print(as_json=json)
+    for line in unanswered(read):
+        typer.echo(f"not answered in full: {line}", err=True)
     for reason in (why_no_scores(read) if scores else None, why_no_events(read.truth, read.predicted)):
         if reason:
             typer.echo(reason, err=True)

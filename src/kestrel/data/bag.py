@@ -131,22 +131,29 @@ class BagWriter:
         """Write a message object made from ``typestore().types``."""
         self.write_raw(topic, message.__msgtype__, log_time_ns, serialize(message))
 
-    def write_raw(self, topic: str, msgtype: str, log_time_ns: int, raw: bytes | memoryview) -> None:
-        """Write CDR bytes as they are."""
+    def announce(self, topic: str, msgtype: str, *, latched: bool = False) -> None:
+        """Note that there is a topic, whether or not a message of it comes."""
+        if latched:
+            self._latched.add(topic)
         if self._file is not None:
             if topic not in self._file.topics:
                 self._file.add_topic(topic, msgtype, *topic_description(msgtype, topic in self._latched))
+            return
+        assert self._folder is not None
+        if topic not in self._connections:
+            qos = qos_profile(latched=topic in self._latched)
+            self._connections[topic] = self._folder.add_connection(
+                topic, msgtype, typestore=typestore(), offered_qos_profiles=[qos]
+            )
+
+    def write_raw(self, topic: str, msgtype: str, log_time_ns: int, raw: bytes | memoryview) -> None:
+        """Write CDR bytes as they are."""
+        self.announce(topic, msgtype)
+        if self._file is not None:
             self._file.write(topic, log_time_ns, bytes(raw))
             return
         assert self._folder is not None
-        connection = self._connections.get(topic)
-        if connection is None:
-            qos = qos_profile(latched=topic in self._latched)
-            connection = self._folder.add_connection(
-                topic, msgtype, typestore=typestore(), offered_qos_profiles=[qos]
-            )
-            self._connections[topic] = connection
-        self._folder.write(connection, log_time_ns, raw)
+        self._folder.write(self._connections[topic], log_time_ns, raw)
 
     def flush(self) -> None:
         """Hand every finished chunk of a single file to the operating system."""

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from kestrel.errors import InputError, describe
-from kestrel.types import Float64Array, PointCloud
+from kestrel.types import Float32Array, Float64Array, PointCloud
 
 UNITS_M: Final = 0.005
 EARTH_RADIUS_M: Final = 6_378_137.0
@@ -133,16 +133,29 @@ def read_sweep(path: Path, stamp_ns: int) -> PointCloud:
     """Read one sweep in frame ``lidar``: ``.bin`` (float32 x, y, z, reflectance 0..1), or ``.npz``.
 
     Raises:
-        InputError: it is cut off, or no sweep.
+        InputError: it is missing, cut off or empty, or has numbers that are not finite or no reflectance.
     """
-    if path.suffix == ".bin":
-        raw = path.read_bytes()
-        if len(raw) % (4 * POINT_COLUMNS):
-            found = f"{len(raw)} bytes"
-            raise InputError(
-                describe(f"sweep {path}", expected="4 numbers a point, 4 bytes each", found=found)
-            )
-        return PointCloud(np.frombuffer(raw, "<f4").reshape(-1, POINT_COLUMNS).copy(), stamp_ns, "lidar")
+    if not path.is_file():
+        raise InputError(describe(f"sweep {path}", expected="a .bin or .npz", found="no such file"))
+    points = _binary_points(path) if path.suffix == ".bin" else _compact_points(path)
+    if not np.isfinite(points).all():
+        raise InputError(describe(f"sweep {path}", expected="finite numbers", found="NaN or Inf"))
+    least, most = points[:, 3].min(), points[:, 3].max()
+    if least < 0 or most > 1:
+        found = f"{least:g} .. {most:g}"
+        raise InputError(describe(f"sweep {path}", expected="reflectance 0 .. 1", found=found))
+    return PointCloud(points, stamp_ns, "lidar")
+
+
+def _binary_points(path: Path) -> Float32Array:
+    raw = path.read_bytes()
+    if not raw or len(raw) % (4 * POINT_COLUMNS):
+        expected = "4 numbers a point, 4 bytes each"
+        raise InputError(describe(f"sweep {path}", expected=expected, found=f"{len(raw)} bytes"))
+    return np.frombuffer(raw, "<f4").reshape(-1, POINT_COLUMNS).astype(np.float32)
+
+
+def _compact_points(path: Path) -> Float32Array:
     try:
         with np.load(path) as stored:
             points = np.empty((len(stored["xyz_5mm"]), POINT_COLUMNS), np.float32)
@@ -151,7 +164,9 @@ def read_sweep(path: Path, stamp_ns: int) -> PointCloud:
     except Exception as error:  # a damaged archive, or another one, makes numpy and zipfile raise anything
         expected = "an archive of xyz_5mm and intensity"
         raise InputError(describe(f"sweep {path}", expected=expected, found=error)) from error
-    return PointCloud(points, stamp_ns, "lidar")
+    if not len(points):
+        raise InputError(describe(f"sweep {path}", expected="at least one point", found="none"))
+    return points
 
 
 def read_stamps(path: Path) -> list[int]:

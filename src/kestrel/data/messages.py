@@ -24,10 +24,15 @@ class Source(NamedTuple):
     frame_id: str
 
 
+def has_source(msgtype: str) -> bool:
+    """Return whether messages of a type start with a header."""
+    definition = typestore().fielddefs.get(msgtype)
+    return definition is not None and bool(definition[1]) and definition[1][0][0] == "header"
+
+
 def source_of(msgtype: str, raw: bytes) -> Source | None:
     """Return stamp and frame of a serialized message, None if its type does not start with a header."""
-    definition = typestore().fielddefs.get(msgtype)
-    if definition is None or not definition[1] or definition[1][0][0] != "header" or len(raw) < 16:
+    if not has_source(msgtype) or len(raw) < 16:
         return None
     order = "<" if raw[1] else ">"
     seconds, nanoseconds, length = struct.unpack_from(f"{order}iII", raw, 4)

@@ -15,17 +15,14 @@ from typing import Final
 
 import numpy as np
 
-from kestrel.data.kitti_files import POINT_COLUMNS, numbered
+from kestrel.data.kitti_files import numbered, read_sweep
 from kestrel.data.kitti_recordings import base_from_lidar
 from kestrel.data.labelled_scan import LabelledScan, ScanFiles, check_known, read_raw_labels
 from kestrel.errors import InputError, describe
 from kestrel.label_maps import OFFICIAL_RAW_LABELS, SEMANTIC_KITTI_WITHOUT_CLASS
-from kestrel.types import PointCloud
 
 VALIDATION: Final = ("08",)
 """The sequences on which validation scores are given; 11 to 21 are the test, whose labels are not public."""
-
-POINT_BYTES: Final = POINT_COLUMNS * 4
 
 _KNOWN: Final = frozenset(
     (*SEMANTIC_KITTI_WITHOUT_CLASS, *(raw for group in OFFICIAL_RAW_LABELS.values() for raw in group))
@@ -81,23 +78,7 @@ def read_scan(files: ScanFiles) -> LabelledScan:
     Raises:
         InputError: a file is missing, has the wrong size or holds what it must not.
     """
-    cloud = _read_sweep(files.sweep, files.stamp_ns)
+    cloud = read_sweep(files.sweep, files.stamp_ns)
     raw = read_raw_labels(files.labels, _LABEL, len(cloud))
     check_known(files.labels, raw, _KNOWN)
     return LabelledScan(cloud, raw, files.base_from_lidar)
-
-
-def _read_sweep(path: Path, stamp_ns: int) -> PointCloud:
-    name, expected = f"sweep {path}", f"points of {POINT_BYTES} bytes"
-    if not path.is_file():
-        raise InputError(describe(name, expected=expected, found="no such file"))
-    data = path.read_bytes()
-    if not data or len(data) % POINT_BYTES:
-        raise InputError(describe(name, expected=expected, found=f"{len(data)} bytes"))
-    points = np.frombuffer(data, "<f4").astype(np.float32).reshape(-1, POINT_COLUMNS)
-    if not np.isfinite(points).all():
-        raise InputError(describe(name, expected="finite numbers", found="NaN or Inf"))
-    least, most = points[:, 3].min(), points[:, 3].max()
-    if least < 0 or most > 1:
-        raise InputError(describe(name, expected="remission 0 .. 1", found=f"{least:g} .. {most:g}"))
-    return PointCloud(points, stamp_ns, "lidar")

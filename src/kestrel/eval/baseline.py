@@ -20,12 +20,12 @@ from scipy import ndimage
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, POINT_CLASSES
 from kestrel.data.bag import BagReader
 from kestrel.data.messages import source_of, stamp_of, transform_from_message
+from kestrel.data.recorded_sensors import CLOUD
 from kestrel.data.sensor_messages import cloud_fields
 from kestrel.errors import CalibrationError, InputError, describe
 from kestrel.eval.recording import BASE_FRAME, Answers
 from kestrel.types import BevMap, Boxes3D, Float32Array, Float64Array, UInt8Array
 
-CLOUD: Final = "/lidar/points"
 FRONT_IMAGES: Final = ("/camera/front/image/compressed", "/camera/front/image")
 GROUND_M: Final = 0.3
 CEILING_M: Final = 4.0

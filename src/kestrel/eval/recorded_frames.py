@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
 
 from kestrel.data.bag import BagMessage, BagReader
-from kestrel.data.moment_messages import PICTURE_NS, Key, WantedMoment, nearest, read_moments
+from kestrel.data.moment_messages import Key, WantedMoment, read_moments
+from kestrel.data.recorded_sensors import CLOUD, RecordedCameras, camera_infos
 from kestrel.data.recorded_transforms import BASE, RecordedTransforms
-from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
+from kestrel.data.sensor_messages import cloud_from_message
 from kestrel.eval.recording import Recording
-from kestrel.eval.scene import CAMERA, CLOUD
 from kestrel.pipelines.detector import Detector, chosen_sweeps
-from kestrel.types import Calibration, Float64Array, Image, PointCloud, SensorFrame
+from kestrel.types import Calibration, Image, PointCloud, SensorFrame
 
 OLDEST_NS: Final = 1_000_000_000
 """Age from which on earlier sweeps do not count, as in the fusion node."""
@@ -47,39 +47,13 @@ class RecordedFrames:
         self._recording, self._detector = recording, detector
         self._reader = BagReader(recording.path)
         self.transforms = RecordedTransforms(self._reader)
-        self._infos = self._read_infos() if "camera" in sensors else {}
-        self._sweeps = self._stamps_of(CLOUD) if "lidar" in sensors else []
-        self._image_topics = self._find_cameras()
-        self._pictures = {name: self._stamps_of(topic) for name, topic in self._image_topics.items()}
+        stamps_of = {topic: {each.stamp_ns for each in sent} for topic, sent in recording.sent.items()}
+        infos = camera_infos(self._reader) if "camera" in sensors else {}
+        self._cameras = RecordedCameras(stamps_of, infos, self.transforms)
+        self._sweeps = sorted(stamps_of.get(CLOUD, ())) if "lidar" in sensors else []
         wanted = (self._wanted(number, stamp) for number, stamp in enumerate(sorted(stamps)))
         self._moments = [moment for moment in wanted if moment.keys]
         self.stamps = [moment.stamp_ns for moment in self._moments]
-
-    def _read_infos(self) -> dict[str, Any]:
-        """Return the first calibration of every camera."""
-        topics = {
-            topic: found["name"]
-            for topic in self._reader.topics
-            if (found := CAMERA.fullmatch(topic)) and found["kind"] == "camera_info"
-        }
-        infos: dict[str, Any] = {}
-        for message in self._reader.messages(list(topics)) if topics else ():
-            infos.setdefault(topics[message.topic], message.decode())
-            if len(infos) == len(topics):
-                break
-        return infos
-
-    def _stamps_of(self, topic: str) -> list[int]:
-        return sorted({source.stamp_ns for source in self._recording.sent.get(topic, {})})
-
-    def _find_cameras(self) -> dict[str, str]:
-        """Return the topic of the pictures of every camera whose calibration is known."""
-        found: dict[str, str] = {}
-        for topic in sorted(self._recording.sent):  # a compressed topic comes later, and is preferred
-            camera = CAMERA.fullmatch(topic)
-            if camera and camera["name"] in self._infos:
-                found[camera["name"]] = topic
-        return found
 
     def _wanted(self, number: int, stamp: int) -> WantedMoment:
         sweeps = [stamp] if stamp in self._sweeps else []
@@ -92,13 +66,7 @@ class RecordedFrames:
             chosen = chosen_sweeps(stamp, earlier, self._detector.sweeps, self._detector.sweep_s)
             sweeps += [earlier[index] for index in chosen]
         sample = self._recording.samples.get(stamp)
-        pictures: dict[str, Key] = {}
-        for name, topic in self._image_topics.items():
-            at = sample.pictures.get(name) if sample is not None else None
-            if at not in self._pictures[name]:  # nor need a recording hold every picture of its samples
-                at = nearest(self._pictures[name], stamp, PICTURE_NS)
-            if at is not None and abs(at - stamp) <= PICTURE_NS:
-                pictures[name] = topic, at
+        pictures = self._cameras.keys(stamp, sample.pictures if sample is not None else None)
         return WantedMoment(number, stamp, tuple((CLOUD, at) for at in sweeps), pictures)
 
     def __len__(self) -> int:
@@ -119,11 +87,8 @@ class RecordedFrames:
         images: dict[str, Image] = {}
         calibrations: dict[str, Calibration] = {}
         for name, key in moment.pictures.items():
-            image = image_from_message(held[key].decode())
-            info = self._infos[name]
-            moved = self.transforms.trajectory.motion(stamp, image.stamp_ns)
-            mount: Float64Array = moved @ self.transforms.mount(info.header.frame_id)
-            images[name], calibrations[name] = undistorted(image, calibration_from_message(info, mount))
+            picture = self._cameras.picture(name, held[key], stamp)
+            images[name], calibrations[name] = undistorted(picture.image, picture.calibration)
         return SensorFrame(
             stamp,
             BASE,

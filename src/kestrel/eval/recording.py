@@ -14,7 +14,7 @@ import numpy as np
 
 from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS, POINT_CLASSES
 from kestrel.data.bag import BagMessage, BagReader
-from kestrel.data.messages import Source, best_class, source_of
+from kestrel.data.messages import Source, best_class, has_source, source_of
 from kestrel.data.nuscenes_samples import SAMPLES_TOPIC, Sample, samples_from_message
 from kestrel.data.perception_messages import boxes_from_message, map_from_messages
 from kestrel.data.sensor_messages import cloud_fields
@@ -23,7 +23,12 @@ from kestrel.types import BevMap, Boxes3D, UInt8Array
 
 BASE_FRAME: Final = "base_link"
 OUTPUT: Final = re.compile(r"(?P<node>/.+)/output/(?P<name>.+)")
+EVENT: Final = re.compile(r"/.+/output/(?P<name>[^/]+)/event")
+"""What goes on in front of one camera; ``name`` is the camera's."""
 TRUTH: Final = "/truth/"
+DIAGNOSTICS: Final = "/diagnostics"
+DIAGNOSTIC_ARRAY: Final = "diagnostic_msgs/msg/DiagnosticArray"
+INPUT_STATUS: Final = re.compile(r".+: input/(?P<name>.+)")
 SENSOR_TYPES: Final = (
     "sensor_msgs/msg/PointCloud2",
     "sensor_msgs/msg/Image",
@@ -65,12 +70,36 @@ class Traffic:
             (self.received if output else self.sent)[topic].setdefault(source, log_time_ns)
 
 
+class Heard:
+    """What nodes say in /diagnostics of the inputs that they have to answer.
+
+    Attributes:
+        messages: how many came while they were listened to, by full name of the node and name of the input.
+    """
+
+    def __init__(self) -> None:
+        self.messages: dict[str, dict[str, int]] = defaultdict(dict)
+        self._before: dict[tuple[str, str], int] = {}
+
+    def add(self, diagnostics: Any) -> None:
+        """Take one DiagnosticArray."""
+        for status in diagnostics.status:
+            found = INPUT_STATUS.fullmatch(status.name)
+            values = {pair.key: pair.value for pair in status.values}
+            if found is None or "answered" not in values:  # transforms and CameraInfo are not answered
+                continue
+            received = int(values.get("received", 0))
+            before = self._before.setdefault((status.hardware_id, found["name"]), received)
+            self.messages[status.hardware_id][found["name"]] = received - before
+
+
 @dataclass
 class Recording:
     """One recording, read completely.
 
-    sent: log time of every sensor message, by topic. received: log time of every output, by topic.
-    truth, predicted: what there is to compare. damage: of the file, or None. samples: of nuScenes, by stamp.
+    sent: log time of every sensor message, by topic. received: log time of every output, by topic, also of
+    those that never came. truth, predicted: what there is to compare. damage: of the file, or None. samples:
+    of nuScenes, by stamp. heard: see Heard.
     """
 
     path: Path
@@ -80,6 +109,7 @@ class Recording:
     predicted: Answers
     damage: str | None
     samples: dict[int, Sample] = field(default_factory=dict)
+    heard: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def raise_if_damaged(self) -> None:
         """Raise InputError if the file was not complete."""
@@ -95,7 +125,11 @@ def read_recording(path: str | Path) -> Recording:
         InputError: there is no such file, or a message in it is malformed.
     """
     reader = BagReader(path)
-    traffic = Traffic()
+    traffic, heard = Traffic(), Heard()
+    for topic, held in reader.topics.items():
+        # What is latched is about no message of a sensor.
+        if OUTPUT.fullmatch(topic) and has_source(held.msgtype) and not held.latched:
+            traffic.received[topic] = {}
     truth, predicted = _Collector(), _Collector()
     samples: dict[int, Sample] = {}
     for message in reader.messages():
@@ -103,6 +137,8 @@ def read_recording(path: str | Path) -> Recording:
         output = OUTPUT.fullmatch(message.topic)
         if message.topic == SAMPLES_TOPIC:
             samples |= samples_from_message(message.decode())
+        elif (message.topic, message.msgtype) == (DIAGNOSTICS, DIAGNOSTIC_ARRAY):
+            heard.add(message.decode())
         elif message.topic.startswith(TRUTH):
             truth.add(message.topic.removeprefix(TRUTH), message)
         elif output is not None:
@@ -111,7 +147,16 @@ def read_recording(path: str | Path) -> Recording:
     known = truth.finish()
     for stamp in samples.keys() & known.objects.keys():
         known.objects[stamp] = samples[stamp].with_attributes(known.objects[stamp])
-    return Recording(Path(path), sent, received, known, predicted.finish(), reader.damage, samples)
+    return Recording(
+        Path(path),
+        sent,
+        received,
+        known,
+        predicted.finish(),
+        reader.damage,
+        samples,
+        dict(heard.messages),
+    )
 
 
 class _Collector:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from kestrel.data.bag import BagMessage, BagReader
 from kestrel.data.messages import best_class, source_of, stamp_of, transform_from_message
 from kestrel.data.perception_messages import DONT_CARE
+from kestrel.data.recorded_sensors import CAMERA, CLOUD, picture_topics
 from kestrel.data.sensor_messages import (
     calibration_from_message,
     cloud_fields,
@@ -24,13 +24,10 @@ from kestrel.data.sensor_messages import (
 )
 from kestrel.data.trajectory import Trajectory
 from kestrel.errors import InputError, KestrelError, describe
-from kestrel.eval.recording import BASE_FRAME, Recording, read_recording
+from kestrel.eval.recording import BASE_FRAME, EVENT, Recording, read_recording
 from kestrel.eval.timing import latencies_ms
 from kestrel.types import BevMap, Boxes3D, Calibration, Float32Array, Float64Array, UInt8Array
 
-CLOUD: Final = "/lidar/points"
-CAMERA: Final = re.compile(r"/camera/(?P<name>[^/]+)/(?P<kind>image/compressed|image|camera_info)")
-EVENT: Final = re.compile(r"/.+/output/(?P<name>[^/]+)/event")
 CAMERA_ORDER: Final = ("front_left", "front", "front_right", "back_left", "back", "back_right")
 T = TypeVar("T")
 
@@ -100,6 +97,7 @@ class Scene:
         self._trajectory = Trajectory(poses)
         for items in self._messages.values():
             items.sort(key=lambda item: item[0])
+        self._image_topics = picture_topics(self._messages)
         self.cameras = self._camera_names()
         self.stamps = self._reference_stamps()
         if not self.stamps:
@@ -118,23 +116,18 @@ class Scene:
         )
 
     def _camera_names(self) -> list[str]:
-        found = [match["name"] for topic in self._messages if (match := CAMERA.fullmatch(topic))]
-        names = {name for name in found if self._image_topic(name) in self._messages}
-        known = [name for name in CAMERA_ORDER if name in names]
-        return known + sorted(names - set(known))
+        known = [name for name in CAMERA_ORDER if name in self._image_topics]
+        return known + sorted(self._image_topics.keys() - set(known))
 
     def _reference_stamps(self) -> list[int]:
         """Return the stamps of the sweeps and, where there are none, of the camera that was answered."""
         sweeps = sorted({stamp for stamp, _ in self._messages.get(CLOUD, [])})
         answered = {*self.recording.predicted.objects, *self.recording.predicted.maps}
-        by_camera = [{stamp for stamp, _ in self._messages[self._image_topic(name)]} for name in self.cameras]
+        pictured = [self._messages[self._image_topics[name]] for name in self.cameras]
+        by_camera = [{stamp for stamp, _ in items} for items in pictured]
         pictures = max(by_camera, key=lambda stamps: len(answered.intersection(stamps)), default=set())
         patience = STALE_NS if len(sweeps) < 2 else int(SILENT_SWEEPS * np.median(np.diff(sweeps)))
         return sorted({*sweeps, *(stamp for stamp in pictures if _away(sweeps, stamp) > patience)})
-
-    def _image_topic(self, name: str) -> str:
-        compressed = f"/camera/{name}/image/compressed"
-        return compressed if compressed in self._messages else f"/camera/{name}/image"
 
     @property
     def rate_hz(self) -> float:
@@ -224,7 +217,7 @@ class Scene:
         return CameraView(name, time, image.data, encoded, calibration, self._event(name, time))
 
     def _nearest(self, name: str, stamp: int) -> tuple[int, BagMessage]:
-        return min(self._messages[self._image_topic(name)], key=lambda item: abs(item[0] - stamp))
+        return min(self._messages[self._image_topics[name]], key=lambda item: abs(item[0] - stamp))
 
     def _calibration(self, name: str, taken_ns: int, stamp: int) -> Calibration | None:
         """Return how a picture that was taken at one stamp shows what is around the vehicle at another."""

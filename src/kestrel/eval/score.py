@@ -17,7 +17,7 @@ from kestrel.errors import InputError, describe
 from kestrel.eval import detection
 from kestrel.eval.overlap import MapOverlap, PointConfusion
 from kestrel.eval.recording import Answers, Recording
-from kestrel.eval.timing import node_timings, replay_rate
+from kestrel.eval.timing import NodeTiming, node_timings, replay_rate
 from kestrel.report import Figure
 from kestrel.types import BevMap, Boxes3D, Float32Array, Float64Array
 
@@ -259,15 +259,29 @@ def _add_majority(recording: Recording, result: dict[str, Figure]) -> None:
 
 
 def timing_figures(recording: Recording) -> dict[str, Figure]:
-    """Return answered and lost frames and latency percentiles of every node, and the rate of the replay."""
+    """Return the rate of the replay, and of every node what it answered, by which outputs, and how fast.
+
+    A message that not all outputs answered that it asks for is lost.
+    """
     result: dict[str, Figure] = {}
     rate = replay_rate(recording.sent)
     if rate is not None:
         result["replay/rate"] = Figure(rate, "x real time")
-    for node, timing in node_timings(recording.sent, recording.received).items():
-        name = node.strip("/")
-        result[f"{name}/answered"] = Figure(timing.answered / timing.sent, "share")
-        result[f"{name}/lost"] = Figure(timing.lost, "frames")
-        for percent in (50, 95, 99):
-            result[f"{name}/latency_p{percent}"] = Figure(timing.percentile_ms(percent), "ms")
+    for node, timing in _timings(recording).items():
+        result[f"{node}/answered"] = Figure(timing.answered / timing.sent, "share")
+        result[f"{node}/lost"] = Figure(timing.lost, "frames")
+        for output, share in timing.outputs.items():
+            result[f"{node}/{output}/answered"] = Figure(share.answered / share.asked, f"of {share.asked}")
+        for percent in (50, 95, 99) if len(timing.latency_ms) else ():
+            result[f"{node}/latency_p{percent}"] = Figure(timing.percentile_ms(percent), "ms")
     return result
+
+
+def unanswered(recording: Recording) -> list[str]:
+    """Return which outputs of which nodes were asked more often than they answered, and how often."""
+    return [line for node, timing in _timings(recording).items() for line in timing.missing(node)]
+
+
+def _timings(recording: Recording) -> dict[str, NodeTiming]:
+    found = node_timings(recording.sent, recording.received, recording.heard)
+    return {node.strip("/"): timing for node, timing in found.items()}

@@ -8,7 +8,7 @@ import ctypes
 import gc
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
@@ -151,6 +151,17 @@ def keep_freed_memory() -> None:
     if hasattr(library, "mallopt"):
         for parameter, value in _KEEPING.items():
             library.mallopt(parameter, value)
+
+
+def give_memory_back() -> None:
+    """Give what is freed back to the system and to other users of the GPU: no answer will need it soon."""
+    gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        with suppress(RuntimeError):  # a GPU that was lost has nothing to give
+            torch.cuda.empty_cache()
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def keep_what_is_loaded() -> None:

@@ -115,49 +115,6 @@ def _spread(files: list[ScanFiles], count: int | None) -> list[ScanFiles]:
     return [files[index] for index in np.linspace(0, len(files) - 1, count).round().astype(int)]
 
 
-@dataclass(frozen=True)
-class BenchmarkChoice:
-    """The options of `kestrel train score` that name a benchmark and what of it; None where not given.
-
-    semantickitti, lidarseg: folders of the data sets, one at most. sequences: of SemanticKITTI.
-    version, scenes: of nuScenes. scans: see semantickitti_benchmark. device: see score_benchmark.
-    """
-
-    semantickitti: Path | None
-    sequences: list[str] | None
-    lidarseg: Path | None
-    version: str | None
-    scenes: list[str] | None
-    scans: int | None
-    device: str = "cpu"
-
-    def refuse_unheeded(self) -> None:
-        """Raise ConfigError for an option without the one that it belongs to."""
-        either = self.semantickitti or self.lidarseg
-        for name, value, needs, found in (
-            ("--sequence", self.sequences, "--semantickitti", self.semantickitti),
-            ("--scene", self.scenes, "--lidarseg", self.lidarseg),
-            ("--nuscenes-version", self.version, "--lidarseg", self.lidarseg),
-            ("--scans", self.scans, "--semantickitti or --lidarseg", either),
-            ("--device", self.device != "cpu", "--semantickitti or --lidarseg", either),
-        ):
-            if value and found is None:
-                raise ConfigError(describe(name, expected=f"{needs} with it", found="none"))
-
-    def read(self) -> PointBenchmark:
-        """Return the benchmark of which a folder is given.
-
-        Raises:
-            ConfigError: none is.
-            InputError: see kestrel.data.semantickitti.scan_files, kestrel.data.lidarseg.scan_files.
-        """
-        if self.semantickitti is not None:
-            return semantickitti_benchmark(self.semantickitti, self.sequences, self.scans)
-        if self.lidarseg is not None:
-            return lidarseg_benchmark(self.lidarseg, self.version or FULL_VERSION, self.scenes, self.scans)
-        raise ConfigError(describe("benchmark", expected="--semantickitti or --lidarseg", found="neither"))
-
-
 def score_benchmark(weights: str | Path, benchmark: PointBenchmark, device: str = "cpu") -> BenchmarkScore:
     """Return the IoU of each class over all sweeps, and the mean over the classes that the truth has.
 

@@ -21,9 +21,6 @@ SIMULATED: Final = "kestrel.sim, simulated drives only"
 
 UNKNOWN: Final = "unknown"
 
-POINTS_ALONE: Final = "points"
-"""The ``sensors`` of imported clouds: the class of each point is known, boxes and maps are not."""
-
 
 class Holds(StrEnum):
     """What the key frames of a drive may have; all but pictures is truth."""
@@ -41,10 +38,7 @@ TRUTH: Final = frozenset(Holds) - {Holds.PICTURES}
 
 def holds(told: Mapping[str, Any]) -> frozenset[str]:
     """Return what of Holds the key frames of a drive have, by what its ``drive.json`` says."""
-    sensors = told.get("sensors", "all")
-    if sensors == POINTS_ALONE:
-        return frozenset({Holds.POINT_CLASSES})
-    pictures = {Holds.PICTURES} if "cameras" in SENSORS.get(sensors, ()) else set()
+    pictures = {Holds.PICTURES} if "cameras" in SENSORS[_sensors(told)] else set()
     return TRUTH.intersection(told.get("truth", TRUTH)) | pictures
 
 
@@ -87,7 +81,7 @@ def read(drive: Path) -> dict[str, Any]:
     """Return what is said of a complete drive.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or names sensors that no drive has.
     """
     path = drive / cache.DONE
     try:
@@ -96,7 +90,15 @@ def read(drive: Path) -> dict[str, Any]:
             raise TypeError(f"a {type(told).__name__}")
     except (OSError, ValueError, TypeError) as error:
         raise InputError(describe(str(path), expected="a JSON object", found=error)) from error
+    if _sensors(told) not in SENSORS:
+        expected = f"one of {', '.join(SENSORS)} (import labelled clouds of before again)"
+        raise InputError(describe(f"sensors of {path}", expected=expected, found=_sensors(told)))
     return told
+
+
+def _sensors(told: Mapping[str, Any]) -> str:
+    """Return the key of SENSORS that a drive names, that of all where it names none."""
+    return str(told.get("sensors", "all"))
 
 
 def is_of(spec: DriveSpec, told: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from kestrel.data.semantickitti import is_sequence, read_scan, sequence_files
 from kestrel.errors import InputError, describe
 from kestrel.label_maps import OFFICIAL_RAW_LABELS, POINT_CLASS_OF_KITTI, class_of_raw
 from kestrel.train import cache
-from kestrel.train.drive_file import POINTS_ALONE
+from kestrel.train.drive_file import Holds
 from kestrel.train.imported_drive import imported_drive, write_drive
 from kestrel.train.progress import track
 from kestrel.types import Float32Array, UInt8Array
@@ -54,7 +54,8 @@ def import_clouds(source: Path, data: Path, split: str) -> Path:
         expected = f"{clouds_of} or a recording ({BAG})"
         raise InputError(describe(str(source), expected=expected, found="none"))
     frames = ((number, packed(*cloud)) for number, cloud in enumerate(clouds))
-    write_drive(drive, frames, {"source": source_name, "frame_hz": FRAME_HZ, "sensors": POINTS_ALONE})
+    told = {"frame_hz": FRAME_HZ, "sensors": "lidar", "truth": [Holds.POINT_CLASSES]}
+    write_drive(drive, frames, {"source": source_name, **told})
     return drive
 
 

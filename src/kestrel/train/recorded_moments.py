@@ -11,21 +11,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.data.bag import BagMessage, BagReader
 from kestrel.data.messages import source_of
-from kestrel.data.moment_messages import PICTURE_NS, Key, WantedMoment, nearest, read_moments
+from kestrel.data.moment_messages import Key, WantedMoment, nearest, read_moments
 from kestrel.data.nuscenes_samples import SAMPLES_TOPIC, Rack, Sample, samples_from_message
 from kestrel.data.perception_messages import boxes_from_message, map_from_messages
+from kestrel.data.recorded_sensors import CAMERA, CLOUD, RecordedCameras, camera_infos
 from kestrel.data.recorded_transforms import ODOMETRY, RecordedTransforms
-from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
+from kestrel.data.sensor_messages import cloud_from_message
 from kestrel.errors import InputError, describe
 from kestrel.eval.recording import BASE_FRAME
-from kestrel.eval.scene import CAMERA, CLOUD
 from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines.fusion_frame import check_size
 from kestrel.train.key_stamps import key_stamps
@@ -95,14 +95,13 @@ class RecordedMoments:
         told = {topic for topic in self._reader.topics if topic.startswith("/truth/")}
         self.other_truth = sorted({topic.split("/")[2] for topic in told - TYPES.keys()})
         self._stamps: dict[str, set[int]] = {}
-        self._infos: dict[str, Any] = {}
         self._samples: dict[int, Sample] = {}
         self.truth: dict[int, Boxes3D] = {}
         self._transforms = RecordedTransforms(self._reader)
         self._trajectory = self._transforms.trajectory
         self._read_index()
         self._reader.raise_if_damaged()
-        self._image_topics = self._find_cameras()
+        self._cameras = self._find_cameras()
         self.without_picture: Counter[str] = Counter()
         self.without_sweep = len(self.truth.keys() - self._stamps.get(CLOUD, set()))
         self.wanted = self._choose()
@@ -112,7 +111,7 @@ class RecordedMoments:
     @property
     def cameras(self) -> list[str]:
         """The names of the cameras, in the order of their pictures."""
-        return list(self._image_topics)
+        return list(self._cameras.topics)
 
     @property
     def has_poses(self) -> bool:
@@ -122,13 +121,10 @@ class RecordedMoments:
     def _read_index(self) -> None:
         """Note what there is and when."""
         for message in self._reader.messages([topic for topic in self._reader.topics if _is_of_use(topic)]):
-            camera = CAMERA.fullmatch(message.topic)
             if message.topic == OBJECTS:
                 self._add_truth(message)
             elif message.topic == SAMPLES_TOPIC:
                 self._samples |= samples_from_message(message.decode())
-            elif camera and camera["kind"] == "camera_info":
-                self._infos.setdefault(camera["name"], message)
             else:
                 source = source_of(message.msgtype, message.raw)
                 if source is not None:
@@ -146,18 +142,13 @@ class RecordedMoments:
             raise InputError(describe(f"{OBJECTS} at {boxes.stamp_ns} ns", expected=expected, found="others"))
         self.truth[boxes.stamp_ns] = boxes
 
-    def _find_cameras(self) -> dict[str, str]:
-        """Return the topic of the pictures of each camera."""
-        found: dict[str, str] = {}
-        for topic in sorted(self._stamps):  # a compressed topic comes after the plain one, and is preferred
-            match = CAMERA.fullmatch(topic)
-            if match is not None:
-                found[match["name"]] = topic
-        for name, topic in found.items():
-            if name not in self._infos:
-                expected = f"its calibration, /camera/{name}/camera_info"
-                raise InputError(describe(topic, expected=expected, found="none"))
-        return found
+    def _find_cameras(self) -> RecordedCameras:
+        """Return the cameras, all of which have to be calibrated."""
+        cameras = RecordedCameras(self._stamps, camera_infos(self._reader), self._transforms)
+        for name, topic in cameras.uncalibrated.items():
+            expected = f"its calibration, /camera/{name}/camera_info"
+            raise InputError(describe(topic, expected=expected, found="none"))
+        return cameras
 
     def _choose(self) -> list[WantedMoment]:
         """Return the moments that have a sweep, true boxes and pictures of all cameras."""
@@ -168,13 +159,11 @@ class RecordedMoments:
             raise InputError(
                 describe(f"{CLOUD} and {OBJECTS}", expected="some of the same stamp", found=found)
             )
-        pictures = {name: sorted(self._stamps[topic]) for name, topic in self._image_topics.items()}
         chosen = []
         for number, stamp in key_stamps(both):
-            taken = {name: nearest(stamps, stamp, PICTURE_NS) for name, stamps in pictures.items()}
-            keys = {name: (self._image_topics[name], at) for name, at in taken.items() if at is not None}
-            self.without_picture.update(taken.keys() - keys.keys())
-            if len(keys) == len(taken):
+            keys = self._cameras.keys(stamp)
+            self.without_picture.update(self._cameras.topics.keys() - keys.keys())
+            if len(keys) == len(self._cameras.topics):
                 clouds = tuple((CLOUD, at) for at in (stamp, *self._earlier(sweeps, stamp)))
                 told = {name: topic for name, topic in MAPS.items() if stamp in self._stamps.get(topic, ())}
                 maps = {name: (topic, stamp) for name, topic in told.items()}
@@ -200,12 +189,9 @@ class RecordedMoments:
         stamp = wanted.stamp_ns
         pictures, moved = {}, {}
         for name, key in wanted.pictures.items():
-            image = image_from_message(held[key].decode())
-            info = self._infos[name].decode()
-            moved[name] = self._trajectory.motion(stamp, image.stamp_ns)
-            calibration = calibration_from_message(info, self._transforms.mount(info.header.frame_id))
-            check_size(name, image, calibration)
-            pictures[name] = image, calibration
+            picture = self._cameras.picture(name, held[key], stamp)
+            check_size(name, picture.image, picture.mounted)
+            pictures[name], moved[name] = (picture.image, picture.mounted), picture.base_from_then
         return Moment(
             wanted.number,
             tuple(self._sweep(held[key], stamp) for key in wanted.sweeps),

@@ -15,7 +15,7 @@ from kestrel.errors import InputError, describe
 from kestrel.pipelines.augment import Augmenter
 from kestrel.types import UInt8Array
 from kestrel_nodes.base import KestrelNode
-from kestrel_nodes.on_device import OnDevice, device_parameter
+from kestrel_nodes.on_device import device_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.picture_folder import PictureFolder, read_label_file
 from kestrel_nodes.qos import RELIABILITY, input_qos
@@ -74,7 +74,7 @@ class AugmentNode(KestrelNode[AugmentParameters]):
 
     def setup(self) -> None:
         """Load and warm up the network; offer the outputs and the service."""
-        self.model = OnDevice(self, self.params.device, self.start)
+        self.model = self.add_model(self.params.device, self.start)
         self.image = self.add_output("image", ImageMessage)
         self.labels = self.add_output("labels", ImageMessage)
         qos = input_qos(self.params.labels_reliability, self.params.labels_depth)

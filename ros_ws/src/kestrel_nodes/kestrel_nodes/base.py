@@ -8,8 +8,11 @@ A node states its parameters in a frozen dataclass, creates its inputs and outpu
     class SegmentationNode(KestrelNode[SegmentationParameters]):
         parameters_type = SegmentationParameters
 
+        def start(self, device: str) -> PointSegmenter:
+            ...  # loads the pipeline for a device and warms it up
+
         def setup(self) -> None:
-            self.segmenter = PointSegmenter(self.params.weights)
+            self.model = self.add_model(self.params.device, self.start)
             self.labelled = self.add_output("points", PointCloud2)
             self.add_input("points", PointCloud2, self.segment, qos=...)
 
@@ -44,9 +47,9 @@ P = TypeVar("P", bound=NodeParameters)
 class KestrelNode(WorkingNode[P]):
     """A managed node around one pipeline.
 
-    A subclass sets ``parameters_type`` and implements `setup`; everything it creates there with `add_input`,
-    `add_output`, `add_timer` and `add_service` exists until cleanup. Subscriptions live while the node is
-    active. It overrides `reset` and `reset_pipeline` if it keeps state over time.
+    A subclass sets ``parameters_type`` and implements `setup`; everything it creates there with `add_model`,
+    `add_input`, `add_output`, `add_timer` and `add_service` exists until cleanup. Subscriptions live while
+    the node is active. It overrides `reset` and `reset_pipeline` if it keeps state over time.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
@@ -240,8 +243,13 @@ class KestrelNode(WorkingNode[P]):
         """Unsubscribe, then stop to work."""
         for port in self.inputs.values():
             self._stop_listening(port)
-            port.concern.clear_all()
         super().to_inactive()
+
+    def forget_messages(self) -> None:
+        """Take back what messages brought up, of the inputs as well."""
+        super().forget_messages()
+        for port in list(self.inputs.values()):  # a cleanup may go on in the other thread
+            port.concern.clear_all()
 
     def to_unconfigured(self) -> None:
         """Destroy what configure made."""

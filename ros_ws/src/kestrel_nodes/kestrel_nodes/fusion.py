@@ -32,7 +32,6 @@ from kestrel_nodes.fusion_messages import detections_message, grid_messages, obj
 from kestrel_nodes.fusion_parameters import FusionParameters
 from kestrel_nodes.fusion_pictures import draw_from_above, draw_map, draw_overlay, markers_message
 from kestrel_nodes.fusion_warm_up import warm_up_frame
-from kestrel_nodes.on_device import OnDevice
 from kestrel_nodes.own_vehicle import OwnVehicle
 from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ports import Input, Output
@@ -62,6 +61,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         self.sources: dict[str, Input] = {}
         self.overlays: dict[str, Output] = {}
         self.collector = Collector(FusionParameters().collector_settings())
+        self.recent_clouds: deque[PointCloud2] = deque()
 
     def load(self, device: str) -> Detector:
         """Return the pipeline."""
@@ -96,7 +96,7 @@ class FusionNode(KestrelNode[FusionParameters]):
     def setup(self) -> None:
         """Load the network and warm it up, create inputs and outputs."""
         params = self.params
-        self.model = OnDevice(self, params.device, self.start)
+        self.model = self.add_model(params.device, self.start)
         self.selection = params.box_selection()
         self.selection.check_classes(self.detector.classes)
         self.tracker = Tracker(memory_s=params.track_memory_s, position_std_m=params.track_position_std_m)
@@ -125,7 +125,7 @@ class FusionNode(KestrelNode[FusionParameters]):
         )
         self.collector = Collector(params.collector_settings())
         needed = max(sweeps, math.ceil(sweeps * self.detector.sweep_s * FASTEST_LIDAR_HZ))
-        self.recent_clouds: deque[PointCloud2] = deque(maxlen=needed + self.collector.settings.pending_limit)
+        self.recent_clouds = deque(maxlen=needed + self.collector.settings.pending_limit)
         self._create_outputs()
         self._create_inputs()
         self.fusion_health = FusionHealth(self.health, self.sources, params.max_missing_cameras)
@@ -174,11 +174,11 @@ class FusionNode(KestrelNode[FusionParameters]):
     def started(self) -> None:
         """Begin with nothing collected."""
         self.collector.reset()
-        self.recent_clouds.clear()
 
     def stopped(self) -> None:
         """Nothing is collected while the node is inactive."""
         self.collector.reset()
+        self.recent_clouds.clear()
 
     def reset(self, cause: str, source: Input | None) -> None:
         """Time jumped back; what the stamps of one sensor mean for the others is known to the collector."""

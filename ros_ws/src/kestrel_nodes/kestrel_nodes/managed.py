@@ -157,6 +157,12 @@ class ManagedNode(LifecycleNode, Generic[P]):
         self._transition("shut down", self.to_unconfigured, "finalized")
         return TransitionCallbackReturn.SUCCESS
 
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free everything: nobody knows how far a transition came that broke off."""
+        self._leave_active(state)
+        self._transition("clean up", self.to_unconfigured, "unconfigured")
+        return TransitionCallbackReturn.SUCCESS
+
     def _leave_active(self, state: LifecycleState) -> None:
         def deactivate() -> None:
             self.to_inactive()

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 
 from kestrel.engine.device import AUTO, gpu_failure
-from kestrel.errors import ModelError, describe
+from kestrel.errors import ModelError, SetupError, describe
+from kestrel.pipelines.runtime import give_memory_back
 from kestrel_nodes.parameters import parameter
-from kestrel_nodes.working import WorkingNode
+
+if TYPE_CHECKING:
+    from kestrel_nodes.working import WorkingNode
 
 
 def device_parameter() -> Any:
@@ -54,10 +57,12 @@ class OnDevice(Generic[PipelineT]):
     def __init__(self, node: WorkingNode[Any], device: str, start: Callable[[str], PipelineT]) -> None:
         self._concern, self._logger = node.health["model"], node.get_logger()
         self._device, self._start = device, start
+        self._pipeline: PipelineT | None = None
+        self._freed = False
         for problem in ("device", "pipeline"):  # of a configure before this one that failed
             self._concern.clear(problem)
         try:
-            self.pipeline = start(device)
+            self._pipeline = start(device)
             return
         except Exception as error:
             if device == "cpu":
@@ -65,11 +70,29 @@ class OnDevice(Generic[PipelineT]):
             failure = self._failure(error)
         self._move_to_cpu("GPU", failure)
 
+    @property
+    def pipeline(self) -> PipelineT:
+        """The pipeline.
+
+        Raises:
+            SetupError: the node was cleaned up, which a message in work may outlast.
+        """
+        if self._pipeline is None:
+            raise SetupError(describe("pipeline", expected="that of a configured node", found="none"))
+        return self._pipeline
+
+    def free(self) -> None:
+        """Let go of the pipeline; a message in work that outlasts this keeps it until it is done."""
+        self._freed = True  # before the pipeline goes: see _move_to_cpu
+        self._pipeline = None
+        give_memory_back()
+
     def ask(self, question: Callable[[PipelineT], AnswerT]) -> AnswerT:
         """Return what the pipeline answers; a question at which its GPU fails is asked once more on the CPU.
 
         Raises:
             ModelError: the GPU failed and was asked for by name; the next question goes to it again.
+            SetupError: there is no pipeline any more.
         """
         where = self.pipeline.device
         try:
@@ -100,6 +123,11 @@ class OnDevice(Generic[PipelineT]):
         raise failed from error
 
     def _move_to_cpu(self, gpu: str, failure: str) -> None:
+        if self._freed:
+            return
         self._logger.error(f"{gpu} failed, the CPU takes its place: {failure}")
-        self.pipeline = self._start("cpu")
+        self._pipeline = self._start("cpu")
+        if self._freed:  # meanwhile, by the thread of the executor
+            self._pipeline = None
+            return
         self._concern.warn("device", f"on the CPU since {gpu} failed: {failure}")

@@ -10,6 +10,7 @@ from collections import deque
 from itertools import pairwise
 from typing import Any
 
+from rclpy.exceptions import InvalidHandle
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.subscription import Subscription
 
@@ -35,7 +36,10 @@ class Output:
     @property
     def wanted(self) -> bool:
         """Whether anybody subscribes; what nobody wants is not computed."""
-        return bool(self.publisher.get_subscription_count() > 0)
+        try:
+            return bool(self.publisher.get_subscription_count() > 0)
+        except InvalidHandle:  # by a cleanup, which the message in work may outlast
+            return False
 
     def publish(self, message: Any) -> None:
         """Send ``message``; the caller has set the header of the data that caused it."""

@@ -21,7 +21,7 @@ from kestrel.pipelines.segmenter import Segmenter, load_segmenter
 from kestrel.types import Float32Array, Float64Array, PointCloud, PointLabels, UInt8Array
 from kestrel_nodes.base import KestrelNode
 from kestrel_nodes.deskew import Deskewer
-from kestrel_nodes.on_device import OnDevice, device_parameter
+from kestrel_nodes.on_device import device_parameter
 from kestrel_nodes.own_vehicle import OwnVehicle, own_vehicle_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.qos import RELIABILITY, input_qos
@@ -152,7 +152,7 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
 
     def setup(self) -> None:
         """Load the network, offer the outputs, subscribe to the cloud and to the transforms."""
-        self.model = OnDevice(self, self.params.device, self.start)
+        self.model = self.add_model(self.params.device, self.start)
         classes = self.segmenter.classes
         self.removed = class_indices("removed_classes", self.params.removed_classes, classes)
         self.kept = class_indices("kept_classes", self.params.kept_classes, classes)
@@ -167,7 +167,7 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         if self.params.base_frame or self.params.deskew:
             listen(self, self.transforms)
         qos = input_qos(self.params.points_reliability, self.params.points_depth)
-        self.add_input("points", PointCloud2, self.segment, qos=qos)
+        self.clouds = self.add_input("points", PointCloud2, self.segment, qos=qos)
 
     def started(self) -> None:
         """Publish what the class ids mean: of no time and no place, so that the header is empty."""
@@ -206,7 +206,7 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         return self.transforms.lookup(self.params.base_frame, cloud.frame_id, cloud.stamp_ns)
 
     def _report(self, decoded: DecodedCloud) -> None:
-        concern = self.health["input/points"]
+        concern = self.clouds.concern
         for reason, times in (
             ("invalid_points", decoded.invalid),
             ("far_points", decoded.far),
@@ -222,7 +222,7 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         concern.check("layout", "; ".join(decoded.notes) or None)
 
     def _report_own(self, own: NDArray[np.bool_]) -> None:
-        concern = self.health["input/points"]
+        concern = self.clouds.concern
         concern.count("own_points", int(own.sum()))
         concern.check("own", "all points are of the vehicle itself" if len(own) and own.all() else None)
 

@@ -18,7 +18,7 @@ from kestrel.errors import ConfigError, describe
 from kestrel.pipelines.video import VideoUnderstanding
 from kestrel.types import ActionScores, Image
 from kestrel_nodes.base import KestrelNode
-from kestrel_nodes.on_device import OnDevice, device_parameter
+from kestrel_nodes.on_device import device_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ports import Input, Output
@@ -81,7 +81,7 @@ class VideoNode(KestrelNode[VideoParameters]):
 
     def setup(self) -> None:
         """Load and warm up the network, then one input and one output per camera."""
-        self.model = OnDevice(self, self.params.device, self.start)
+        self.model = self.add_model(self.params.device, self.start)
         self.cameras: dict[str, str] = {}
         for camera in self.params.cameras:
             self._add_camera(camera)

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.exceptions import InvalidHandle
 from rclpy.service import Service
 from rclpy.timer import Timer
 
@@ -18,6 +20,7 @@ from kestrel.errors import CalibrationError, ModelError, SetupError, describe
 from kestrel.weights import Manifest
 from kestrel_nodes.health import Level
 from kestrel_nodes.managed import ManagedNode
+from kestrel_nodes.on_device import OnDevice, PipelineT
 from kestrel_nodes.parameters import NodeParameters
 from kestrel_nodes.ports import Output
 from kestrel_nodes.qos import LATCHED, OUTPUT
@@ -41,6 +44,7 @@ class WorkingNode(ManagedNode[P]):
         self.worker = Worker(name)
         self.timing = Timing(self)
         self._debug_outputs: list[Output] = []
+        self._setup_models: list[OnDevice[Any]] = []
         self._setup_timers: list[Timer] = []
         self._setup_services: list[Service] = []
 
@@ -48,14 +52,17 @@ class WorkingNode(ManagedNode[P]):
         """Create inputs and outputs, load the pipeline and warm it up; any error fails configure."""
         raise NotImplementedError
 
-    def teardown(self) -> None:
-        """Free what `setup` made beyond inputs, outputs, timers and services."""
-
     def started(self) -> None:
         """The node becomes active; called before its inputs are subscribed."""
 
     def stopped(self) -> None:
         """The node is no longer active; no callback runs any more."""
+
+    def add_model(self, device: str, start: Callable[[str], PipelineT]) -> OnDevice[PipelineT]:
+        """Return what holds the pipeline that ``start`` makes for a device, see `OnDevice`, until cleanup."""
+        model = OnDevice(self, device, start)
+        self._setup_models.append(model)
+        return model
 
     def add_output(self, topic: str, kind: type, *, latched: bool = False) -> Output:
         """Return the output ``~/output/<topic>``; a latched one is kept for late subscribers."""
@@ -93,6 +100,7 @@ class WorkingNode(ManagedNode[P]):
         wrapped = self.guard.wrap_service(callback, self.health["output"])
         group = MutuallyExclusiveCallbackGroup()
         service = self.create_service(kind, f"~/{topic}", wrapped, callback_group=group)
+        service.send_response = _unless_destroyed(service.send_response)
         self._setup_services.append(service)
         return service
 
@@ -158,14 +166,15 @@ class WorkingNode(ManagedNode[P]):
             self.health[concern].check(
                 "pipeline", str(error) if isinstance(error, kind) else None, level=Level.ERROR
             )
-        if error is not None:
-            if on_error is not None:
-                on_error(error)
-            return
-        if on_done is not None:
-            on_done()
-        if stamp is not None:
-            self.timing.done(started, stamp)
+        if error is None:
+            if on_done is not None:
+                on_done()
+            if stamp is not None:
+                self.timing.done(started, stamp)
+        elif on_error is not None:
+            on_error(error)
+        if not self.active:  # nobody waited for the end of this work
+            self.forget_messages()
 
     def to_configured(self) -> None:
         """Create everything and warm the pipeline up."""
@@ -183,21 +192,26 @@ class WorkingNode(ManagedNode[P]):
         if not self.worker.stop(STOP_TIMEOUT_S):
             self.get_logger().warning("the message in work did not finish in time and is abandoned")
         self.stopped()
-        # What the last messages brought up: no message will end it while the node is inactive.
+        self.forget_messages()
+
+    def forget_messages(self) -> None:
+        """Take back what the last messages brought up: none will end it while the node is inactive."""
         for concern in ("sync", "calibration", "latency"):
             self.health[concern].clear_all()
         self.health["model"].clear("pipeline")
 
     def to_unconfigured(self) -> None:
-        """Destroy what configure made."""
-        self.teardown()
+        """Destroy what configure made, first what takes most memory."""
+        for model in self._setup_models:
+            model.free()
         for timer in self._setup_timers:
             self.destroy_timer(timer)
         for service in self._setup_services:
             self.destroy_service(service)
         for output in (*self.outputs.values(), *self._debug_outputs):
             self.destroy_lifecycle_publisher(output.publisher)
-        self.outputs, self._debug_outputs, self._setup_timers, self._setup_services = {}, [], [], []
+        self.outputs, self._debug_outputs = {}, []
+        self._setup_models, self._setup_timers, self._setup_services = [], [], []
         self.timing = Timing(self)
 
     @property
@@ -212,3 +226,13 @@ class WorkingNode(ManagedNode[P]):
         self.health["model"].check("busy", text, level=Level.ERROR)
         for output in self.outputs.values():
             self.health["output"].set(output.topic, output.published)
+
+
+def _unless_destroyed(send: Callable[..., None]) -> Callable[..., None]:
+    """Return ``send`` of a service that a cleanup may destroy before the request in work has its answer."""
+
+    def sent(*response: Any) -> None:
+        with suppress(InvalidHandle):
+            send(*response)
+
+    return sent

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,53 @@ import typer
 from kestrel.commands.train.options import DATA, Data, Json
 
 if TYPE_CHECKING:
-    from kestrel.train.benchmark_score import BenchmarkChoice
+    from kestrel.train.benchmark_score import PointBenchmark
+
+
+@dataclass(frozen=True)
+class BenchmarkChoice:
+    """The options that name a benchmark and what of it; None where not given.
+
+    semantickitti, lidarseg: folders of the data sets, one at most. sequences: of SemanticKITTI.
+    version, scenes: of nuScenes. scans: how many. device: where the network computes.
+    """
+
+    semantickitti: Path | None
+    sequences: list[str] | None
+    lidarseg: Path | None
+    version: str | None
+    scenes: list[str] | None
+    scans: int | None
+    device: str
+
+    def refuse_unheeded(self) -> None:
+        """Raise ConfigError for an option without the one that it belongs to."""
+        from kestrel.errors import ConfigError, describe
+
+        either = self.semantickitti or self.lidarseg
+        for name, value, needs, found in (
+            ("--sequence", self.sequences, "--semantickitti", self.semantickitti),
+            ("--scene", self.scenes, "--lidarseg", self.lidarseg),
+            ("--nuscenes-version", self.version, "--lidarseg", self.lidarseg),
+            ("--scans", self.scans, "--semantickitti or --lidarseg", either),
+            ("--device", self.device != "cpu", "--semantickitti or --lidarseg", either),
+        ):
+            if value and found is None:
+                raise ConfigError(describe(name, expected=f"{needs} with it", found="none"))
+
+    def read(self) -> PointBenchmark | None:
+        """Return the benchmark of which a folder is given, None where none is.
+
+        Raises:
+            InputError: see kestrel.data.semantickitti.scan_files, kestrel.data.lidarseg.scan_files.
+        """
+        from kestrel.train.benchmark_score import FULL_VERSION, lidarseg_benchmark, semantickitti_benchmark
+
+        if self.semantickitti is not None:
+            return semantickitti_benchmark(self.semantickitti, self.sequences, self.scans)
+        if self.lidarseg is not None:
+            return lidarseg_benchmark(self.lidarseg, self.version or FULL_VERSION, self.scenes, self.scans)
+        return None
 
 
 def score(
@@ -79,7 +126,6 @@ def score(
 ) -> None:
     """Judge weights: on the drives of a split, on a recording, or on a benchmark as it is distributed."""
     from kestrel.report import Report
-    from kestrel.train.benchmark_score import BenchmarkChoice
     from kestrel.train.score import BASELINE, as_figures
 
     benchmark = BenchmarkChoice(semantickitti, sequence, lidarseg, nuscenes_version, scene, scans, device)
@@ -135,8 +181,9 @@ def _score(
     benchmark.refuse_unheeded()
     if bag is not None:
         return score_bag(weights, bag)
-    if source is not None:
-        return _score_benchmark(weights, benchmark)
+    chosen = benchmark.read()
+    if chosen is not None:
+        return _score_benchmark(weights, chosen, benchmark.device)
     if split is None:
         expected = "a split to score on, for one test, or --bag, --semantickitti or --lidarseg"
         raise ConfigError(describe("--split", expected=expected, found="none"))
@@ -147,11 +194,11 @@ def _score(
     return score_drives(weights, data / split, split, sensors_out=sensors_out)
 
 
-def _score_benchmark(weights: str, benchmark: BenchmarkChoice) -> dict[str, float]:
+def _score_benchmark(weights: str, benchmark: PointBenchmark, device: str) -> dict[str, float]:
     """Return the scores on a benchmark; what they leave out is said on standard error."""
     from kestrel.train.benchmark_score import score_benchmark
 
-    found = score_benchmark(weights, benchmark.read(), benchmark.device)
+    found = score_benchmark(weights, benchmark, device)
     if found.left_out:
         typer.echo(f"not comparable with the classes of {weights}: {', '.join(found.left_out)}", err=True)
     if found.unseen:

@@ -46,6 +46,7 @@ class Listener:
         node: to subscribe with; spun by the caller.
         answers: told of every output.
         record: called with (topic, msgtype, raw) of every message.
+        announce: called with (topic, msgtype, latched) of every topic, before its messages.
         exclude: topics that it matches are left alone; what nobody else wants is then not computed.
     """
 
@@ -54,11 +55,13 @@ class Listener:
         node: Node,
         answers: Answers,
         record: Callable[[str, str, bytes], None],
+        announce: Callable[[str, str, bool], None],
         exclude: re.Pattern[str] | None = None,
     ) -> None:
         self._node = node
         self._answers = answers
         self._record = record
+        self._announce = announce
         self._exclude = exclude
         self._subscriptions: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -95,15 +98,17 @@ class Listener:
         return found
 
     def _subscribe(self, topic: str, msgtype: str) -> None:
+        from rclpy.qos import DurabilityPolicy
+
         kind = message_class(msgtype)
         if kind is None:
             self._node.get_logger().warning(f"{topic}: {msgtype} is not installed, not recorded")
             self._subscriptions[topic] = None
             return
         callback = partial(self._arrived, topic, msgtype)
-        self._subscriptions[topic] = self._node.create_subscription(
-            kind, topic, callback, self._profile(topic), raw=True
-        )
+        profile = self._profile(topic)
+        self._announce(topic, msgtype, profile.durability == DurabilityPolicy.TRANSIENT_LOCAL)
+        self._subscriptions[topic] = self._node.create_subscription(kind, topic, callback, profile, raw=True)
 
     def _profile(self, topic: str) -> Any:
         """Return what every publisher of the topic offers."""

@@ -17,7 +17,8 @@ from kestrel.errors import SetupError, describe
 
 FLUSH_S = 1.0
 
-_Item = tuple[str, str, int, bytes]
+_Item = tuple[Callable[[], None], int]
+"""What is to be written, and how many messages that is."""
 
 
 class WallClock:
@@ -36,6 +37,9 @@ class Sink(Protocol):
 
     count: int
     """Messages so far."""
+
+    def announce(self, topic: str, msgtype: str, *, latched: bool) -> None:
+        """Note a topic on which nodes publish, whether or not a message comes, from any thread."""
 
     def write(self, topic: str, msgtype: str, log_time_ns: int, raw: bytes) -> None:
         """Take one message, from any thread."""
@@ -59,9 +63,13 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
+    def announce(self, topic: str, msgtype: str, *, latched: bool) -> None:
+        """Hand over a topic: who never answers on it is known then."""
+        self._items.put((partial(self._bag.announce, topic, msgtype, latched=latched), 0))
+
     def write(self, topic: str, msgtype: str, log_time_ns: int, raw: bytes) -> None:
         """Hand over one message."""
-        self._items.put((topic, msgtype, log_time_ns, raw))
+        self._items.put((partial(self._bag.write_raw, topic, msgtype, log_time_ns, raw), 1))
 
     def close(self) -> None:
         """Write what is left, then the index.
@@ -89,8 +97,9 @@ class Recorder:
                 continue
             if item is None:
                 return
-            if self._attempt(partial(self._bag.write_raw, *item)):
-                self.count += 1
+            write, messages = item
+            if self._attempt(write):
+                self.count += messages
             if time.monotonic() - flushed > FLUSH_S:
                 self._attempt(self._bag.flush)
                 flushed = time.monotonic()

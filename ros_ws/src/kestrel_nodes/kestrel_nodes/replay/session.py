@@ -152,16 +152,21 @@ class _Session:
         known = typestore().fielddefs
         left_out: set[str] = set()
 
-        def record(topic: str, msgtype: str, raw: bytes) -> None:
-            if recorder is None or topic in left_out:
-                return
-            if msgtype not in known:
+        def kept(topic: str, msgtype: str) -> bool:
+            if topic not in left_out and msgtype not in known:
                 left_out.add(topic)
                 say(f"{topic}: {msgtype} is not known, not recorded")
-                return
-            recorder.write(topic, msgtype, clock.now_ns(), raw)
+            return topic not in left_out
 
-        self.listener = Listener(node, self.answers, record, options.exclude)
+        def announce(topic: str, msgtype: str, latched: bool) -> None:
+            if recorder is not None and kept(topic, msgtype):
+                recorder.announce(topic, msgtype, latched=latched)
+
+        def record(topic: str, msgtype: str, raw: bytes) -> None:
+            if recorder is not None and kept(topic, msgtype):
+                recorder.write(topic, msgtype, clock.now_ns(), raw)
+
+        self.listener = Listener(node, self.answers, record, announce, options.exclude)
         self.player = Player(node, reader, options.selection, self.answers, record, stop)
 
     def wait(self) -> None:

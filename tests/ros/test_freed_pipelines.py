@@ -1,0 +1,208 @@
+# SPDX-FileCopyrightText: The Kestrel Authors
+# SPDX-License-Identifier: Apache-2.0
+"""A node that is not configured holds no network, and what comes late does no harm."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from kestrel_msgs.srv import RenderImages
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import PointCloud2
+
+from kestrel.errors import SetupError
+from kestrel_nodes import working
+from kestrel_nodes.augment import AugmentNode
+from kestrel_nodes.fusion import FusionNode
+from kestrel_nodes.managed import ManagedNode
+from kestrel_nodes.segmentation import SegmentationNode
+from kestrel_nodes.video import VideoNode
+from tests.ros.graph import Graph
+from tests.ros.messages import cloud
+from tests.ros.stand_ins import Augment, HeightSegmenter, Segmentation
+from tests.ros.test_on_device import GpuSegmentation
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+POINTS = [[5.0, 1.0, 0.0, 0.2], [6.0, -1.0, 1.0, 0.9]]
+
+
+def tensors() -> int:
+    """Return how many tensors this process holds."""
+    gc.collect()
+    # isinstance would ask proxies among them what they stand for.
+    return sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("kind", [SegmentationNode, VideoNode, FusionNode, AugmentNode])
+def test_after_cleanup_a_node_holds_nothing_of_its_network_until_it_is_configured_again(
+    graph: Graph, kind: type
+) -> None:
+    node = graph.add(kind, "node", active=False)
+    before = tensors()
+    assert node.trigger_configure() is SUCCESS
+    pipeline, loaded = weakref.ref(node.model.pipeline), tensors()
+    assert loaded > before
+    assert node.trigger_cleanup() is SUCCESS
+    assert pipeline() is None
+    assert tensors() == before
+    with pytest.raises(SetupError, match="pipeline: expected that of a configured node, found none"):
+        node.model.ask(lambda pipeline: pipeline)
+    assert node.trigger_configure() is SUCCESS
+    assert tensors() == loaded
+
+
+class Pipelines:
+    """The pipelines that nodes have made, and those that are still held."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: list[weakref.ref[HeightSegmenter]] = []
+        load = Segmentation.load
+
+        def noted(node: Segmentation, device: str) -> HeightSegmenter:
+            assert not self.held, "two networks at once"
+            segmenter: HeightSegmenter = load(node, device)
+            self.made.append(weakref.ref(segmenter))
+            return segmenter
+
+        monkeypatch.setattr(Segmentation, "load", noted)
+
+    @property
+    def held(self) -> int:
+        return sum(pipeline() is not None for pipeline in self.made)
+
+
+@pytest.fixture
+def pipelines(monkeypatch: pytest.MonkeyPatch) -> Pipelines:
+    return Pipelines(monkeypatch)
+
+
+def test_a_node_that_is_shut_down_holds_no_network(graph: Graph, pipelines: Pipelines) -> None:
+    node = graph.add(Segmentation, "segmentation", base_frame="")
+    assert pipelines.held == 1
+    node.trigger_shutdown()
+    assert (len(pipelines.made), pipelines.held) == (1, 0)
+
+
+def test_a_configure_that_fails_after_the_network_was_loaded_holds_none(
+    graph: Graph, pipelines: Pipelines
+) -> None:
+    node = graph.add(Segmentation, "segmentation", active=False, base_frame="", kept_classes=["dragon"])
+    assert node.trigger_configure() is FAILURE
+    assert (len(pipelines.made), pipelines.held) == (1, 0)
+    assert node.set_parameters([Parameter("kept_classes", value=["car"])])[0].successful
+    assert node.trigger_configure() is SUCCESS
+    assert (len(pipelines.made), pipelines.held) == (2, 1)
+
+
+def test_a_transition_that_breaks_off_leaves_an_unconfigured_node_without_a_network(
+    graph: Graph, pipelines: Pipelines
+) -> None:
+    class Broken(Segmentation):
+        broken = True
+
+        def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+            result = super().on_activate(state)
+            if self.broken:
+                raise RuntimeError("halfway")
+            return result
+
+    node = graph.add(Broken, "segmentation", active=False, base_frame="")
+    assert node.trigger_configure() is SUCCESS
+    assert node.trigger_activate() is TransitionCallbackReturn.ERROR
+    assert node.state_label == "unconfigured"
+    assert pipelines.held == 0
+    node.broken = False
+    assert node.trigger_configure() is SUCCESS
+    assert node.trigger_activate() is SUCCESS
+    assert pipelines.held == 1
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopping nodes give up waiting for the message in work at once."""
+    monkeypatch.setattr(working, "STOP_TIMEOUT_S", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_message_in_work_that_outlasts_a_cleanup_ends_without_a_trace(
+    graph: Graph, pipelines: Pipelines
+) -> None:
+    node = graph.add(Segmentation, "segmentation", base_frame="")
+    publisher = graph.publisher(PointCloud2, "/segmentation/input/points")
+    answers = graph.collect(PointCloud2, "/segmentation/output/points")
+    node.gate.open.clear()
+    publisher.publish(cloud(POINTS, 10))
+    graph.until(lambda: node.gate.entered == 2, "the message in work")
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    node.gate.open.set()
+    graph.until(lambda: not node.worker.alive, "the end of the message in work")
+    assert pipelines.held == 0
+    graph.spin_for(0.1)
+    assert not answers
+    for concern in ("model", "output", "latency", "sync", "calibration"):
+        view = graph.await_status(f"segmentation: {concern}", lambda view: view.updates > 0, "a status")
+        assert (view.level, view.message) == (0, "OK"), concern
+    assert "input/points" not in [concern.name for concern in node.health]
+    assert node.health["output"].counted("exceptions") == 0
+    assert node.trigger_configure() is SUCCESS
+    assert node.trigger_activate() is SUCCESS
+    graph.until(lambda: publisher.get_subscription_count() == 1, "the subscription")
+    graph.until(lambda: node.labelled.wanted, "the output to be wanted")
+    publisher.publish(cloud(POINTS, 20))
+    graph.until(lambda: answers, "an answer")
+
+
+@pytest.mark.parametrize("loads", [1, 2], ids=["before the CPU takes its place", "meanwhile"])
+def test_a_gpu_that_fails_while_a_node_is_cleaned_up_brings_no_network_back(graph: Graph, loads: int) -> None:
+    made: list[weakref.ref[HeightSegmenter]] = []
+
+    class Leaving(GpuSegmentation):
+        def load(self, device: str) -> HeightSegmenter:
+            segmenter: HeightSegmenter = super().load(device)
+            made.append(weakref.ref(segmenter))
+            if len(made) == 2:
+                self.model.free()
+            return segmenter
+
+    node = graph.add(Leaving, "segmentation", base_frame="", device="auto")
+
+    def lose_the_gpu(_: object) -> None:
+        if loads == 1:
+            node.model.free()
+        raise torch.AcceleratorError("CUDA error: device lost")  # a new one: it keeps what it met in memory
+
+    with pytest.raises(SetupError, match="pipeline: expected that of a configured node, found none"):
+        node.model.ask(lose_the_gpu)
+    assert [pipeline() for pipeline in made] == [None] * loads
+    assert "on the CPU since" not in node.health["model"].publish().message
+
+
+def clean_up(node: ManagedNode[Any]) -> None:
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("leave", [clean_up, ManagedNode.trigger_shutdown])
+def test_a_request_in_work_that_outlasts_its_service_does_no_harm(
+    graph: Graph, leave: Callable[[ManagedNode[Any]], object]
+) -> None:
+    node = graph.add(Augment, "augment")
+    client = graph.node.create_client(RenderImages, "/augment/render")
+    graph.until(client.service_is_ready, "the service")
+    node.gate.open.clear()
+    request = client.call_async(RenderImages.Request(count=2))
+    graph.until(lambda: node.gate.entered == 2, "the first picture in work")
+    leave(node)
+    node.gate.open.set()
+    graph.until(lambda: node.health["output"].counted("refused_requests"), "the end of the request")
+    graph.spin_for(0.1)
+    assert not request.done()
+    assert node.health["output"].counted("exceptions") == 0
