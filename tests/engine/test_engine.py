@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from kestrel import engine as engines
-from kestrel.engine import EngineName, as_tuple, has_openvino, make_engine
+from kestrel.engine import EngineName, as_tuple, has_onnxruntime, has_openvino, make_engine
 from kestrel.engine.folded import FoldedEngine, Int8Conv2d, WinogradConv2d, fold
 from kestrel.engine.packed import PackedLayer, has_packed_layers
 from kestrel.errors import ConfigError, InputError, SetupError
@@ -24,7 +24,10 @@ from kestrel.ops.axis_sampling import sample_axes, sample_axes_reference
 from kestrel.ops.backend import NATIVE
 
 needs_openvino = pytest.mark.skipif(not has_openvino(), reason="the extra openvino is not installed")
-NAMES = ["eager", "folded", pytest.param("openvino", marks=needs_openvino), "auto"]
+needs_onnxruntime = pytest.mark.skipif(not has_onnxruntime(), reason="the extra onnxruntime is not installed")
+OPENVINO = pytest.param("openvino", marks=needs_openvino)
+ONNX_RUNTIME = pytest.param("onnxruntime", marks=needs_onnxruntime)
+NAMES = ["eager", "folded", OPENVINO, ONNX_RUNTIME, "auto"]
 
 
 class Decoder(nn.Module):
@@ -82,7 +85,17 @@ def test_number_of_samples_may_change(name: EngineName, decoder: nn.Module) -> N
             torch.testing.assert_close(made(*maps(batch))[0], decoder(*maps(batch))[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["folded", pytest.param("openvino", marks=needs_openvino)])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_made_for_one_sample_takes_several_in_inference_mode(
+    name: EngineName, decoder: nn.Module
+) -> None:
+    with torch.inference_mode():
+        made = make_engine(decoder, maps(1), name, dynamic_batch=True)
+        for batch in (1, 3):
+            torch.testing.assert_close(made(*maps(batch))[0], decoder(*maps(batch))[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["folded", OPENVINO, ONNX_RUNTIME])
 def test_bfloat16_stays_close(name: EngineName, decoder: nn.Module) -> None:
     made = make_engine(decoder, maps(), name, bfloat16=True)
     with torch.no_grad():
@@ -179,7 +192,9 @@ def test_in_bfloat16_no_weight_is_rounded_or_packed_again(decoder: nn.Module) ->
                 run(*given)
         assert float((found.float() - wanted).norm() / wanted.norm()) < 0.02
         weights = {tuple(value.shape) for value in module.parameters() if value.ndim > 1}
-        for event in seen.events():
+        events = seen.events()
+        assert events
+        for event in events:
             shapes = {tuple(shape) for shape in event.input_shapes}
             assert event.name not in ("aten::_to_copy", "aten::copy_") or not weights & shapes, event
 
@@ -219,12 +234,13 @@ def test_a_damaged_openvino_is_done_without_unless_it_was_asked_for(
         make_engine(decoder, maps(), "openvino")
 
 
-@needs_openvino
-def test_sizes_that_a_model_was_not_made_for_are_named(decoder: nn.Module) -> None:
+@pytest.mark.parametrize("name", [OPENVINO, ONNX_RUNTIME])
+def test_sizes_that_a_model_was_not_made_for_are_named(name: EngineName, decoder: nn.Module) -> None:
+    library = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}[name]
     narrow = tuple(each[..., :8] for each in maps())
     for dynamic, wrong in ((False, maps(2)), (True, narrow)):
-        made = make_engine(decoder, maps(), "openvino", dynamic_batch=dynamic)
-        with pytest.raises(InputError, match=r"inputs of an OpenVINO model: expected .*16,20,12\]"):
+        made = make_engine(decoder, maps(), name, dynamic_batch=dynamic)
+        with pytest.raises(InputError, match=rf"inputs of an {library} model: expected .*16,20,12\]"):
             made(*wrong)
         made(*maps())
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from kestrel.engine import has_onnxruntime
 from kestrel.engine.device import chosen_device, gpu_failure
-from kestrel.errors import ConfigError, ModelError
+from kestrel.errors import ConfigError, ModelError, SetupError
 from kestrel.pipelines import Augmenter, BEVFusionDetector, FusionDetector, PointSegmenter, VideoUnderstanding
 from tests.models.test_bevfusion import small_config
+from tests.pipelines.conftest import make_frame
 from tests.pipelines.test_bevfusion import classes_of
 from tests.second_device import second_device
 
@@ -84,6 +86,16 @@ def test_engines_of_the_cpu_are_refused_on_a_gpu(name: str, engine: str) -> None
 
 
 @no_gpu
+@pytest.mark.skipif(not has_onnxruntime(), reason="the extra onnxruntime is not installed")
+@pytest.mark.parametrize("name", ["fusion", "bevfusion"])
+def test_onnxruntime_for_the_cpu_is_refused_on_a_gpu_at_the_first_frame(name: str) -> None:
+    with second_device():
+        detector = PIPELINES[name](device="cuda", engine="onnxruntime")
+        with pytest.raises(SetupError, match=r"expected TensorrtExecutionProvider or .*, found .*CPUExec"):
+            detector.detect(make_frame())
+
+
+@no_gpu
 @pytest.mark.parametrize("name", ["fusion", "bevfusion", "segmentation"])
 def test_int8_is_refused_on_a_gpu_and_bfloat16_on_one_that_has_none(name: str) -> None:
     with second_device():
@@ -101,6 +113,7 @@ def test_int8_is_refused_on_a_gpu_and_bfloat16_on_one_that_has_none(name: str) -
         (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "OutOfMemoryError: CUDA out of memory."),
         (torch.AcceleratorError("device lost"), "AcceleratorError: device lost"),
         (RuntimeError("cuDNN error: NOT_SUPPORTED"), "RuntimeError: cuDNN error: NOT_SUPPORTED"),
+        (RuntimeError("TensorRT EP failed\nmore"), "RuntimeError: TensorRT EP failed"),
         (RuntimeError("shapes do not fit"), None),
         (ValueError("too few points"), None),
         (ModelError("output on cuda:0: expected finite values, found NaN"), None),

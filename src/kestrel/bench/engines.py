@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kestrel.bench.fusion_drive import FrameReader, recorded_drive
 from kestrel.bench.timing import THREADS, Candidate, medians, timed
-from kestrel.engine import EagerEngine, EngineName, has_openvino, make_engine
+from kestrel.engine import EagerEngine, EngineName, has_onnxruntime, has_openvino, make_engine
 from kestrel.pipelines.fusion import FusionDetector
 from kestrel.pipelines.fusion_engine import run_stage
 from kestrel.report import Figure
@@ -58,6 +58,7 @@ def _race(part: str, module: nn.Module, inputs: Sequence[Tensor], *, bfloat16: b
     """Return the median time of every engine, and how long it took to make it."""
     names: list[EngineName] = ["eager", CHOSEN, "compiled"]
     names += ["openvino"] if has_openvino() else []
+    names += ["onnxruntime"] if has_onnxruntime() else []
     made: dict[str, Candidate] = {}
     figures: dict[str, Figure] = {}
     with torch.inference_mode():

@@ -5,7 +5,8 @@
 An :class:`Engine` takes tensors and returns tensors, like the module it was made from. ``make_engine`` builds
 one; "auto" times "folded" against OpenVINO, where that is installed, on example inputs and keeps the faster,
 since which one that is depends on the machine and on the network. "compiled" takes a compiler and long to
-start, so that it is taken by name alone (`kestrel bench engines`).
+start, and "onnxruntime" loads torch's compiler to gain, if at all, for cameras in float32: both are taken by
+name alone (`kestrel bench engines`).
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from kestrel.errors import ConfigError, SetupError, describe, extra
 
 _LOG = logging.getLogger(__name__)
 
-EngineName = Literal["auto", "eager", "folded", "compiled", "openvino", "int8"]
+EngineName = Literal["auto", "eager", "folded", "compiled", "openvino", "int8", "onnxruntime"]
 """eager: torch as it is. folded: batch normalisation folded, own 3x3 convolutions. compiled: torch.compile of
 that. openvino: Intel's compiler and run time (optional extra ``openvino``). int8: that with a quantized model
-(kestrel.engine.int8, optional extra ``int8``)."""
+(kestrel.engine.int8, optional extra ``int8``). onnxruntime: Microsoft's run time, on an NVIDIA GPU with
+TensorRT (optional extra ``onnxruntime``)."""
 
-GPU_ENGINES: Final[tuple[EngineName, ...]] = ("auto", "eager", "folded")
+GPU_ENGINES: Final[tuple[EngineName, ...]] = ("auto", "eager", "folded", "onnxruntime")
 """Engines that run on a GPU; the others are of the CPU, or were never tried there."""
 
 TRIALS: Final = 3
@@ -85,6 +87,11 @@ def has_openvino() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
+def has_onnxruntime() -> bool:
+    """Whether an optional extra for ONNX Runtime is installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", "onnxscript"))
+
+
 def make_engine(
     module: nn.Module,
     examples: Sequence[Tensor],
@@ -107,7 +114,8 @@ def make_engine(
         int8: the quantized model of ``module``, for the engine of that name.
 
     Raises:
-        SetupError: an engine is asked for by name whose library is not installed, or damaged.
+        SetupError: an engine is asked for by name whose library is not installed, or damaged, or not for the
+            GPU that the examples are on.
         ConfigError: there is no such engine, or int8 is asked for without a model.
     """
     if name not in get_args(EngineName):
@@ -121,6 +129,8 @@ def make_engine(
     if name in ("folded", "compiled"):
         compiled = name == "compiled"
         return FoldedEngine(module, bfloat16=bfloat16, compiled=compiled, dynamic_int8=dynamic_int8)
+    if name == "onnxruntime":
+        return _onnxruntime_engine(module, examples, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
     if not has_openvino():
         raise SetupError(describe(f"engine {name}", expected=extra(name), found="no openvino"))
     try:
@@ -134,6 +144,21 @@ def make_engine(
             raise ConfigError(describe(part, expected="a quantized model", found="none"))
         return Int8Engine(int8, bfloat16=bfloat16)
     return OpenVinoEngine(module, examples, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
+
+
+def _onnxruntime_engine(
+    module: nn.Module, examples: Sequence[Tensor], *, bfloat16: bool, dynamic_batch: bool
+) -> Engine:
+    if not has_onnxruntime():
+        found = "no onnxruntime, or no onnxscript"
+        raise SetupError(describe("engine onnxruntime", expected=extra("onnxruntime"), found=found))
+    try:
+        from kestrel.engine.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(module, examples, bfloat16=bfloat16, dynamic_batch=dynamic_batch)
+    except ImportError as error:  # of onnxscript when torch exports, of a provider too
+        expected = "an ONNX Runtime that can be imported"
+        raise SetupError(describe("engine onnxruntime", expected=expected, found=error)) from error
 
 
 def _fastest(

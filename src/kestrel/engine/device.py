@@ -13,7 +13,7 @@ from kestrel.errors import ConfigError, KestrelError, describe
 CPU: Final = torch.device("cpu")
 AUTO: Final = "auto"
 
-_OF_A_GPU: Final = ("cuda", "cudnn", "cublas", "hip error", "triton")
+_OF_A_GPU: Final = ("cuda", "cudnn", "cublas", "hip error", "triton", "tensorrt")
 """What the text of an error names, in small letters, where a library of a GPU raised it."""
 
 

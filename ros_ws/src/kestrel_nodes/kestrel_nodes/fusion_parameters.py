@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
+from kestrel.engine import EngineName
 from kestrel.errors import ConfigError, describe
 from kestrel.pipelines.runtime import Precision
 from kestrel_nodes.box_selection import BoxSelection
@@ -28,8 +29,8 @@ class FusionParameters(NodeParameters):
     engine: str = parameter(
         "auto",
         "What runs the dense parts; auto: folded, or openvino where it is installed and faster at the start. "
-        "On a GPU: auto, folded or eager.",
-        choices=("auto", "eager", "folded", "compiled", "openvino", "int8"),
+        "On a GPU: auto, folded, eager or onnxruntime.",
+        choices=get_args(EngineName),
     )
     int8_folder: str = parameter(
         "",
