@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +31,22 @@ needs_onnxruntime = pytest.mark.skipif(not has_onnxruntime(), reason="the extra 
 OPENVINO = pytest.param("openvino", marks=needs_openvino)
 ONNX_RUNTIME = pytest.param("onnxruntime", marks=needs_onnxruntime)
 NAMES = ["eager", "folded", OPENVINO, ONNX_RUNTIME, "auto"]
+
+
+@needs_openvino
+def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
+    """It writes who it is into the home folder before it reports."""
+    code = (
+        "import torch; from kestrel.engine import make_engine\n"
+        "make_engine(torch.nn.Conv2d(3, 4, 3).eval(), [torch.rand(1, 3, 8, 8)], 'openvino')"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.rglob("*ga_cid*"))
+
+
+def test_what_openvino_reports_with_is_not_found() -> None:
+    code = "import kestrel.engine, sys; sys.exit(sys.modules['openvino_telemetry'] is not None)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 class Decoder(nn.Module):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ from kestrel.engine.folded import FoldedEngine
 from kestrel.errors import ConfigError, SetupError, describe, extra
 
 _LOG = logging.getLogger(__name__)
+
+# OpenVINO and NNCF report to their maker what they run, without asking, where they find this module; without
+# it they go on in silence. Who wants it imports it before.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what Python takes as "not there"
 
 EngineName = Literal["auto", "eager", "folded", "compiled", "openvino", "int8", "onnxruntime"]
 """eager: torch as it is. folded: batch normalisation folded, own 3x3 convolutions. compiled: torch.compile of
