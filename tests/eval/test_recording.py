@@ -217,7 +217,7 @@ def test_outputs_that_were_recorded_and_never_came_are_named(tmp_path):
     assert found["video/latency_p50"] == pytest.approx(1.0)
 
 
-def diagnostics(node, **received):
+def diagnostics(node, answered=0, unwanted=0, **received):
     """What a node says of its inputs; those that are to be answered count answers."""
     pair = partial(messages.new, "diagnostic_msgs/msg/KeyValue")
     statuses = [
@@ -228,7 +228,8 @@ def diagnostics(node, **received):
             message="OK",
             hardware_id=f"/{node}",
             values=[pair(key="received", value=str(count))]
-            + ([] if name == "tf" else [pair(key="answered", value="0")]),
+            + ([] if name == "tf" else [pair(key="answered", value=str(answered))])
+            + ([] if name == "tf" else [pair(key="unwanted", value=str(unwanted))]),
         )
         for name, count in received.items()
     ]
@@ -256,6 +257,24 @@ def test_a_node_that_never_answered_is_known_by_what_it_says_that_it_received(tm
     assert found["video/answered"] == 1
     assert "augment/answered" not in found
     assert not [name for name in found if name.startswith("segmentation/latency")]
+
+
+def test_what_nobody_wanted_or_recorded_was_not_left_unanswered(tmp_path):
+    with BagWriter(tmp_path / "out.mcap") as bag:
+        with_cameras(bag)
+        for time, count in ((EPOCH, 10), (EPOCH + 500 * MS, 17)):
+            bag.write("/diagnostics", diagnostics("excluded", unwanted=count - 5, points=count), time)
+            bag.write("/diagnostics", diagnostics("late", unwanted=min(count, 14), points=count), time)
+            bag.write("/diagnostics", diagnostics("shown", answered=count - 2, points=count), time)
+    assert unanswered(read_recording(tmp_path / "out.mcap")) == ["late: asked 3, answered 0"]
+
+
+def test_a_node_that_began_anew_counts_what_it_received_before_and_since(tmp_path):
+    with BagWriter(tmp_path / "out.mcap") as bag:
+        with_cameras(bag)
+        for number, count in enumerate((10, 17, 2, 6)):
+            bag.write("/diagnostics", diagnostics("segmentation", points=count), EPOCH + number * 500 * MS)
+    assert unanswered(read_recording(tmp_path / "out.mcap")) == ["segmentation: asked 13, answered 0"]
 
 
 def test_sweep_without_answer_counts_against_the_detections(tmp_path):

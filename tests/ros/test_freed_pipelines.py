@@ -7,7 +7,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from kestrel_nodes import working
 from kestrel_nodes.augment import AugmentNode
 from kestrel_nodes.fusion import FusionNode
 from kestrel_nodes.managed import ManagedNode
+from kestrel_nodes.on_device import OnDevice
 from kestrel_nodes.segmentation import SegmentationNode
 from kestrel_nodes.video import VideoNode
 from tests.ros.graph import Graph
@@ -130,6 +131,35 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("fails", [False, True], ids=["with an answer", "with an error"])
+def test_what_outlasts_a_cleanup_gives_the_memory_back_when_it_is_done(
+    graph: Graph, pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    held_then: list[int] = []
+    monkeypatch.setattr(working, "give_memory_back", lambda: held_then.append(pipelines.held))
+
+    class Leaving(Segmentation):
+        def segment(self, message: PointCloud2) -> None:
+            pipeline = self.model.pipeline
+            super().segment(message)
+            if fails:
+                raise SetupError(f"late, of {pipeline}")
+
+    node = graph.add(Leaving, "segmentation", base_frame="")
+    publisher = graph.publisher(PointCloud2, "/segmentation/input/points")
+    graph.collect(PointCloud2, "/segmentation/output/points")
+    node.gate.open.clear()
+    publisher.publish(cloud(POINTS, 10))
+    graph.until(lambda: node.gate.entered == 2, "the message in work")
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    assert (pipelines.held, held_then) == (1, [])
+    node.gate.open.set()
+    graph.until(lambda: not node.worker.alive, "the end of the message in work")
+    assert held_then == [0]
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_message_in_work_that_outlasts_a_cleanup_ends_without_a_trace(
     graph: Graph, pipelines: Pipelines
 ) -> None:
@@ -182,6 +212,23 @@ def test_a_gpu_that_fails_while_a_node_is_cleaned_up_brings_no_network_back(grap
         node.model.ask(lose_the_gpu)
     assert [pipeline() for pipeline in made] == [None] * loads
     assert "on the CPU since" not in node.health["model"].publish().message
+
+
+def test_a_pipeline_that_is_let_go_of_while_it_is_asked_for_is_there_or_said_to_be_gone() -> None:
+    class Leaving(OnDevice[Any]):
+        seen: ClassVar[list[str | None]] = ["the pipeline", None]
+
+        def __init__(self) -> None:
+            """Make nothing."""
+
+        @property
+        def _pipeline(self) -> str | None:  # type: ignore[override]
+            return self.seen.pop(0)
+
+    model = Leaving()
+    assert model.pipeline == "the pipeline"
+    with pytest.raises(SetupError, match="found none"):
+        model.pipeline  # noqa: B018
 
 
 def clean_up(node: ManagedNode[Any]) -> None:

@@ -189,13 +189,13 @@ def test_no_town_and_no_seed_is_in_two_splits():
     splits = [
         [drive for name in split_names(purpose, sensors) for drive in drives(name, 500)]
         for purpose, sensors in (("train", "lidar"), ("validation", "lidar"))
-    ] + [scored_drives()]
+    ] + [[*scored_drives(), *drives("test_robotaxi", 500)]]
     assert all(splits)
     for number, one in enumerate(splits):
         for other in splits[number + 1 :]:
             assert {d.town for d in one}.isdisjoint(d.town for d in other)
             assert {d.seed for d in one}.isdisjoint(d.seed for d in other)
-    assert {d.weather for d in splits[2]} == {"day", "dusk", "fog", "rain"}
+    assert {d.weather for d in scored_drives()} == {"day", "dusk", "fog", "rain"}
     assert len({d.name for d in splits[2]}) == len(splits[2])
 
 

@@ -156,3 +156,19 @@ def test_cameras_learn_from_what_the_weights_at_the_start_make_of_the_lidar(data
     told.clear()
     task.training_step(collate([replace(alone, withheld=alone.withheld[:0])]), 0)
     assert "imitation" not in told
+
+
+def test_a_run_begun_before_there_was_a_teacher_goes_on_with_the_weights_that_it_started_from() -> None:
+    task = FusionTask(PLANS.quarters, CONFIG, cuts=True, taught=True)
+    task.start_from("kestrel-fusion")
+    assert task.teacher is not None
+    wanted = {key: value.clone() for key, value in task.teacher.state_dict().items()}
+    trained = {
+        key: torch.zeros_like(value)
+        for key, value in task.state_dict().items()
+        if not key.startswith("teacher.")
+    }
+    task.on_load_checkpoint({"best": {}, "state_dict": trained})
+    task.load_state_dict(trained)
+    assert all(torch.equal(value, wanted[key]) for key, value in task.teacher.state_dict().items())
+    assert not task.network.fuser[0].weight.any()

@@ -136,6 +136,29 @@ def test_cameras_alone_are_not_asked_for_what_is_beside_their_views(sample: Fusi
         assert without_lidar(turned).box_points.tolist() == [9, 0]
 
 
+@pytest.mark.parametrize("turned", ["upright", "on its side", "upside down", "upwards", "mirrored"])
+def test_what_is_in_view_does_not_depend_on_how_a_camera_is_turned(turned: str) -> None:
+    aside, down = torch.meshgrid(torch.linspace(-0.5, 0.5, 5), torch.linspace(-0.5, 0.5, 5), indexing="xy")
+    rays = torch.stack((torch.ones_like(aside), -aside, -down), -1)[None]
+    if turned == "on its side":
+        rays = torch.stack((rays[..., 0], rays[..., 2], -rays[..., 1]), -1)
+    elif turned == "upside down":
+        rays = rays * torch.tensor([1.0, -1.0, -1.0])
+    elif turned == "upwards":
+        rays = rays @ torch.tensor([[0.94, 0, 0.34], [0, 1.0, 0], [-0.34, 0, 0.94]])
+    elif turned == "mirrored":
+        rays = rays.flip(2) * torch.tensor([1.0, -1.0, 1.0])
+    places = torch.tensor([[20.0, 9], [20, -9], [20, 16], [20, -16], [-20, 0]])
+    assert in_view(places, rays, torch.zeros(1, 3)).tolist() == [True, True, False, False, False]
+
+
+def test_of_a_picture_of_more_than_180_degrees_only_what_is_behind_is_beside_its_view() -> None:
+    bearings = torch.deg2rad(torch.linspace(100, -100, 9))
+    rays = torch.stack((bearings.cos(), bearings.sin(), torch.zeros(9)), -1)[None, None]
+    places = torch.tensor([[20.0, 0], [-1, 20], [-1, -20], [-20, 20], [-20, -20], [-20, 0]])
+    assert in_view(places, rays, torch.zeros(1, 3)).tolist() == [True, True, True, False, False, False]
+
+
 def test_what_is_withheld_is_what_a_teacher_sees(sample: FusionSample) -> None:
     batch = collate([sample, without_lidar(sample)])
     frames, inputs = batch.withheld()

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -71,15 +71,21 @@ class Traffic:
 
 
 class Heard:
-    """What nodes say in /diagnostics of the inputs that they have to answer.
-
-    Attributes:
-        messages: how many came while they were listened to, by full name of the node and name of the input.
-    """
+    """What nodes say in /diagnostics of the inputs that they have to answer."""
 
     def __init__(self) -> None:
-        self.messages: dict[str, dict[str, int]] = defaultdict(dict)
-        self._before: dict[tuple[str, str], int] = {}
+        self._asked: dict[str, Counter[str]] = defaultdict(Counter)
+        self._answering: set[str] = set()
+        self._last: dict[tuple[str, str], Counter[str]] = {}
+
+    @property
+    def messages(self) -> dict[str, dict[str, int]]:
+        """How many came while the node was listened to, and while somebody wanted what would come of them.
+
+        By full name of the node and name of the input. What a node has answered all the same was not to be
+        recorded: such nodes are left out.
+        """
+        return {node: dict(asked) for node, asked in self._asked.items() if node not in self._answering}
 
     def add(self, diagnostics: Any) -> None:
         """Take one DiagnosticArray."""
@@ -88,9 +94,16 @@ class Heard:
             values = {pair.key: pair.value for pair in status.values}
             if found is None or "answered" not in values:  # transforms and CameraInfo are not answered
                 continue
-            received = int(values.get("received", 0))
-            before = self._before.setdefault((status.hardware_id, found["name"]), received)
-            self.messages[status.hardware_id][found["name"]] = received - before
+            node, name = status.hardware_id, found["name"]
+            counted = Counter({key: int(values.get(key, 0)) for key in ("received", "unwanted", "answered")})
+            last = self._last.get((node, name), counted)
+            if counted["received"] < last["received"]:  # the node began anew
+                last = Counter()
+            self._last[node, name] = counted
+            since = {key: counted[key] - last[key] for key in counted}
+            self._asked[node][name] += since["received"] - since["unwanted"]
+            if since["answered"] > 0:
+                self._answering.add(node)
 
 
 @dataclass
@@ -99,7 +112,7 @@ class Recording:
 
     sent: log time of every sensor message, by topic. received: log time of every output, by topic, also of
     those that never came. truth, predicted: what there is to compare. damage: of the file, or None. samples:
-    of nuScenes, by stamp. heard: see Heard.
+    of nuScenes, by stamp. heard: see Heard.messages.
     """
 
     path: Path
@@ -155,7 +168,7 @@ def read_recording(path: str | Path) -> Recording:
         predicted.finish(),
         reader.damage,
         samples,
-        dict(heard.messages),
+        heard.messages,
     )
 
 
@@ -195,13 +208,14 @@ class _Collector:
 
 
 def point_classes(message: BagMessage) -> UInt8Array:
-    """Return the class of every point of a labelled cloud."""
+    """Return the class of every point of a labelled cloud, IGNORE for a number that is none."""
     points = cloud_fields(message.decode())
     if "class_id" not in (points.dtype.names or ()):
         found = points.dtype.names
         raise InputError(describe(f"fields of {message.topic}", expected="class_id", found=found))
-    classes = np.asarray(points["class_id"], np.uint8)
-    return np.where(classes < len(POINT_CLASSES), classes, IGNORE).astype(np.uint8)
+    classes = points["class_id"]
+    known = (classes >= 0) & (classes < len(POINT_CLASSES))
+    return np.where(known, classes, IGNORE).astype(np.uint8)
 
 
 def _expect_base_frame(topic: str, source: Source) -> None:

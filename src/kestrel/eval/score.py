@@ -193,9 +193,11 @@ def _at_cells_of(truth: BevMap, found: BevMap) -> Float32Array:
     for axis in (0, 1):
         cells, count = truth.probability.shape[axis + 1], values.shape[axis + 1]
         middle = truth.lower[axis] + (np.arange(cells) + 0.5) * truth.resolution
-        place = np.floor((middle - found.lower[axis]) / found.resolution).astype(np.int64)
-        there = ((place >= 0) & (place < count)).reshape((-1, 1) if axis == 0 else (1, -1))
-        values = values.take(place.clip(0, count - 1), axis + 1) * there
+        place = np.floor((middle - found.lower[axis]) / found.resolution)
+        there = (place >= 0) & (place < count)
+        # Compared before they are integers: far places fit none, and processors differ in what they become.
+        cell = np.where(there, place, 0).astype(np.int64)
+        values = values.take(cell, axis + 1) * there.reshape((-1, 1) if axis == 0 else (1, -1))
     return values
 
 

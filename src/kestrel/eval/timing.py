@@ -79,7 +79,7 @@ def node_timings(
         sent: when each sensor message was published.
         received: when each output arrived; topics are ``<node>/output/<name>``. One that never came, but is
             here, counts where its node has answered otherwise.
-        heard: see kestrel.eval.recording.Heard; by it nodes are known that never answered.
+        heard: see kestrel.eval.recording.Heard.messages; by it nodes are known that never answered.
     """
     causes = _causes(sent, received)
     latencies = _latencies_ms(sent, received, causes)

@@ -105,6 +105,13 @@ class FusionTask(Task[KestrelFusion]):
         if self.teacher is not None:
             self.teacher.load_state_dict(self.network.state_dict())
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the weights that the run started from as the teacher where a checkpoint of before has none."""
+        super().on_load_checkpoint(checkpoint)
+        if self.teacher is not None:
+            for key, value in self.teacher.state_dict(prefix="teacher.").items():
+                checkpoint["state_dict"].setdefault(key, value)
+
     def _restart(self) -> None:
         self.detection = DetectionScore(len(DETECTION_CLASSES))
         self.overlap = torch.zeros(2, len(MAP_THRESHOLDS), len(MAP_LAYERS))

@@ -172,25 +172,26 @@ def without_lidar(sample: FusionSample) -> FusionSample:
 
 
 def in_view(places: Tensor, rays: Tensor, origins: Tensor) -> Tensor:
-    """Return which places lie between the first and the last column of a picture, seen from above.
+    """Return which places lie between the outermost rays of a picture, seen from above.
 
     Args:
         places: (N, 2) metres.
-        rays: (M, h, w, 3) of pictures that are less than 180 degrees wide.
+        rays: (M, h, w, 3) of pictures that are less than 360 degrees wide, however they are turned.
         origins: (M, 3) of their cameras.
 
     Returns:
         (N,) bool.
     """
-    left, right = rays[:, -1, 0, :2], rays[:, -1, -1, :2]
-    away = places[:, None] - origins[:, :2]
-    between = (_turn(left, away) < 0) & (_turn(away, right) < 0)
-    return between.any(1)
+    ahead = rays.mean((1, 2))[:, :2]
+    seen = _bearing(ahead[:, None], rays.flatten(1, 2)[..., :2])
+    away = _bearing(ahead, places[:, None] - origins[:, :2])
+    return ((away > seen.amin(1)) & (away < seen.amax(1))).any(1)
 
 
-def _turn(first: Tensor, second: Tensor) -> Tensor:
-    """Return the cross product of vectors (..., 2): below 0 where the second is clockwise of the first."""
-    return first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]
+def _bearing(ahead: Tensor, way: Tensor) -> Tensor:
+    """Return the angle from vectors (..., 2) to others, in radians, anticlockwise."""
+    across = ahead[..., 0] * way[..., 1] - ahead[..., 1] * way[..., 0]
+    return torch.atan2(across, (ahead * way).sum(-1))
 
 
 def map_truth(frame: cache.CachedFrame, config: FusionConfig) -> Tensor:

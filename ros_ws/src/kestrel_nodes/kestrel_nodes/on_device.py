@@ -77,9 +77,10 @@ class OnDevice(Generic[PipelineT]):
         Raises:
             SetupError: the node was cleaned up, which a message in work may outlast.
         """
-        if self._pipeline is None:
+        pipeline = self._pipeline  # once: a cleanup may go on in the other thread
+        if pipeline is None:
             raise SetupError(describe("pipeline", expected="that of a configured node", found="none"))
-        return self._pipeline
+        return pipeline
 
     def free(self) -> None:
         """Let go of the pipeline; a message in work that outlasts this keeps it until it is done."""

@@ -17,6 +17,7 @@ from rclpy.service import Service
 from rclpy.timer import Timer
 
 from kestrel.errors import CalibrationError, ModelError, SetupError, describe
+from kestrel.pipelines.runtime import give_memory_back
 from kestrel.weights import Manifest
 from kestrel_nodes.health import Level
 from kestrel_nodes.managed import ManagedNode
@@ -175,6 +176,9 @@ class WorkingNode(ManagedNode[P]):
             on_error(error)
         if not self.active:  # nobody waited for the end of this work
             self.forget_messages()
+            if not self._setup_models:
+                error = None  # it keeps what it met in memory
+                give_memory_back()
 
     def to_configured(self) -> None:
         """Create everything and warm the pipeline up."""
