@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Python module kestrel_kernels.native. Arrays cross as addresses with their sizes; kestrel.ops checks them.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -11,6 +12,7 @@
 
 #include "bev_pool/bev_pool.h"
 #include "box_points/box_points.h"
+#include "common/array.h"
 #include "common/dispatch.h"
 #include "kernel_map/kernel_map.h"
 #include "point_voxel/trilinear.h"
@@ -32,8 +34,8 @@ T* at(Address address) {
 
 kestrel::Offset triple(const std::vector<int>& values) { return {values.at(0), values.at(1), values.at(2)}; }
 
-std::vector<kestrel::Offset> triples(const Offsets& offsets) {
-  std::vector<kestrel::Offset> result;
+kestrel::Array<kestrel::Offset> triples(const Offsets& offsets) {
+  kestrel::Array<kestrel::Offset> result;
   for (const std::vector<int>& offset : offsets) result.push_back(triple(offset));
   return result;
 }
@@ -132,7 +134,6 @@ kestrel::SplatIndex splat_index(const Sizes& addresses) {
 void lift_splat(Address depth, Address context, const Sizes& depth_stride, const Sizes& context_stride,
                 const Sizes& shape, bool bfloat16, const Sizes& index, const Sizes& grid, Address out,
                 int threads) {
-  nb::gil_scoped_release release;
   kestrel::level().lift_splat({frustum(depth, context, depth_stride, context_stride, shape, bfloat16),
                                splat_index(index), grid.at(0), grid.at(1), grid.at(2), at<void>(out),
                                threads});
@@ -141,7 +142,6 @@ void lift_splat(Address depth, Address context, const Sizes& depth_stride, const
 void lift_splat_backward(Address depth, Address context, const Sizes& depth_stride,
                          const Sizes& context_stride, const Sizes& shape, bool bfloat16, const Sizes& index,
                          Address gradient, Address to_depth, Address to_context, int threads) {
-  nb::gil_scoped_release release;
   kestrel::level().lift_splat_backward({frustum(depth, context, depth_stride, context_stride, shape, bfloat16),
                                         splat_index(index), at<void>(gradient), at<void>(to_depth),
                                         at<void>(to_context), threads});
@@ -204,25 +204,22 @@ int64_t unique_keys(Address keys, int64_t count, Address unique, Address inverse
 }
 
 void submanifold_table(Address keys, int64_t count, const Offsets& offsets, Address table, int threads) {
-  const std::vector<kestrel::Offset> list = triples(offsets);
+  const kestrel::Array<kestrel::Offset> list = triples(offsets);
   kestrel::submanifold_table(at<int64_t>(keys), count, list.data(), static_cast<int>(list.size()),
                              at<int32_t>(table), threads);
 }
 
-nb::tuple strided_triples(Address keys, int64_t count, const Offsets& offsets, const std::vector<int>& stride,
-                          const std::vector<int>& shape, int64_t capacity, Address outputs, Address input,
-                          Address slice, Address output, int threads) {
-  const std::vector<kestrel::Offset> list = triples(offsets);
+std::pair<int64_t, int64_t> strided_triples(Address keys, int64_t count, const Offsets& offsets,
+                                            const std::vector<int>& stride, const std::vector<int>& shape,
+                                            int64_t capacity, Address outputs, Address input, Address slice,
+                                            Address output, int threads) {
+  const kestrel::Array<kestrel::Offset> list = triples(offsets);
   const kestrel::Offset limit = shape.empty() ? kestrel::Offset{0, 0, 0} : triple(shape);
   const kestrel::StridedMap map{at<int64_t>(keys),  count, list.data(), static_cast<int>(list.size()),
                                 triple(stride), shape.empty() ? nullptr : &limit};
-  kestrel::Triples found{};
-  {
-    nb::gil_scoped_release release;
-    found = kestrel::strided_triples(map, capacity, at<int64_t>(outputs), at<int32_t>(input),
-                                     at<int32_t>(slice), at<int32_t>(output), threads);
-  }
-  return nb::make_tuple(found.count, found.outputs);
+  const kestrel::Triples found = kestrel::strided_triples(map, capacity, at<int64_t>(outputs), at<int32_t>(input),
+                                                          at<int32_t>(slice), at<int32_t>(output), threads);
+  return {found.count, found.outputs};
 }
 
 void find_keys(Address keys, int64_t count, Address wanted, int64_t queries, Address rows, int threads) {
@@ -257,6 +254,19 @@ void box_points(Address points, int64_t count, Address regions, int64_t region_c
                        at<int64_t>(rows), at<int64_t>(found), threads});
 }
 
+// A kernel as a function of the module: others may run Python meanwhile, and it names itself where it lacks memory.
+template <class Result, class... Arguments>
+void define(nb::module_& m, const char* name, Result (*kernel)(Arguments...)) {
+  m.def(name, [name, kernel](Arguments... arguments) -> Result {
+    const nb::gil_scoped_release release;
+    try {
+      return kernel(arguments...);
+    } catch (const kestrel::OutOfMemory& error) {
+      throw kestrel::OutOfMemory(error.bytes, name);
+    }
+  });
+}
+
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
@@ -264,34 +274,33 @@ constexpr int interface_version = 12;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;
-  using Release = nb::call_guard<nb::gil_scoped_release>;
   m.def("dispatch_level", [] { return std::string(kestrel::level().name); });
   m.def("available_levels", &available_levels);
   m.def("set_dispatch_level", &set_dispatch_level, "name"_a);
-  m.def("pack_weight", &pack_weight, Release());
-  m.def("quantize", &quantize, Release());
-  m.def("sparse_conv", &sparse_conv, Release());
-  m.def("weight_gradient", &weight_gradient, Release());
-  m.def("weighted_gather", &weighted_gather, Release());
-  m.def("weighted_scatter", &weighted_scatter, Release());
-  m.def("scatter_mean", &scatter_mean, Release());
-  m.def("winograd", &winograd, Release());
-  m.def("pillar_canvas", &pillar_canvas, Release());
-  m.def("sample_axes", &sample_axes, Release());
-  m.def("most_likely", &most_likely, Release());
-  m.def("window_attention", &window_attention, Release());
-  m.def("pack_keys", &pack_keys, Release());
-  m.def("unique_keys", &unique_keys, Release());
-  m.def("submanifold_table", &submanifold_table, Release());
-  m.def("strided_triples", &strided_triples);
-  m.def("find_keys", &find_keys, Release());
-  m.def("trilinear", &trilinear, Release());
-  m.def("voxelize", &voxelize, Release());
-  m.def("lift_splat", &lift_splat);
-  m.def("lift_splat_backward", &lift_splat_backward);
-  m.def("rotated_iou", &rotated_iou, Release());
-  m.def("rotated_nms", &rotated_nms, Release());
-  m.def("circle_nms", &circle_nms, Release());
-  m.def("box_points", &box_points, Release());
-  m.def("build_splat_index", &build_splat_index, Release());
+  define(m, "pack_weight", &pack_weight);
+  define(m, "quantize", &quantize);
+  define(m, "sparse_conv", &sparse_conv);
+  define(m, "weight_gradient", &weight_gradient);
+  define(m, "weighted_gather", &weighted_gather);
+  define(m, "weighted_scatter", &weighted_scatter);
+  define(m, "scatter_mean", &scatter_mean);
+  define(m, "winograd", &winograd);
+  define(m, "pillar_canvas", &pillar_canvas);
+  define(m, "sample_axes", &sample_axes);
+  define(m, "most_likely", &most_likely);
+  define(m, "window_attention", &window_attention);
+  define(m, "pack_keys", &pack_keys);
+  define(m, "unique_keys", &unique_keys);
+  define(m, "submanifold_table", &submanifold_table);
+  define(m, "strided_triples", &strided_triples);
+  define(m, "find_keys", &find_keys);
+  define(m, "trilinear", &trilinear);
+  define(m, "voxelize", &voxelize);
+  define(m, "lift_splat", &lift_splat);
+  define(m, "lift_splat_backward", &lift_splat_backward);
+  define(m, "rotated_iou", &rotated_iou);
+  define(m, "rotated_nms", &rotated_nms);
+  define(m, "circle_nms", &circle_nms);
+  define(m, "box_points", &box_points);
+  define(m, "build_splat_index", &build_splat_index);
 }

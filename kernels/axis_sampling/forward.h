@@ -26,11 +26,13 @@ void sample_grid(const AxisSampling& request) {
   const Element* const grid = static_cast<const Element*>(request.grid);
   Element* const out = static_cast<Element*>(request.out);
   const int64_t places = request.places, channels = request.channels, line = request.size * channels;
+  Shortage shortage;
 #pragma omp parallel num_threads(request.threads)
   {
-    Scratch mixed(line * 4);
+    Scratch mixed(line * 4, shortage);
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < request.images * places; ++row) {
+      if (shortage) continue;
       const int64_t image = row / places, place = row % places;
       const Element* above = grid + (image * request.size + request.lower[place]) * line;
       mix(above, above + line, request.share[place], line, mixed.floats());
@@ -40,6 +42,7 @@ void sample_grid(const AxisSampling& request) {
       }
     }
   }
+  shortage.raise();
 }
 
 void sample_axes(const AxisSampling& request) {

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The Kestrel Authors
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <vector>
 
 #include "bev_pool/bev_pool.h"
+#include "common/array.h"
 
 namespace kestrel {
 namespace {
@@ -15,8 +15,8 @@ struct Run {
 // The runs of a range of picture columns in the order of (n, w, d, h), and how many each cell has.
 struct Part {
   int64_t first, last;
-  std::vector<Run> runs;
-  std::vector<int32_t> count;
+  Array<Run> runs;
+  Array<int32_t> count;
   int64_t base;
 };
 
@@ -33,8 +33,8 @@ void axis_cells(const float* ray, int64_t count, float origin, float depth, floa
 }
 
 // Cells of the points of one picture column, (d, h).
-void column_cells(const SplatIndexing& request, int64_t n, int64_t w, std::vector<float>& ray,
-                  std::vector<int32_t>& along, int32_t* cells) {
+void column_cells(const SplatIndexing& request, int64_t n, int64_t w, Array<float>& ray, Array<int32_t>& along,
+                  int32_t* cells) {
   const FrustumRays& frustum = request.frustum;
   const int64_t height = request.height, frame = frustum.frames[n];
   const int32_t sizes[3] = {frustum.nx, frustum.ny, frustum.nz};
@@ -57,9 +57,10 @@ void column_cells(const SplatIndexing& request, int64_t n, int64_t w, std::vecto
 
 void find_runs(const SplatIndexing& request, Part& part) {
   const int64_t lines = static_cast<int64_t>(request.depths) * request.height;
-  std::vector<int32_t> cells(lines), along(3 * request.height);
-  std::vector<float> ray(3 * request.height);
+  Array<int32_t> cells(lines), along(3 * request.height);
+  Array<float> ray(3 * request.height);
   part.count.assign(request.num_cells, 0);
+  part.runs.reserve((part.last - part.first) * lines);
   for (int64_t column = part.first; column < part.last; ++column) {
     const int64_t n = column / request.width, w = column % request.width;
     column_cells(request, n, w, ray, along, cells.data());
@@ -80,7 +81,7 @@ void find_runs(const SplatIndexing& request, Part& part) {
 }
 
 // A stable counting sort by cell: what a part puts into a cell follows what the parts before it put there.
-int64_t number_cells(const SplatIndexing& request, std::vector<Part>& parts) {
+int64_t number_cells(const SplatIndexing& request, Array<Part>& parts) {
   int32_t sum = 0;
   for (int64_t cell = 0; cell < request.num_cells; ++cell) {
     request.row_start[cell] = sum;
@@ -116,14 +117,16 @@ void place_runs(const SplatIndexing& request, Part& part) {
 
 int64_t build_splat_index(const SplatIndexing& request) {
   const int64_t columns = static_cast<int64_t>(request.images) * request.width;
-  std::vector<Part> parts(std::max(1, request.threads));
+  Array<Part> parts(std::max(1, request.threads));
   const int count = static_cast<int>(parts.size());
+  Shortage shortage;
 #pragma omp parallel for num_threads(request.threads) schedule(static, 1)
   for (int i = 0; i < count; ++i) {
     parts[i].first = columns * i / count;
     parts[i].last = columns * (i + 1) / count;
-    find_runs(request, parts[i]);
+    shortage.guard([&] { find_runs(request, parts[i]); });
   }
+  shortage.raise();
   const int64_t runs = number_cells(request, parts);
 #pragma omp parallel for num_threads(request.threads) schedule(static, 1)
   for (int i = 0; i < count; ++i) place_runs(request, parts[i]);

@@ -160,11 +160,13 @@ template <bool kBfloat16>
 void sum_cells(const LiftSplat& splat, int padded, int64_t first, int64_t last, const float* sums) {
   const int channels = splat.frustum.channels;
   const int32_t* row_start = splat.index.row_start;
+  Shortage shortage;
 #pragma omp parallel num_threads(splat.threads)
   {
-    Scratch memory(padded * 4);
+    Scratch memory(padded * 4, shortage);
 #pragma omp for schedule(static)
     for (int64_t cell = first; cell < last; ++cell) {
+      if (shortage) continue;
       const int32_t runs = row_start[cell + 1] - row_start[cell];
       const float* total = sums + static_cast<int64_t>(row_start[cell] - row_start[first]) * padded;
       if (runs != 1) {  // most cells have one or none
@@ -181,6 +183,7 @@ void sum_cells(const LiftSplat& splat, int padded, int64_t first, int64_t last, 
       }
     }
   }
+  shortage.raise();
 }
 
 template <bool kBfloat16>

@@ -78,16 +78,20 @@ void splat_gradients(const LiftSplatBackward& request) {
   const int64_t columns = static_cast<int64_t>(frustum.images) * frustum.width;
   Scratch packed(columns * frustum.height * padded * 4);
   pack_context<kBfloat16>(frustum, padded, packed.floats(), request.threads);
+  Shortage shortage;
 #pragma omp parallel num_threads(request.threads)
   {
-    Scratch to_context(static_cast<int64_t>(frustum.height) * padded * 4), upstream(padded * 4),
-        to_depth(frustum.height * 4);
-    memset(upstream.data, 0, 4 * padded);
+    Scratch to_context(static_cast<int64_t>(frustum.height) * padded * 4, shortage), upstream(padded * 4, shortage),
+        to_depth(frustum.height * 4, shortage);
+    upstream.clear(4 * padded);
 #pragma omp for schedule(dynamic, 16)
-    for (int64_t column = 0; column < columns; ++column)
+    for (int64_t column = 0; column < columns; ++column) {
+      if (shortage) continue;
       column_gradient<kBfloat16>(request, column, padded, packed.floats(), to_context.floats(),
                                  upstream.floats(), to_depth.floats());
+    }
   }
+  shortage.raise();
 }
 
 void lift_splat_backward(const LiftSplatBackward& request) {

@@ -4,7 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
+
+#include "common/array.h"
 
 namespace kestrel {
 
@@ -36,7 +37,7 @@ struct Region {
 // Says which regions may hold a point: a table of the cells of the square that all of them lie in.
 class Table {
  public:
-  Table(const std::vector<Region>& regions, double oldest) : start_(side * side + 1) {
+  Table(const Array<Region>& regions, double oldest) : start_(side * side + 1) {
     double low_x = INFINITY, low_y = INFINITY, high_x = -INFINITY, high_y = -INFINITY;
     for (const Region& region : regions) {
       const double reach = region.reach(oldest);
@@ -86,8 +87,8 @@ class Table {
 
   double x_, y_, scale_;
   bool unbounded_ = false;
-  std::vector<int64_t> start_, next_;
-  std::vector<int> list_;
+  Array<int64_t> start_, next_;
+  Array<int> list_;
 };
 
 }  // namespace
@@ -97,7 +98,7 @@ void box_points(const BoxPoints& request) {
   std::fill(request.rows, request.rows + groups * request.limit, -1);
   std::fill(request.found, request.found + groups, 0);
   if (!request.count || !request.region_count) return;
-  std::vector<Region> regions;
+  Array<Region> regions;
   for (int64_t i = 0; i < request.region_count; ++i) regions.emplace_back(request.regions + columns * i);
   double oldest = 0;
   for (int64_t i = 0; i < request.count; ++i) {
@@ -110,10 +111,9 @@ void box_points(const BoxPoints& request) {
     int64_t group, row;
   };
   // Parts of the points in their order, so that their hits are, too.
-  std::vector<std::vector<Hit>> parts(std::max(1, request.threads));
+  Array<Array<Hit>> parts(std::max(1, request.threads));
   const int64_t count = static_cast<int64_t>(parts.size());
-#pragma omp parallel for num_threads(request.threads) schedule(static)
-  for (int64_t part = 0; part < count; ++part) {
+  const auto find_hits = [&](int64_t part) {
     for (int64_t i = part * request.count / count; i < (part + 1) * request.count / count; ++i) {
       const float* point = request.points + point_columns * i;
       table.visit(point, [&](int region) {
@@ -123,12 +123,16 @@ void box_points(const BoxPoints& request) {
         parts[part].push_back({int64_t{region} * request.slots + which, i});
       });
     }
-  }
-  for (const std::vector<Hit>& part : parts)
+  };
+  Shortage shortage;
+#pragma omp parallel for num_threads(request.threads) schedule(static)
+  for (int64_t part = 0; part < count; ++part) shortage.guard([&] { find_hits(part); });
+  shortage.raise();
+  for (const Array<Hit>& part : parts)
     for (const Hit& hit : part) ++request.found[hit.group];
   // Of too many every so many-th stays.
-  std::vector<int64_t> rank(groups);
-  for (const std::vector<Hit>& part : parts)
+  Array<int64_t> rank(groups);
+  for (const Array<Hit>& part : parts)
     for (const Hit& hit : part) {
       const int64_t there = request.found[hit.group], mine = rank[hit.group]++;
       const int64_t place = there > request.limit ? mine * request.limit / there : mine;

@@ -25,13 +25,16 @@ inline Vector exponential(Vector x) {
 
 void most_likely(const MostLikely& request) {
   const int classes = request.classes;
+  const int64_t bytes = int64_t{classes} * kWidth * 4;  // of as many rows as a vector has elements
+  Shortage shortage;
 #pragma omp parallel num_threads(request.threads)
   {
-    Scratch columns(int64_t{classes} * kWidth * 4);  // of as many rows as a vector has elements
+    Scratch columns(bytes, shortage);
+    columns.clear(bytes);
     float* const block = columns.floats();
-    memset(block, 0, static_cast<size_t>(classes) * kWidth * 4);
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < request.count; first += kWidth) {
+      if (shortage) continue;
       const int rows = static_cast<int>(smaller(kWidth, request.count - first));
       const float* const from = request.logits + first * classes;
       for (int row = 0; row < rows; ++row)
@@ -52,6 +55,7 @@ void most_likely(const MostLikely& request) {
       }
     }
   }
+  shortage.raise();
 }
 
 }  // namespace

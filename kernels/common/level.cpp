@@ -11,6 +11,7 @@
 #endif
 
 #include "common/dispatch.h"
+#include "common/memory.h"
 #include "common/simd.h"
 #include "point_voxel/weighted.h"
 #include "sparse_conv/product.h"

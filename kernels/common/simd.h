@@ -61,20 +61,6 @@ inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / t
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Scratch memory of one call, aligned for any vector.
-struct Scratch {
-  explicit Scratch(int64_t bytes) : data(aligned_alloc(64, round_up(larger(bytes, 64), 64))) {
-    if (!data) abort();
-  }
-  ~Scratch() { free(data); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  float* floats() const { return static_cast<float*>(data); }
-  int32_t* ints() const { return static_cast<int32_t*>(data); }
-  uint16_t* halves() const { return static_cast<uint16_t*>(data); }
-  void* data;
-};
-
 inline float to_float(float value) { return value; }
 inline float to_float(uint16_t bfloat16) {
   const uint32_t bits = static_cast<uint32_t>(bfloat16) << 16;

@@ -3,11 +3,11 @@
 #include "kernel_map/kernel_map.h"
 
 #include <algorithm>
-#include <map>
-#include <memory>
 #include <numeric>
+#include <tuple>
 #include <utility>
-#include <vector>
+
+#include "common/array.h"
 
 namespace kestrel {
 namespace {
@@ -63,13 +63,13 @@ struct Compression {
 
 // Stable radix sort by the lowest `bits` bits of the keys.
 template <class Key>
-void radix_sort(std::unique_ptr<Item<Key>[]>& items, int64_t count, int bits) {
+void radix_sort(Block<Item<Key>>& items, int64_t count, int bits) {
   const auto less = [](const Item<Key>& one, const Item<Key>& other) { return one.key < other.key; };
   if (std::is_sorted(items.get(), items.get() + count, less)) return;
   constexpr int kDigit = 11;
   constexpr Key mask = (1 << kDigit) - 1;
-  std::unique_ptr<Item<Key>[]> other(new Item<Key>[count]);
-  std::vector<uint32_t> starts(mask + 1);
+  Block<Item<Key>> other = block<Item<Key>>(count);
+  Array<uint32_t> starts(mask + 1);
   for (int shift = 0; shift < bits; shift += kDigit) {
     std::fill(starts.begin(), starts.end(), 0);
     for (int64_t i = 0; i < count; ++i) ++starts[items[i].key >> shift & mask];
@@ -85,18 +85,20 @@ void radix_sort(std::unique_ptr<Item<Key>[]>& items, int64_t count, int bits) {
 template <class Key>
 struct Range {
   Key low;
-  std::unique_ptr<Item<Key>[]> items;
+  Block<Item<Key>> items;
   int64_t count, unique, first;
 
   void fill(const int64_t* keys, int64_t total, const Compression& compress, const Range* next) {
-    items.reset(new Item<Key>[total]);
-    count = unique = 0;
-    const Key most = next ? next->low : 0;
+    items = block<Item<Key>>(total);
+    const uint64_t beyond = next ? next->low : ~uint64_t{0};  // no key is as large as that
+    Item<Key>* to = items.get();
     for (int64_t i = 0; i < total; ++i) {
       const Key key = static_cast<Key>(compress(keys[i]));
-      items[count] = {key, static_cast<uint32_t>(i)};
-      count += (key >= low) & (!next | (key < most));
+      *to = {key, static_cast<uint32_t>(i)};
+      to += (key >= low) & (key < beyond);
     }
+    count = to - items.get();
+    unique = 0;
     radix_sort(items, count, compress.bits);
     Key last = 0;
     for (int64_t i = 0; i < count; ++i) {
@@ -108,11 +110,11 @@ struct Range {
 
 // Ranges that split the keys about evenly, judged by some of them.
 template <class Key>
-std::vector<Range<Key>> ranges_of(const int64_t* keys, int64_t count, const Compression& compress, int threads) {
+Array<Range<Key>> ranges_of(const int64_t* keys, int64_t count, const Compression& compress, int threads) {
   const int parts = static_cast<int>(std::clamp<int64_t>(count / kShare, 1, std::max(threads, 1)));
-  std::vector<Range<Key>> ranges(parts);
+  Array<Range<Key>> ranges(parts);
   const int64_t samples = 256 * (parts - 1);
-  std::vector<Key> sample(samples + 1, 0);
+  Array<Key> sample(samples + 1, 0);
   for (int64_t i = 0; i < samples; ++i) sample[i] = static_cast<Key>(compress(keys[count * i / samples]));
   std::sort(sample.begin(), sample.end());
   for (int part = 1; part < parts; ++part) ranges[part].low = sample[samples * part / parts];
@@ -123,32 +125,36 @@ std::vector<Range<Key>> ranges_of(const int64_t* keys, int64_t count, const Comp
 template <class Key, class Number>
 int64_t number_compressed(const int64_t* keys, int64_t count, const Compression& compress, int64_t* unique,
                           Number* number, int threads) {
-  std::vector<Range<Key>> ranges = ranges_of<Key>(keys, count, compress, threads);
+  Array<Range<Key>> ranges = ranges_of<Key>(keys, count, compress, threads);
   const int parts = static_cast<int>(ranges.size());
   int64_t found = 0;
+  Shortage shortage;
 #pragma omp parallel num_threads(parts)
   {
 #pragma omp for schedule(static)
     for (int part = 0; part < parts; ++part)
-      ranges[part].fill(keys, count, compress, part + 1 < parts ? &ranges[part + 1] : nullptr);
+      shortage.guard([&] { ranges[part].fill(keys, count, compress, part + 1 < parts ? &ranges[part + 1] : nullptr); });
 #pragma omp single
     for (Range<Key>& range : ranges) range.first = std::exchange(found, found + range.unique);
 #pragma omp for schedule(static)
     for (int part = 0; part < parts; ++part) {
+      if (shortage) continue;
       const Range<Key>& own = ranges[part];
       for (int64_t i = 0; i < own.count; ++i) unique[own.first + own.items[i].key] = keys[own.items[i].value];
       // Numbers are written by part of the given keys: threads that write to the same cache lines wait for each other.
       const int64_t begin = count * part / parts, size = count * (part + 1) / parts - begin;
       Number nowhere, *const to[] = {&nowhere, number + begin};
       for (const Range<Key>& range : ranges) {
-        for (int64_t i = 0; i < range.count; ++i) {
-          const int64_t place = range.items[i].value - begin;
+        const int64_t first = range.first;
+        for (const Item<Key>*item = range.items.get(), *const end = item + range.count; item < end; ++item) {
+          const int64_t place = item->value - begin;
           const bool here = static_cast<uint64_t>(place) < static_cast<uint64_t>(size);
-          to[here][place & -int64_t{here}] = static_cast<Number>(range.first + range.items[i].key);
+          to[here][place & -int64_t{here}] = static_cast<Number>(first + item->key);
         }
       }
     }
   }
+  shortage.raise();
   return found;
 }
 
@@ -171,22 +177,29 @@ struct Column {
     int32_t* opposite[2];  // where to write if nothing is found, and the rows of the opposite slice
   };
   int64_t first_key;  // of the lowest slice
-  std::vector<Slice> slices;
+  Array<Slice> slices;
 };
 
 // The slices that lead to smaller keys: those of a cube are fewer columns than its first half in the given order.
-std::vector<Column> columns_below(const Offset* offsets, int slices, int32_t* table, int64_t count,
-                                  int32_t* nowhere) {
-  std::map<std::pair<int32_t, int32_t>, std::map<int32_t, int>> slice_at;
+Array<Column> columns_below(const Offset* offsets, int slices, int32_t* table, int64_t count, int32_t* nowhere) {
+  Array<int> below;
   for (int k = 0; k < slices; ++k)
-    if (offset_key(offsets[k]) < 0) slice_at[{offsets[k].x, offsets[k].y}][offsets[k].z] = k;
-  std::vector<Column> columns;
-  for (const auto& [place, slice_of] : slice_at) {
-    const int32_t low = slice_of.begin()->first, high = slice_of.rbegin()->first;
-    Column column{offset_key({place.first, place.second, low}), std::vector<Column::Slice>(high - low + 1)};
-    for (const auto& [z, k] : slice_of)
-      column.slices[z - low] = {table + k * count, {nowhere, table + (slices - 1 - k) * count}};
-    columns.push_back(column);
+    if (offset_key(offsets[k]) < 0) below.push_back(k);
+  std::sort(below.begin(), below.end(), [&](int one, int other) {
+    const Offset &a = offsets[one], &b = offsets[other];
+    return std::tie(a.x, a.y, a.z) < std::tie(b.x, b.y, b.z);
+  });
+  Array<Column> columns;
+  const Offset* lowest = nullptr;
+  for (const int k : below) {
+    const Offset& offset = offsets[k];
+    if (!lowest || lowest->x != offset.x || lowest->y != offset.y) {
+      lowest = &offset;
+      columns.push_back({offset_key(offset), {}});
+    }
+    Array<Column::Slice>& column = columns.back().slices;
+    column.resize(offset.z - lowest->z + 1);
+    column.back() = {table + k * count, {nowhere, table + (slices - 1 - k) * count}};
   }
   return columns;
 }
@@ -222,10 +235,11 @@ void submanifold_table(const int64_t* keys, int64_t count, const Offset* offsets
                        int threads) {
   // No key is as large as the padding, so that the search may look kStep keys ahead without asking for the end.
   constexpr int64_t kChunk = 2048, kStep = 4;
-  const std::unique_ptr<int64_t[]> padded(new int64_t[count + kStep]);
+  const Block<int64_t> padded = block<int64_t>(count + kStep);
   std::copy_n(keys, count, padded.get());
   std::fill_n(padded.get() + count, kStep, INT64_MAX);
   const int64_t chunks = (count + kChunk - 1) / kChunk;
+  Shortage shortage;
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(static)
@@ -235,10 +249,15 @@ void submanifold_table(const int64_t* keys, int64_t count, const Offset* offsets
     }
     // A pair (j, i) at one offset is the pair (i, j) at the opposite one: half of the searches suffice.
     int32_t nowhere;
-    const std::vector<Column> columns = columns_below(offsets, slices, table, count, &nowhere);
-    std::vector<const int64_t*> reached(columns.size());
+    Array<Column> columns;
+    Array<const int64_t*> reached;
+    shortage.guard([&] {
+      columns = columns_below(offsets, slices, table, count, &nowhere);
+      reached.resize(columns.size());
+    });
 #pragma omp for schedule(dynamic)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      if (shortage) continue;
       const int64_t first = chunk * kChunk, last = std::min(count, first + kChunk);
       for (size_t c = 0; c < columns.size(); ++c)
         reached[c] = std::lower_bound(padded.get(), padded.get() + count, keys[first] + columns[c].first_key);
@@ -266,6 +285,7 @@ void submanifold_table(const int64_t* keys, int64_t count, const Offset* offsets
       }
     }
   }
+  shortage.raise();
 }
 
 namespace {
@@ -276,7 +296,7 @@ struct Steps {
   static constexpr int64_t kNone = INT64_MIN;
   int64_t stride;
   int slices;
-  std::vector<int64_t> step;
+  Array<int64_t> step;
 
   Steps(int64_t by, const Offset* offsets, int count, int axis) : stride(by), slices(count), step(by * count) {
     for (int64_t rest = 0; rest < stride; ++rest) {
@@ -298,7 +318,7 @@ Triples strided_triples(const StridedMap& map, int64_t capacity, int64_t* output
                          {map.stride.z, map.offsets, map.slices, 2}};
   const int64_t limits[3] = {map.shape ? map.shape->x : 0, map.shape ? map.shape->y : 0,
                              map.shape ? map.shape->z : 0};
-  std::unique_ptr<int64_t[]> reached(new int64_t[capacity]);
+  const Block<int64_t> reached = block<int64_t>(capacity);
   int64_t count = 0;
   for (int64_t i = 0; i < map.count; ++i) {
     const int64_t key = map.keys[i];

@@ -119,15 +119,17 @@ bool pillar_canvas(const PillarCanvas& request) {
   const int channels = request.channels, padded = static_cast<int>(round_up(channels, kWidth));
   if (kept < request.least) memset(ends.data, 0, pillars * 4);
   Scratch weight((kPillarInputs + 1) * padded * 4);
-  memset(weight.data, 0, (kPillarInputs + 1) * padded * 4);
+  weight.clear((kPillarInputs + 1) * padded * 4);
   for (int k = 0; k <= kPillarInputs; ++k)
     memcpy(weight.floats() + k * padded, k < kPillarInputs ? request.weight + k * channels : request.bias,
            channels * 4);
+  Shortage shortage;
 #pragma omp parallel num_threads(request.threads)
   {
-    Scratch result(padded * 4);
+    Scratch result(padded * 4, shortage);
 #pragma omp for schedule(dynamic)
     for (int64_t row = 0; row < rows; ++row) {
+      if (shortage) continue;
       for (int32_t column = 0; column < request.side; ++column) {
         const int64_t p = row * request.side + column;
         const int32_t first = p ? ends.ints()[p - 1] : 0;
@@ -139,6 +141,7 @@ bool pillar_canvas(const PillarCanvas& request) {
       }
     }
   }
+  shortage.raise();
   return true;
 }
 

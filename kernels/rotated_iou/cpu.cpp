@@ -3,7 +3,8 @@
 #include "rotated_iou/rotated_iou.h"
 
 #include <cmath>
-#include <vector>
+
+#include "common/array.h"
 
 namespace kestrel {
 namespace {
@@ -49,8 +50,8 @@ double iou(const Rectangle& one, const Rectangle& other) {
   return total > 0 ? area / total : 0 * area;
 }
 
-std::vector<Rectangle> rectangles(const double* boxes, int64_t count) {
-  std::vector<Rectangle> result;
+Array<Rectangle> rectangles(const double* boxes, int64_t count) {
+  Array<Rectangle> result;
   result.reserve(count);
   for (int64_t i = 0; i < count; ++i) result.emplace_back(boxes + 5 * i);
   return result;
@@ -71,8 +72,8 @@ int64_t keep_best(const int64_t* labels, int64_t count, int64_t limit, int64_t* 
 }  // namespace
 
 void rotated_iou(const RotatedIou& request) {
-  const std::vector<Rectangle> boxes = rectangles(request.boxes, request.count);
-  const std::vector<Rectangle> others = rectangles(request.others, request.other_count);
+  const Array<Rectangle> boxes = rectangles(request.boxes, request.count);
+  const Array<Rectangle> others = rectangles(request.others, request.other_count);
 #pragma omp parallel for num_threads(request.threads) schedule(static)
   for (int64_t i = 0; i < request.count; ++i)
     for (int64_t j = 0; j < request.other_count; ++j)
@@ -81,7 +82,7 @@ void rotated_iou(const RotatedIou& request) {
 
 int64_t rotated_nms(const double* boxes, const int64_t* labels, int64_t count, double threshold, int64_t limit,
                     int64_t* kept) {
-  const std::vector<Rectangle> all = rectangles(boxes, count);
+  const Array<Rectangle> all = rectangles(boxes, count);
   return keep_best(labels, count, limit, kept,
                    [&](int64_t k, int64_t i) { return iou(all[k], all[i]) > threshold; });
 }

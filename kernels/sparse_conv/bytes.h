@@ -50,11 +50,10 @@ float quantize(const Quantize& request) {
 #if defined(__AVX512VNNI__)
 
 // Channels in groups of four; their number is a multiple of that.
-struct ByteProduct {
+struct ByteProduct : PlainProduct {
   static constexpr int kDepthStep = 4, kColumnStep = kWidth, kElementBytes = 1;
   using Sum = uint32_t;
-  const SparseConv& conv;
-  const int padded;
+  using PlainProduct::PlainProduct;
 
   void add(int k, const Pairs& pairs, uint32_t* sums) {
     const int depth = conv.cin / 4;

@@ -113,18 +113,21 @@ void run_tiles(const SparseConv& conv) {
   using Sum = typename Product::Sum;
   Scratch start(4 * padded), units(4 * padded);
   fill_start(conv, padded, start.floats());
-  memset(units.data, 0, 4 * padded);
+  units.clear(4 * padded);
   if (conv.units) memcpy(units.data, conv.units, 4 * conv.cout);
   const Columns columns{units.floats(), start.floats()};
   const Reader<uint16_t> half_reader(conv.read, conv.cout);
   const Reader<float> reader(conv.read, conv.cout);
+  Shortage shortage;
 #pragma omp parallel num_threads(conv.threads)
   {
-    Product product{conv, padded};
-    Scratch sum_memory(static_cast<int64_t>(tile) * padded * 4), places((tile + 16) * 4), rows((tile + 16) * 4);
+    Product product(conv, padded, shortage);
+    Scratch sum_memory(static_cast<int64_t>(tile) * padded * 4, shortage), places((tile + 16) * 4, shortage),
+        rows((tile + 16) * 4, shortage);
     Sum* sums = static_cast<Sum*>(sum_memory.data);
 #pragma omp for schedule(dynamic)
     for (int64_t t = 0; t < tiles; ++t) {
+      if (shortage) continue;
       const int64_t first = t * tile;
       const int count = static_cast<int>(smaller(tile, conv.outputs - first));
       for (int j = 0; j < count; ++j) begin_row(sums + static_cast<int64_t>(j) * padded, columns.start, padded);
@@ -135,6 +138,7 @@ void run_tiles(const SparseConv& conv) {
         finish_tile(conv, reader, columns, sums, padded, first, count);
     }
   }
+  shortage.raise();
 }
 
 void sparse_conv(const SparseConv& conv) {

@@ -99,7 +99,15 @@ void multiply_pairs(const Element* features, int64_t row_stride, const Pairs& pa
 }
 
 // Each way to multiply has a `depth` and a `column` step that its packed slices are padded to, the type of its sums,
-// and add(), which adds the products of some pairs with slice k. One object per thread.
+// and add(), which adds the products of some pairs with slice k. One object per thread, made in the parallel region.
+
+// What those share that need no memory of their own.
+struct PlainProduct {
+  const SparseConv& conv;
+  const int padded;
+
+  PlainProduct(const SparseConv& convolution, int columns, Shortage&) : conv(convolution), padded(columns) {}
+};
 
 // Elements of a slice in panels of columns: channel after channel, Group neighbouring channels together.
 template <int Group, class From, class To>
@@ -118,11 +126,10 @@ void pack_panels(const From* slice, int cin, int cout, int padded, To* to) {
 }
 
 // Single precision: rows are read where they lie.
-struct FloatProduct {
+struct FloatProduct : PlainProduct {
   static constexpr int kDepthStep = 1, kColumnStep = kWidth, kElementBytes = 4;
   using Sum = float;
-  const SparseConv& conv;
-  const int padded;
+  using PlainProduct::PlainProduct;
 
   void add(int k, const Pairs& pairs, float* sums) {
     const float* slice = static_cast<const float*>(conv.weight) + static_cast<int64_t>(k) * conv.cin * padded;
@@ -143,10 +150,11 @@ struct WidenedProduct {
   using Sum = float;
   const SparseConv& conv;
   const int padded;
-  Scratch wide{int64_t{kBlock} * conv.cin * 4};
+  Scratch wide;
   int32_t order[kBlock];
 
-  WidenedProduct(const SparseConv& convolution, int columns) : conv(convolution), padded(columns) {
+  WidenedProduct(const SparseConv& convolution, int columns, Shortage& shortage)
+      : conv(convolution), padded(columns), wide(int64_t{kBlock} * conv.cin * 4, shortage) {
     for (int r = 0; r < kBlock; ++r) order[r] = r;
   }
 
@@ -174,11 +182,10 @@ struct WidenedProduct {
 };
 
 // bfloat16 in pairs of channels, as the dot product instruction reads them; needs an even number of channels.
-struct PairProduct {
+struct PairProduct : PlainProduct {
   static constexpr int kDepthStep = 2, kColumnStep = kWidth, kElementBytes = 2;
   using Sum = float;
-  const SparseConv& conv;
-  const int padded;
+  using PlainProduct::PlainProduct;
 
   void add(int k, const Pairs& pairs, float* sums) {
     const int depth = conv.cin / 2;

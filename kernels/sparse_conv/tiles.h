@@ -97,13 +97,14 @@ struct TileProduct {
   const SparseConv& conv;
   const int padded, depth;
   TileRegisters registers;
-  Scratch rows[2], products{int64_t{kBlockRows} * padded * 4};
+  Scratch rows[2], products;
 
-  TileProduct(const SparseConv& convolution, int columns)
+  TileProduct(const SparseConv& convolution, int columns, Shortage& shortage)
       : conv(convolution), padded(columns), depth(static_cast<int>(round_up(conv.cin, kTileDepth))),
-        rows{Scratch(int64_t{kBlockRows} * depth * 2), Scratch(int64_t{kBlockRows} * depth * 2)} {
+        rows{{int64_t{kBlockRows} * depth * 2, shortage}, {int64_t{kBlockRows} * depth * 2, shortage}},
+        products(int64_t{kBlockRows} * padded * 4, shortage) {
     // The channels beyond the last stay zero: rows are written over rows.
-    for (Scratch& each : rows) memset(each.data, 0, int64_t{kBlockRows} * depth * 2);
+    for (const Scratch& each : rows) each.clear(int64_t{kBlockRows} * depth * 2);
   }
 
   void copy(const Pairs& pairs, int first, uint16_t* to) const {

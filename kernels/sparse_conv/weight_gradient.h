@@ -84,11 +84,13 @@ void weight_gradient(const WeightGradient& grad) {
   // Few threads: one unit per slice, so that rows are fetched once. Many: parts of slices, so that all have work.
   const int channel_block = grad.threads * 4 <= grad.slices ? grad.cin : kSmallBlock;
   const int blocks = (grad.cin + channel_block - 1) / channel_block;
+  Shortage shortage;
 #pragma omp parallel num_threads(grad.threads)
   {
-    Scratch sum_memory(static_cast<int64_t>(channel_block) * padded * 4);
+    Scratch sum_memory(static_cast<int64_t>(channel_block) * padded * 4, shortage);
 #pragma omp for schedule(dynamic)
     for (int unit = 0; unit < grad.slices * blocks; ++unit) {
+      if (shortage) continue;
       // The middle slice of a submanifold layer has the most pairs: start with it.
       const int k = (unit / blocks + grad.slices / 2) % grad.slices, channel = unit % blocks * channel_block;
       const int channels = static_cast<int>(smaller(channel_block, grad.cin - channel));
@@ -99,6 +101,7 @@ void weight_gradient(const WeightGradient& grad) {
                sum_memory.floats() + static_cast<int64_t>(r) * padded, 4 * grad.cout);
     }
   }
+  shortage.raise();
 }
 
 }  // namespace

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: The Kestrel Authors
 // SPDX-License-Identifier: Apache-2.0
+#include "voxelize/voxelize.h"
+
 #include <algorithm>
 #include <cstring>
-#include <memory>
-#include <vector>
 
-#include "voxelize/voxelize.h"
+#include "common/array.h"
 
 namespace kestrel {
 namespace {
@@ -79,8 +79,8 @@ class Table {
   }
 
   int shift_ = 64 - 10;
-  std::vector<int32_t> slots_;
-  std::vector<int64_t> cells_;
+  Array<int32_t> slots_;
+  Array<int64_t> cells_;
 };
 
 void begin(const Voxelize& request, int64_t voxel, int64_t cell, int64_t row) {
@@ -106,7 +106,7 @@ void add(const Voxelize& request, int64_t voxel, int64_t point) {
 }  // namespace
 
 int64_t voxelize(const Voxelize& request) {
-  const std::unique_ptr<int64_t[]> cells(new int64_t[request.count]);
+  const Block<int64_t> cells = block<int64_t>(request.count);
   const Grid grid(request);
 #pragma omp parallel for num_threads(request.threads) schedule(static)
   for (int64_t i = 0; i < request.count; ++i) cells[i] = grid.cell_of(request.points + i * request.channels);

@@ -72,17 +72,17 @@ struct HeadAttention {
   int positions, columns, channels;  // columns and channels are padded to whole vectors
   Scratch query, row, keys, values, scores, mixed;
 
-  explicit HeadAttention(const WindowAttention& asked)
+  HeadAttention(const WindowAttention& asked, Shortage& shortage)
       : request(asked),
         positions(asked.window * asked.window),
         columns(static_cast<int>(round_up(positions, kWidth))),
         channels(static_cast<int>(round_up(asked.depth, kWidth))),
-        query(int64_t{positions} * asked.depth * 4),
-        row(int64_t{positions} * asked.depth * 4),
-        keys(int64_t{columns} * asked.depth * 4),
-        values(int64_t{positions} * channels * 4),
-        scores(int64_t{kRows} * columns * 4),
-        mixed(int64_t{kRows} * channels * 4) {}
+        query(int64_t{positions} * asked.depth * 4, shortage),
+        row(int64_t{positions} * asked.depth * 4, shortage),
+        keys(int64_t{columns} * asked.depth * 4, shortage),
+        values(int64_t{positions} * channels * 4, shortage),
+        scores(int64_t{kRows} * columns * 4, shortage),
+        mixed(int64_t{kRows} * channels * 4, shortage) {}
 
   const Element* part_of(const Window& window, int position, int part, int head) const {
     const int64_t cell = window.cell[position];
@@ -119,8 +119,9 @@ struct HeadAttention {
                          [&](auto count) { attend_rows<count.value>(window, masked, head, first); });
   }
 
+  // Not inlined: with six of these in one function compilers have too few registers for the products within.
   template <int R>
-  void attend_rows(const Window& window, bool masked, int head, int first) {
+  __attribute__((noinline)) void attend_rows(const Window& window, bool masked, int head, int first) {
     const int depth = request.depth;
     const float *asked[R], *weights[R];
     float *score[R], *out[R];
@@ -167,19 +168,22 @@ template <class Element>
 void attend_windows(const WindowAttention& request) {
   const int size = request.window, positions = size * size;
   const int64_t down = round_up(request.height, size) / size, across = round_up(request.width, size) / size;
+  Shortage shortage;
 #pragma omp parallel num_threads(request.threads)
   {
-    Scratch cells(int64_t{positions} * 8), regions(int64_t{positions} * 4);
+    Scratch cells(int64_t{positions} * 8, shortage), regions(int64_t{positions} * 4, shortage);
     const Window window{static_cast<int64_t*>(cells.data), regions.ints()};
-    HeadAttention<Element> attention(request);
+    HeadAttention<Element> attention(request, shortage);
 #pragma omp for schedule(static)
     for (int64_t number = 0; number < request.images * down * across; ++number) {
+      if (shortage) continue;
       const int64_t place = number % (down * across);
       const bool masked = window.place(request, number / (down * across), static_cast<int>(place / across),
                                        static_cast<int>(place % across));
       for (int head = 0; head < request.heads; ++head) attention.attend(window, masked, head);
     }
   }
+  shortage.raise();
 }
 
 void window_attention(const WindowAttention& request) {

@@ -143,13 +143,16 @@ void winograd(const Winograd& conv) {
   const int64_t blocks = (tiles + block - 1) / block;
   const int64_t before = static_cast<int64_t>(block) * conv.cin, after = static_cast<int64_t>(block) * padded;
   const int64_t slice = static_cast<int64_t>(conv.cin) * padded;
+  Shortage shortage;
 #pragma omp parallel num_threads(conv.threads)
   {
-    Scratch patches(kProducts * before * 4), products(kProducts * after * 4), nothing(4 * conv.cin);
-    memset(patches.data, 0, kProducts * before * 4);
-    memset(nothing.data, 0, 4 * conv.cin);
+    Scratch patches(kProducts * before * 4, shortage), products(kProducts * after * 4, shortage),
+        nothing(4 * conv.cin, shortage);
+    patches.clear(kProducts * before * 4);
+    nothing.clear(4 * conv.cin);
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
+      if (shortage) continue;
       const int count = static_cast<int>(smaller(block, tiles - b * block));
       const auto place = [&](int t, int64_t* image, int* row, int* column) {
         const int64_t tile = b * block + t;
@@ -173,6 +176,7 @@ void winograd(const Winograd& conv) {
       }
     }
   }
+  shortage.raise();
 }
 
 }  // namespace

@@ -90,6 +90,17 @@ def test_intensity_beyond_one_is_clipped_as_in_the_nodes():
     assert back.points[:, 3].tolist() == [0.25, 1.0]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("kind", "ring"), [("<f4", None), ("<i4", [0, 1, 2]), ("u1", [0, 1, 2])])
+def test_rings_are_those_of_integers_alone_as_in_the_nodes(kind, ring):
+    points = np.zeros(3, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("ring", kind)])
+    points["ring"] = range(3)
+    if ring is None:
+        points["ring"][:] = np.nan, -1, 1e30
+    back = sensor_messages.cloud_from_message(sensor_messages.packed_cloud(points, STAMP, "lidar"))
+    assert (back.ring if ring is None else back.ring.tolist()) == ring
+
+
 def test_rows_padded_at_their_end_are_read():
     message = sensor_messages.packed_cloud(np.arange(6, dtype="<f4").view([("x", "<f4")]), STAMP, "lidar")
     message.height, message.width, message.row_step = 2, 2, 12
@@ -150,6 +161,15 @@ def test_unknown_cells_count_as_not_there():
     grids = perception_messages.map_messages(bev)
     grids["divider"].data[:] = -1
     assert not perception_messages.map_from_messages(grids).probability.any()
+
+
+@pytest.mark.parametrize(
+    ("corner", "resolution"), [((math.nan, 0.0), 1.0), ((0.0, -math.inf), 1.0), ((0.0, 0.0), 0.0)]
+)
+def test_a_map_without_a_place_is_refused(corner, resolution):
+    bev = BevMap(np.ones((1, 2, 2), np.float32), ("divider",), corner, resolution, "base_link", STAMP)
+    with pytest.raises(InputError, match="place of map layer divider: expected a finite corner"):
+        perception_messages.map_from_messages(perception_messages.map_messages(bev))
 
 
 @settings(deadline=None, max_examples=50)

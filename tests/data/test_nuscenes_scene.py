@@ -304,6 +304,14 @@ def test_sweep_with_numbers_that_are_none_is_refused(data_set):
     assert data_set.error() == f"sweep {path}: expected finite numbers, found NaN or Inf"
 
 
+@pytest.mark.parametrize("ring", [-1.0, 1e30])
+def test_sweep_with_rings_that_no_sensor_has_is_refused(data_set, ring):
+    path = data_set.root / "samples" / "LIDAR_TOP" / f"{START_US}.pcd.bin"
+    np.array([0, 0, 0, 0, ring], np.float32).tofile(path)
+    found = f"{ring:g} to {ring:g}"
+    assert data_set.error() == f"rings of sweep {path}: expected 0 to 65535, found {found}"
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("LIDAR_TOP", "nuScenes sweep"), ("CAM_BACK_LEFT", "nuScenes picture")]
 )

@@ -1,11 +1,12 @@
 // SPDX-FileCopyrightText: The Kestrel Authors
 // SPDX-License-Identifier: Apache-2.0
 // The kernels against plain loops, for processors that the tests in Python do not reach. Prints one line per check:
-// the levels, the relative errors of both convolutions, and how many points along rays fall into other cells than
-// they do where products and sums are rounded apart.
+// the levels, the relative errors of both convolutions, how many points along rays fall into other cells than they do
+// where products and sums are rounded apart, and how many kernels say what memory they lack.
 #include <cstdio>
 
 #include "bev_pool/bev_pool.h"
+#include "common/memory.h"
 #include "plain_loops.h"
 
 namespace {
@@ -75,6 +76,23 @@ int misplaced_points() {
   return count == kPictures * kDepths ? wrong : -1;
 }
 
+// More than any address reaches, asked for in the threads of a parallel region and outside of one.
+int refused_kernels() {
+  constexpr int64_t kBytes = int64_t{1} << 48;
+  int refused = 0;
+  const auto call = [&](const auto& kernel) {
+    try {
+      kernel();
+    } catch (const kestrel::OutOfMemory& error) {
+      refused += error.bytes == kBytes;
+    }
+  };
+  call([] { kestrel::build_splat_index({{}, 0, 0, 0, 0, kBytes / 4, nullptr, nullptr, nullptr, nullptr, 2}); });
+  const kestrel::Frustum frustum{nullptr, nullptr, {}, {}, 1 << 10, 1, 1 << 15, 1 << 15, 64, false};
+  call([&] { kestrel::level().lift_splat({frustum, {}, 1, 1, 1, nullptr, 2}); });
+  return refused;
+}
+
 }  // namespace
 
 int main() {
@@ -88,4 +106,5 @@ int main() {
   }
   std::printf("winograd %.2e\n", winograd_error(9, 14, 20, 40));
   std::printf("misplaced %d\n", misplaced_points());
+  std::printf("refused %d\n", refused_kernels());
 }

@@ -77,3 +77,4 @@ def test_the_kernels_give_what_plain_loops_give(folder):
     assert max(map(float, found["bfloat16"])) < 4e-3
     assert float(*found["winograd"]) < 1e-5
     assert found["misplaced"] == ["0"]
+    assert found["refused"] == ["2"]

@@ -34,6 +34,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
         ("amx", KERNELS / "common/level.cpp", "-DKESTREL_LEVEL=amx_bf16", "-DKESTREL_AMX"),
         ("portable", KERNELS / "common/level.cpp", "-DKESTREL_LEVEL=portable"),
         ("dispatch", KERNELS / "common/dispatch.cpp"),
+        ("memory", KERNELS / "common/memory.cpp"),
         ("emulation", Path(__file__).with_name("amx_emulation.cpp")),
     ):
         command = [compiler, *FLAGS, *defined, "-c", str(source), "-o", str(folder / f"{name}.o")]

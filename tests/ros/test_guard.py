@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
+import weakref
 
 from kestrel.errors import InputError
 from kestrel_nodes.guard import Guard
@@ -49,3 +51,26 @@ def test_bad_data_in_one_thread_and_a_bug_in_the_other_may_be_reported_at_once()
         sys.setswitchinterval(interval)
     assert not raised
     assert concern.counted("exceptions") == ERRORS
+
+
+def test_an_error_keeps_nothing_of_the_call_in_memory() -> None:
+    class Cloud:
+        """Stands for what is large."""
+
+    alive: list[weakref.ref[Cloud]] = []
+
+    def fail() -> None:
+        cloud = Cloud()
+        alive.append(weakref.ref(cloud))
+        try:
+            raise ValueError(len(alive))
+        except ValueError as error:
+            raise InputError("a cloud: expected points, found none") from error
+
+    gc.disable()  # a cycle would live until the next collection
+    try:
+        error = Guard(Silent()).call(fail, Concern("test"))
+        assert isinstance(error, InputError)
+        assert [each() for each in alive] == [None]
+    finally:
+        gc.enable()

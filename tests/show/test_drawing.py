@@ -97,6 +97,18 @@ def test_moving_object_has_an_arrow_and_a_standing_one_has_none():
     assert changed.max() == pytest.approx(120, abs=3)
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_is_too_far_off_for_whole_pixels_is_not_seen_and_what_is_too_large_covers_all():
+    window = birdseye.Window(200, 100, 2.0, 30.0)
+    points = np.array([(1e30, 0, 0, 0), (0, -1e30, 0, 0)], np.float32)
+    options = {"with_map": False, "with_points": True, "with_boxes": True}
+    nothing = birdseye.paint(blank(), window, **options)
+    far = blank(points=points, objects=boxes([(1e30, 0, 0), (0, -1e30, 0)]))
+    np.testing.assert_array_equal(birdseye.paint(far, window, **options), nothing)
+    large = replace(boxes([(0, 0, 0)]), size=np.full((1, 3), 1e12, np.float32))
+    assert (birdseye.paint(blank(objects=large), window, **options) != nothing).any(2).mean() > 0.9
+
+
 def test_dark_colours_are_lightened_and_bright_ones_kept():
     assert draw.visible((255, 158, 0)) == (255, 158, 0)
     dark = draw.visible((0, 0, 230))

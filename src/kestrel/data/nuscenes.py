@@ -28,6 +28,7 @@ NUSCENES_FROM_LIDAR: Final = np.array(
 )
 """From axes x ahead, y left to those of the nuScenes LiDAR: x right, y ahead."""
 POINT_BYTES: Final = 20
+MOST_RINGS: Final = np.iinfo(np.uint16).max
 """Of a point of a sweep: five float32."""
 
 
@@ -98,7 +99,7 @@ def read_sweep(path: Path, stamp_ns: int) -> PointCloud:
     """Return the sweep with x ahead and y left; columns of the file: x, y, z, intensity 0..255, ring.
 
     Raises:
-        InputError: there is no such file, or it does not hold whole points of finite numbers.
+        InputError: there is no such file, or it does not hold whole points of finite numbers and rings.
     """
     if not path.exists():
         raise InputError(describe("nuScenes sweep", expected=path, found="no such file"))
@@ -109,9 +110,12 @@ def read_sweep(path: Path, stamp_ns: int) -> PointCloud:
     columns = np.frombuffer(data, "<f4").astype(np.float32).reshape(-1, 5)
     if not np.isfinite(columns).all():
         raise InputError(describe(f"sweep {path}", expected="finite numbers", found="NaN or Inf"))
-    x, y, z, intensity = columns[:, :4].T
+    x, y, z, intensity, ring = columns.T
+    if not ((ring >= 0) & (ring <= MOST_RINGS)).all():
+        found = f"{ring.min():g} to {ring.max():g}"
+        raise InputError(describe(f"rings of sweep {path}", expected=f"0 to {MOST_RINGS}", found=found))
     points = np.stack([y, -x, z, intensity / np.float32(255)], 1)
-    return PointCloud(points, stamp_ns, "lidar", columns[:, 4].astype(np.uint16))
+    return PointCloud(points, stamp_ns, "lidar", ring.astype(np.uint16))
 
 
 def read_picture(path: Path) -> tuple[bytes, int, int]:

@@ -116,7 +116,11 @@ def map_messages(bev: BevMap) -> dict[str, Any]:
 
 
 def map_from_messages(grids: Mapping[str, Any]) -> BevMap:
-    """Return the map of OccupancyGrids of one grid and stamp, by layer name; unknown (-1) counts as 0."""
+    """Return the map of OccupancyGrids of one grid and stamp, by layer name; unknown (-1) counts as 0.
+
+    Raises:
+        InputError: grids of several sizes, of other numbers of cells than they say, or of no place.
+    """
     first = next(iter(grids.values()))
     layers = []
     for layer, grid in grids.items():
@@ -124,6 +128,11 @@ def map_from_messages(grids: Mapping[str, Any]) -> BevMap:
         cells = np.asarray(grid.data, np.int8)
         if shape != (first.info.height, first.info.width) or cells.size != shape[0] * shape[1]:
             raise InputError(describe(f"map layer {layer}", expected=f"{shape} cells", found=cells.size))
+        corner = grid.info.origin.position
+        if not 0 < grid.info.resolution < math.inf or not np.isfinite((corner.x, corner.y)).all():
+            expected = "a finite corner, a positive and finite resolution"
+            found = f"({corner.x:g}, {corner.y:g}), {grid.info.resolution:g}"
+            raise InputError(describe(f"place of map layer {layer}", expected=expected, found=found))
         layers.append(np.maximum(cells, 0).reshape(shape).T / np.float32(100))
     return BevMap(
         np.stack(layers).astype(np.float32),

@@ -111,7 +111,8 @@ def cloud_fields(message: Any) -> NDArray[Any]:
 def cloud_from_message(message: Any) -> PointCloud:
     """Return the cloud of a PointCloud2; points that are not finite are left out.
 
-    As in the nodes intensity 1 is the largest number of an integer type, or 1, where others are clipped.
+    As in the nodes intensity 1 is the largest number of an integer type, or 1, where others are clipped, and
+    rings that are no integers are left out.
     """
     fields = cloud_fields(message)
     names = fields.dtype.names or ()
@@ -125,7 +126,8 @@ def cloud_from_message(message: Any) -> PointCloud:
     for column, name in enumerate(("x", "y", "z", "intensity")):
         if name in names:
             points[:, column] = fields[name]
-    ring = fields["ring"].astype(np.uint16) if "ring" in names else None
+    counted = "ring" in names and fields.dtype["ring"].kind in "iu"
+    ring = fields["ring"].astype(np.uint16) if counted else None
     time_s = fields["time"].astype(np.float32) if "time" in names else None
     finite = np.isfinite(points)
     if not finite.all():

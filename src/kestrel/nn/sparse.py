@@ -50,7 +50,12 @@ class SparseTensor:
 
 
 class SparseConvolution(nn.Module):
-    """What all sparse convolutions share: subclasses say which matrices they hold and where they lead."""
+    """What all sparse convolutions share: subclasses say which matrices they hold and where they lead.
+
+    Outside of training the parameters are kept packed until torch has counted a change of them, or they lie
+    elsewhere. What is written through ``.data`` or NumPy it does not count, and the answers stay those of
+    before: write under ``torch.no_grad()``.
+    """
 
     int8 = False
     """Whether, outside of training, bytes are multiplied where that is possible, see `pack_weight`."""
@@ -190,7 +195,10 @@ class Folded:
         self._state = self._state_of(sources, self.dtype, self.int8)
 
     def is_of(self, sources: list[Tensor], dtype: torch.dtype, *, int8: bool = False) -> bool:
-        """Return whether the sources are unchanged, the types the same and the packed form can be read."""
+        """Return whether the sources are unchanged, the types the same and the packed form can be read.
+
+        Unchanged as far as torch counts that; to know more all weights would be read at every call.
+        """
         return self._state == self._state_of(sources, dtype, int8)
 
     @staticmethod

@@ -114,7 +114,7 @@ def _paint_points(
     picture: UInt8Array, points: Float32Array, classes: UInt8Array | None, window: Window
 ) -> None:
     order = np.argsort(points[:, 2], kind="stable")
-    spots = window.place(points[order]).astype(np.int64)
+    spots = draw.within_reach(window.place(points[order])).astype(np.int64)
     if classes is None:
         grey = np.clip(90 + 165 * points[order, 3:4], 0, 255)
         colours = np.repeat(grey, 3, 1).astype(np.uint8)

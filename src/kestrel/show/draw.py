@@ -27,6 +27,7 @@ ACCENT: Final[Rgb] = (255, 178, 66)
 TRUTH: Final[Rgb] = (255, 255, 255)
 
 _FRACTION_BITS: Final = 4
+_FARTHEST_PX: Final = 1e5
 _LEAST_BRIGHTNESS: Final = 120.0
 
 
@@ -45,6 +46,12 @@ def visible(colour: Rgb) -> Rgb:
     return red, green, blue
 
 
+def within_reach(points: NDArray[np.floating]) -> Float64Array:
+    """Return pixel positions of which those farther off than whole numbers reach are brought nearer."""
+    near: Float64Array = np.clip(points, -_FARTHEST_PX, _FARTHEST_PX, dtype=np.float64)
+    return near
+
+
 def polyline(
     picture: UInt8Array,
     points: NDArray[np.floating],
@@ -54,7 +61,7 @@ def polyline(
     closed: bool = False,
 ) -> None:
     """Draw a smooth line through (N, 2) pixel positions."""
-    fixed = np.round(np.clip(points, -1e5, 1e5) * (1 << _FRACTION_BITS)).astype(np.int32)
+    fixed = np.round(within_reach(points) * (1 << _FRACTION_BITS)).astype(np.int32)
     cv2.polylines(picture, [fixed.reshape(-1, 1, 2)], closed, colour, width, cv2.LINE_AA, _FRACTION_BITS)
 
 
@@ -69,6 +76,7 @@ def dashed(picture: UInt8Array, points: NDArray[np.floating], colour: Rgb, *, da
 
 def fill(picture: UInt8Array, points: NDArray[np.floating], colour: Rgb, opacity: float) -> None:
     """Fill the polygon through (N, 2) pixel positions with a share of ``colour``."""
+    points = within_reach(points)
     low = np.maximum(np.floor(points.min(0)).astype(int), 0)
     high = np.minimum(np.ceil(points.max(0)).astype(int) + 1, picture.shape[1::-1])
     if (high <= low).any():

@@ -28,6 +28,14 @@ class Logger(Protocol):
         """Log ``message`` at WARN."""
 
 
+def _without_traceback(error: Exception) -> Exception:
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error
+
+
 class Guard:
     """Calls functions that may raise.
 
@@ -41,15 +49,18 @@ class Guard:
         self._lock = threading.Lock()
 
     def call(self, function: Callable[[], object], concern: Concern) -> Exception | None:
-        """Call ``function``; return what it raised, handled, or None."""
+        """Call ``function``; return what it raised, handled and without its traceback, or None.
+
+        That holds all that the call had in memory, for as long as somebody has the error.
+        """
         try:
             function()
         except KestrelError as error:
             self.log(error)
-            return error
+            return _without_traceback(error)
         except Exception as error:
             self._bug(error, concern)
-            return error
+            return _without_traceback(error)
         concern.clear("exception")
         return None
 
