@@ -172,6 +172,12 @@ def test_a_map_without_a_place_is_refused(corner, resolution):
         perception_messages.map_from_messages(perception_messages.map_messages(bev))
 
 
+def test_a_map_without_cells_is_refused():
+    bev = BevMap(np.ones((1, 2, 0), np.float32), ("divider",), (0.0, 0.0), 1.0, "base_link", STAMP)
+    with pytest.raises(InputError, match=r"map layer divider: expected at least one cell, found \(0, 2\)"):
+        perception_messages.map_from_messages(perception_messages.map_messages(bev))
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.floats(-math.pi, math.pi), st.floats(-1.5, 1.5), st.floats(-math.pi, math.pi))
 def test_transform_round_trip(yaw, pitch, roll):

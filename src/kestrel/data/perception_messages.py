@@ -119,7 +119,7 @@ def map_from_messages(grids: Mapping[str, Any]) -> BevMap:
     """Return the map of OccupancyGrids of one grid and stamp, by layer name; unknown (-1) counts as 0.
 
     Raises:
-        InputError: grids of several sizes, of other numbers of cells than they say, or of no place.
+        InputError: grids of several sizes, of other numbers of cells than they say, of none, or of no place.
     """
     first = next(iter(grids.values()))
     layers = []
@@ -128,6 +128,8 @@ def map_from_messages(grids: Mapping[str, Any]) -> BevMap:
         cells = np.asarray(grid.data, np.int8)
         if shape != (first.info.height, first.info.width) or cells.size != shape[0] * shape[1]:
             raise InputError(describe(f"map layer {layer}", expected=f"{shape} cells", found=cells.size))
+        if not cells.size:
+            raise InputError(describe(f"map layer {layer}", expected="at least one cell", found=shape))
         corner = grid.info.origin.position
         if not 0 < grid.info.resolution < math.inf or not np.isfinite((corner.x, corner.y)).all():
             expected = "a finite corner, a positive and finite resolution"
