@@ -17,6 +17,7 @@ from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionConfig, F
 from kestrel.pipelines import FusionDetector
 from kestrel.pipelines.box_decoder import boxes_from_regression, first_boxes, without_neighbours
 from kestrel.pipelines.fusion_frame import camera_rays, stack_sweeps
+from kestrel.sim.rig import load_rig
 from kestrel.types import Float32Array, SensorFrame
 from tests.pipelines.conftest import make_calibration, make_frame, make_image
 
@@ -217,6 +218,26 @@ def test_rays_meet_the_ground_where_the_pixel_looks() -> None:
     pixel = calibration.camera_matrix @ optical / optical[2]
     assert optical[2] == pytest.approx(7.0, abs=1e-4)
     assert pixel[:2] == pytest.approx([(column + 0.5) * 16 - 0.5, (row + 0.5) * 16 - 0.5], abs=1e-2)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1600, 900), (1242, 375)])
+def test_pictures_of_other_shapes_are_cut_as_in_training(
+    detector: FusionDetector, width: int, height: int
+) -> None:
+    """A rig of the simulator delivers the same cut: its camera at the size of the network."""
+    spec = load_rig("nuscenes" if width == 1600 else "kitti").cameras[0]
+    whole, cut = spec.calibration((width, height)), spec.calibration((352, 128))
+    frame = make_frame(lidar=False, cameras=1)
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 255, (height // 25, width // 25, 3), dtype=np.uint8)
+    picture = np.repeat(np.repeat(coarse, 26, 0), 26, 1)[:height, :width].copy()
+    image = replace(frame.images["camera0"], data=picture)
+    inputs = detector.inputs(replace(frame, images={"camera0": image}, calibrations={"camera0": whole}))
+    expected, origin = camera_rays(cut, detector.network.config)
+    np.testing.assert_allclose(inputs.rays[0].numpy(), expected, atol=2e-3)
+    np.testing.assert_allclose(inputs.origins[0].numpy(), origin, atol=1e-6)
+    bottom = picture[-1, width // 2] / 255
+    np.testing.assert_allclose(inputs.images[0, :, -1, 176].numpy(), bottom, atol=0.02)
 
 
 def test_rays_follow_lens_distortion() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig
@@ -134,41 +133,3 @@ def test_the_task_learns_from_cuts_and_answers_whole_frames(data: Path) -> None:
     whole = task.averaged(collate([source[0]]).inputs)
     assert whole.heatmap.shape[2:] == (128, 128)
     assert task.config()["extent"] == CONFIG.extent
-
-
-def test_cameras_learn_from_what_the_weights_at_the_start_make_of_the_lidar(data: Path) -> None:
-    task = FusionTask(PLANS.quarters, CONFIG, cuts=True, taught=True)
-    task.start_from("kestrel-fusion")
-    teacher = task.teacher
-    assert teacher is not None
-    assert torch.equal(teacher.fuser[0].weight, task.network.fuser[0].weight)
-    (optimizer,), _ = task.configure_optimizers()
-    moved = {id(each) for group in optimizer.param_groups for each in group["params"]}
-    assert not moved & {id(each) for each in teacher.parameters()}
-
-    source = FrameSource(cache.frame_files(data / "train"), CONFIG, with_cameras=True, cuts=True)
-    drawn = [source.draw(torch.Generator().manual_seed(seed)) for seed in range(20)]
-    alone = next(sample for sample in drawn if (sample.box_points > 0).any() and len(sample.withheld))
-    told: dict[str, Tensor] = {}
-    task.log_dict = lambda parts, **_: told.update(parts)  # type: ignore[method-assign]
-    task.training_step(collate([alone]), 0)
-    assert float(told["imitation"]) > 0
-    told.clear()
-    task.training_step(collate([replace(alone, withheld=alone.withheld[:0])]), 0)
-    assert "imitation" not in told
-
-
-def test_a_run_begun_before_there_was_a_teacher_goes_on_with_the_weights_that_it_started_from() -> None:
-    task = FusionTask(PLANS.quarters, CONFIG, cuts=True, taught=True)
-    task.start_from("kestrel-fusion")
-    assert task.teacher is not None
-    wanted = {key: value.clone() for key, value in task.teacher.state_dict().items()}
-    trained = {
-        key: torch.zeros_like(value)
-        for key, value in task.state_dict().items()
-        if not key.startswith("teacher.")
-    }
-    task.on_load_checkpoint({"best": {}, "state_dict": trained})
-    task.load_state_dict(trained)
-    assert all(torch.equal(value, wanted[key]) for key, value in task.teacher.state_dict().items())
-    assert not task.network.fuser[0].weight.any()

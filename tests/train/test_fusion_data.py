@@ -13,6 +13,7 @@ import torch
 from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.pipelines.box_decoder import DecodedBoxes, boxes_from_regression
+from kestrel.pipelines.fusion_frame import camera_rays
 from kestrel.train import cache
 from kestrel.train.detection_score import DetectionScore
 from kestrel.train.fusion_augmentation import augment_pictures, augment_points, augment_view
@@ -30,7 +31,6 @@ from kestrel.train.fusion_loss import (
     covered_cells,
     focal_loss,
     fusion_loss,
-    imitation_loss,
     regression_target,
     velocity_loss,
 )
@@ -130,7 +130,6 @@ def test_cameras_alone_are_not_asked_for_what_is_beside_their_views(sample: Fusi
     asked = replace(at(sample, (10.0, 3.0), (-20.0, 8.0)), vehicle=torch.zeros(2))
     alone = without_lidar(asked)
     assert alone.box_points.tolist() == [9, 0]
-    assert torch.equal(alone.withheld, sample.points)
     for seed in range(8):
         turned = augment_view(asked, CONFIG, torch.Generator().manual_seed(seed))
         assert without_lidar(turned).box_points.tolist() == [9, 0]
@@ -159,28 +158,6 @@ def test_of_a_picture_of_more_than_180_degrees_only_what_is_behind_is_beside_its
     assert in_view(places, rays, torch.zeros(1, 3)).tolist() == [True, True, True, False, False, False]
 
 
-def test_what_is_withheld_is_what_a_teacher_sees(sample: FusionSample) -> None:
-    batch = collate([sample, without_lidar(sample)])
-    frames, inputs = batch.withheld()
-    assert frames.tolist() == [1]
-    assert inputs is not None
-    assert torch.equal(inputs.points, sample.points)
-    assert inputs.has_lidar.tolist() == [True]
-    assert len(inputs.images) == 0
-    assert collate([sample]).withheld()[1] is None
-
-
-def test_imitation_is_the_share_that_is_missed_where_objects_are() -> None:
-    shown = torch.rand(2, 4, 3, 3)
-    weight = torch.zeros(2, 3, 3)
-    weight[0, 1, 1], weight[1, 0, 2] = 1.0, 0.5
-    assert float(imitation_loss(shown, shown, weight)) == 0
-    assert float(imitation_loss(torch.zeros_like(shown), shown, weight)) == pytest.approx(1)
-    elsewhere = torch.where(weight[:, None] > 0, shown, 7)
-    assert float(imitation_loss(elsewhere, shown, weight)) == 0
-    assert float(imitation_loss(shown, shown, torch.zeros_like(weight))) == 0
-
-
 def test_depth_bins_hold_the_nearest_point() -> None:
     base_from_camera = np.eye(4)
     base_from_camera[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
@@ -191,6 +168,21 @@ def test_depth_bins_hold_the_nearest_point() -> None:
     depth = depth_bins(points, calibration, CONFIG)
     assert depth[8, 22] == round((10.2 - 1.5) / 1.0)
     assert (depth >= 0).sum() == 1
+
+
+def test_through_a_longer_lens_things_look_nearer_in_rays_and_depth_alike() -> None:
+    """What the network is taught to see at a depth is put where it is."""
+    base_from_camera = np.eye(4)
+    base_from_camera[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    point = np.array([[20.0, 0, 0]], np.float32)
+    for focal, looks in ((140.0, 25.0), (200.0, 20.0), (280.0, 20.0), (560.0, 10.0)):
+        matrix = np.array([[focal, 0, 175.5], [0, focal, 63.5], [0, 0, 1]])
+        calibration = Calibration(matrix, 352, 128, base_from_camera)
+        depth = depth_bins(point, calibration, CONFIG)
+        assert depth.max() == int(looks - 1.5 + 0.5)
+        rays, origin = camera_rays(calibration, CONFIG)
+        ahead = rays[7:9, 21:23].mean((0, 1)) * looks + origin
+        np.testing.assert_allclose(ahead, point[0], atol=1e-4)
 
 
 def test_samples_depend_on_the_generator_alone(data: Path) -> None:

@@ -20,8 +20,9 @@ from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig, FusionInput, FusionOutput
 from kestrel.pipelines.box_decoder import decode_boxes
 from kestrel.pipelines.fusion_engine import FusionEngine, Stage, run_stage
-from kestrel.pipelines.fusion_frame import camera_rays, check_size, shrink, stack_sweeps
+from kestrel.pipelines.fusion_frame import camera_rays, check_size, stack_sweeps
 from kestrel.pipelines.map_memory import MapMemory
+from kestrel.pipelines.picture import crop_calibration, crop_to_road
 from kestrel.pipelines.picture_memory import PictureMemory
 from kestrel.pipelines.runtime import (
     Precision,
@@ -241,8 +242,8 @@ class FusionDetector:
         for name, image in frame.images.items():
             calibration = frame.calibrations[name]
             check_size(name, image, calibration)
-            pictures.append(torch.from_numpy(shrink(image.data, config.image_size)))
-            ray, origin = camera_rays(calibration, config)
+            pictures.append(torch.from_numpy(crop_to_road(image.data, config.image_size)))
+            ray, origin = camera_rays(crop_calibration(calibration, config.image_size), config)
             rays.append(torch.from_numpy(ray))
             origins.append(torch.from_numpy(origin))
         height, width = config.image_size

@@ -9,7 +9,7 @@ import numpy as np
 
 from kestrel.errors import InputError, describe
 from kestrel.models.kestrel_fusion_types import FusionConfig
-from kestrel.types import Calibration, Float32Array, Image, SensorFrame, UInt8Array
+from kestrel.types import Calibration, Float32Array, Image, SensorFrame
 
 
 def check_size(name: str, image: Image, calibration: Calibration) -> None:
@@ -18,13 +18,6 @@ def check_size(name: str, image: Image, calibration: Calibration) -> None:
     if (width, height) != (calibration.width, calibration.height):
         expected = f"{calibration.width}x{calibration.height} as calibrated"
         raise InputError(describe(f"picture of camera {name}", expected=expected, found=f"{width}x{height}"))
-
-
-def shrink(data: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-    """Resize a picture (H, W, 3) to ``size`` (h, w)."""
-    if data.shape[:2] == size:
-        return data
-    return np.asarray(cv2.resize(data, (size[1], size[0]), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def stack_sweeps(frame: SensorFrame, sweeps: int) -> Float32Array:
@@ -41,14 +34,27 @@ def stack_sweeps(frame: SensorFrame, sweeps: int) -> Float32Array:
     return stacked
 
 
+def distance_scale(calibration: Calibration, config: FusionConfig) -> float:
+    """Return how much farther away things are than they look to the network in a picture of this camera.
+
+    Through a lens of twice the focal length they look half as far away, which no picture tells.
+    """
+    focal = calibration.camera_matrix[0, 0] * config.image_size[1] / calibration.width
+    return float(focal / np.clip(focal, *config.focal_px))
+
+
 def camera_rays(calibration: Calibration, config: FusionConfig) -> tuple[Float32Array, Float32Array]:
     """Return where the feature cells of a picture look.
 
     Lens distortion is undone for the rays alone; the picture itself stays as it is.
 
+    Args:
+        calibration: of the part that the network sees, see kestrel.pipelines.picture.crop_calibration.
+        config: of the network.
+
     Returns:
-        (h, w, 3) float32 displacement in the reference frame per metre of optical depth at the middle of each
-        cell, and the (3,) float32 position of the camera.
+        (h, w, 3) float32 displacement in the reference frame per metre of optical depth, as it looks to the
+        network, at the middle of each cell, and the (3,) float32 position of the camera.
     """
     h, w = config.feature_size
     column = (np.arange(w) + 0.5) * calibration.width / w - 0.5
@@ -60,4 +66,5 @@ def camera_rays(calibration: Calibration, config: FusionConfig) -> tuple[Float32
         plane = cv2.undistortPoints(pixels, calibration.camera_matrix, calibration.distortion)
     optical = np.concatenate((plane.reshape(h, w, 2), np.ones((h, w, 1))), -1)
     rotation, origin = calibration.reference_from_camera[:3, :3], calibration.reference_from_camera[:3, 3]
+    optical = optical * distance_scale(calibration, config)
     return (optical @ rotation.T).astype(np.float32), origin.astype(np.float32)

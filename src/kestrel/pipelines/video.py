@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from kestrel.engine.device import chosen_device
 from kestrel.engine.folded import FoldedEngine
 from kestrel.models.kestrel_video import KestrelVideo
 from kestrel.models.mobilenetv2 import State
+from kestrel.pipelines.picture import crop_to_road
 from kestrel.pipelines.runtime import (
     check_finite,
     load_network,
@@ -136,20 +136,3 @@ class VideoUnderstanding:
         shown = torch.from_numpy(np.ascontiguousarray(cropped)).to(self.device)
         picture = shown.permute(2, 0, 1)[None].float() / 255
         return picture.contiguous(memory_format=torch.channels_last)
-
-
-def crop_to_road(data: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-    """Cut a picture (H, W, 3) to the aspect of ``size`` (h, w) and resize it.
-
-    The top (sky) goes when it is too tall, both sides in equal parts when it is too wide: the road stays.
-    """
-    height, width = data.shape[:2]
-    wanted = size[1] / size[0]
-    if width / height > wanted:
-        kept = max(1, round(height * wanted))
-        left = (width - kept) // 2
-        data = data[:, left : left + kept]
-    else:
-        data = data[height - max(1, round(width / wanted)) :]
-    resized: UInt8Array = cv2.resize(data, (size[1], size[0]), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return resized

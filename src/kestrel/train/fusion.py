@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -27,7 +26,7 @@ from kestrel.train.drive_file import Holds
 from kestrel.train.fusion_cameras import CameraTask, PictureSource
 from kestrel.train.fusion_cut import cut_config
 from kestrel.train.fusion_data import CamerasAlone, FrameSource
-from kestrel.train.fusion_loss import Shown, fusion_loss
+from kestrel.train.fusion_loss import fusion_loss
 from kestrel.train.fusion_map import MapEvidence, MapSource, MapTask
 from kestrel.train.fusion_motion import MotionSource, MotionTask, Surroundings
 from kestrel.train.fusion_sample import FusionBatch, collate
@@ -74,43 +73,22 @@ class FusionTask(Task[KestrelFusion]):
     one of two frames lacks its LiDAR it would be of neither.
 
     cuts: whether the batches hold quarters of frames. lidar_alone: whether they never have pictures.
-    taught: whether the cameras alone learn from what the weights that it starts from make of the LiDAR, too.
     """
 
     name = "kestrel-fusion"
     classes = CLASSES
 
     def __init__(
-        self,
-        plan: Plan,
-        config: FusionConfig,
-        *,
-        cuts: bool = False,
-        lidar_alone: bool = False,
-        taught: bool = False,
+        self, plan: Plan, config: FusionConfig, *, cuts: bool = False, lidar_alone: bool = False
     ) -> None:
         super().__init__(KestrelFusion(cut_config(config) if cuts else config), plan)
         self.lidar_alone = lidar_alone
-        self.teacher = copy.deepcopy(self.network).requires_grad_(False).eval() if taught else None
         if cuts:
             whole = KestrelFusion(config).requires_grad_(False).eval()
             whole.load_state_dict(self.network.state_dict())
             # To mypy there is no change of the memory format alone.
             self.averaged = whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._restart()
-
-    def start_from(self, weights: str | Path) -> None:
-        """Take up weights, which the teacher keeps."""
-        super().start_from(weights)
-        if self.teacher is not None:
-            self.teacher.load_state_dict(self.network.state_dict())
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the weights that the run started from as the teacher where a checkpoint of before has none."""
-        super().on_load_checkpoint(checkpoint)
-        if self.teacher is not None:
-            for key, value in self.teacher.state_dict(prefix="teacher.").items():
-                checkpoint["state_dict"].setdefault(key, value)
 
     def _restart(self) -> None:
         self.detection = DetectionScore(len(DETECTION_CLASSES))
@@ -123,19 +101,9 @@ class FusionTask(Task[KestrelFusion]):
         (self.network.view if self.lidar_alone else self.network).eval()
         with fast_arithmetic():
             output = self.network(batch.inputs_of(self.network))
-        parts = fusion_loss(output, batch, self.network, self._shown(batch))
+        parts = fusion_loss(output, batch, self.network)
         self.log_dict({key: value.detach() for key, value in parts.items()}, prog_bar=True)
         return mean_loss(parts)
-
-    def _shown(self, batch: FusionBatch) -> Shown | None:
-        """Return what the teacher makes of the LiDAR that the network has to do without."""
-        if self.teacher is None:
-            return None
-        frames, inputs = batch.withheld()
-        if inputs is None:
-            return None
-        with torch.no_grad(), fast_arithmetic():
-            return Shown(frames, self.teacher(inputs).features)
 
     def validation_step(self, batch: FusionBatch, batch_idx: int) -> None:
         """Add one frame to the scores of the averaged network."""
@@ -266,8 +234,7 @@ def train(
 
     cameras = CameraTask(plans.cameras, config)
     lidar = FusionTask(plans.lidar, config, cuts=True, lidar_alone=True)
-    parts = FusionTask(plans.quarters, config, cuts=True, taught=True)
-    whole = FusionTask(plans.all_sensors, config)
+    parts, whole = FusionTask(plans.quarters, config, cuts=True), FusionTask(plans.all_sensors, config)
     stages = [
         Stage(cameras, "fusion-cameras", pictures, fusion_cameras.collate, Holds.PICTURES),
         Stage(lidar, "fusion-lidar", frames(with_cameras=False, cuts=True), collate, Holds.BOXES),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.models.kestrel_fusion_types import FusionConfig
-from kestrel.pipelines.fusion_frame import camera_rays
+from kestrel.pipelines.fusion_frame import camera_rays, distance_scale
 from kestrel.train import cache
 from kestrel.train.drawing import drawing_weights
 from kestrel.train.fusion_augmentation import augment_pictures, augment_points, augment_view
@@ -167,7 +167,6 @@ def without_lidar(sample: FusionSample) -> FusionSample:
         points=sample.points[:0],
         has_lidar=False,
         box_points=sample.box_points * seen,
-        withheld=sample.points,
     )
 
 
@@ -231,7 +230,10 @@ def described_frame(path: Path) -> tuple[NDArray[np.bool_], int]:
 
 
 def depth_bins(points: np.ndarray, calibration: Calibration, config: FusionConfig) -> Tensor:
-    """Return the depth bin of the nearest point in every feature cell, (h, w) int64, -1 where none is."""
+    """Return the depth bin of the nearest point in every feature cell, (h, w) int64, -1 where none is.
+
+    By how far away things look to the network, see kestrel.pipelines.fusion_frame.distance_scale.
+    """
     h, w = config.feature_size
     first, step, count = config.depth
     camera_from_base = np.linalg.inv(calibration.reference_from_camera)
@@ -240,7 +242,8 @@ def depth_bins(points: np.ndarray, calibration: Calibration, config: FusionConfi
     pixel = optical @ calibration.camera_matrix.T
     column = np.floor((pixel[:, 0] / pixel[:, 2] + 0.5) * w / calibration.width).astype(np.int64)
     row = np.floor((pixel[:, 1] / pixel[:, 2] + 0.5) * h / calibration.height).astype(np.int64)
-    bins = np.floor((optical[:, 2] - first) / step + 0.5).astype(np.int64)
+    looks = optical[:, 2] / distance_scale(calibration, config)
+    bins = np.floor((looks - first) / step + 0.5).astype(np.int64)
     seen = (column >= 0) & (column < w) & (row >= 0) & (row < h) & (bins >= 0) & (bins < count)
     nearest = np.full(h * w, count, np.int64)
     np.minimum.at(nearest, row[seen] * w + column[seen], bins[seen])

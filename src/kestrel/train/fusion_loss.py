@@ -24,7 +24,6 @@ MOVING_WEIGHT = 3.0
 """How much more a cell of what is faster than MOVING_MPS counts: most objects stand."""
 
 DEPTH_WEIGHT = 0.2
-IMITATION_WEIGHT = 1.0
 MAP_WEIGHT = 6.0
 AROUND = 0.1
 """What an object is still called around its middle, from which on a cell belongs to its surroundings."""
@@ -197,40 +196,14 @@ def map_loss(logits: Tensor, truth: Tensor) -> Tensor:
     return (entropy * known).sum() / known.sum().clamp(min=1) + 0.5 * dice.mean()
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What a teacher makes of some frames: their numbers (K,), and FusionOutput.features (K, C, X, Y)."""
-
-    frames: Tensor
-    features: Tensor
-
-
-def imitation_loss(features: Tensor, shown: Tensor, weight: Tensor) -> Tensor:
-    """Return which share of features (K, C, X, Y) is missed, by the weight (K, X, Y) of their cells."""
-    shown = shown.float()
-    missed = (features.float() - shown).square().sum(1)
-    return (missed * weight).sum() / (shown.square().sum(1) * weight).sum().clamp(min=1e-3)
-
-
-def fusion_loss(
-    output: FusionOutput, batch: FusionBatch, network: KestrelFusion, shown: Shown | None = None
-) -> dict[str, Tensor]:
-    """Return the weighted terms of the loss; those of which the truth says nothing are left out.
-
-    With what a teacher makes of some frames, these are to look the same to the heads where objects are
-    (BEVDistill, Chen et al., ICLR 2023): of a box that cameras do not find yet its own terms say little.
-    """
+def fusion_loss(output: FusionOutput, batch: FusionBatch, network: KestrelFusion) -> dict[str, Tensor]:
+    """Return the weighted terms of the loss; those of which the truth says nothing are left out."""
     config = network.config
     targets = [center_targets(sample, config) for sample in batch.samples]
     heatmap = torch.stack([target.heatmap for target in targets])
     classes = torch.stack([sample.labelled_classes for sample in batch.samples])
     weight = torch.stack([target.weight for target in targets])[:, None] * classes[:, :, None, None]
     parts = {"heatmap": focal_loss(output.heatmap, heatmap, weight)}
-    if shown is not None:
-        there = (heatmap * weight).amax(1)[shown.frames]
-        parts["imitation"] = IMITATION_WEIGHT * imitation_loss(
-            output.features[shown.frames], shown.features, there
-        )
     boxes = box_loss(output, batch, targets, network)
     if boxes is not None:
         parts["boxes"] = boxes

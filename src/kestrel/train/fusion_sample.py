@@ -24,8 +24,7 @@ class FusionSample:
     points took part. boxes: (N, 9), NaN where the velocity is not known; box_label, box_points: (N,).
     map_truth: (layers, X, Y) float, 0 or 1, NaN where it is not known. depth: (M, h, w) int64 depth bin that
     LiDAR sees, -1 where none. vehicle: (2,) where the vehicle is from the middle of boxes, points and map,
-    metres. unlabelled: (K, 7), labelled_classes: (classes,) bool: as of CachedFrame. withheld: (P, 5) points
-    of a LiDAR that the network has to do without.
+    metres. unlabelled: (K, 7), labelled_classes: (classes,) bool: as of CachedFrame.
     """
 
     points: Tensor
@@ -44,18 +43,6 @@ class FusionSample:
     labelled_classes: Tensor = field(
         default_factory=partial(torch.ones, len(DETECTION_CLASSES), dtype=torch.bool)
     )
-    withheld: Tensor = field(default_factory=partial(torch.zeros, 0, 5))
-
-    def blind(self) -> FusionSample:
-        """Return the sample without its pictures."""
-        return replace(
-            self,
-            pictures=self.pictures[:0],
-            earlier=self.earlier[:, :0],
-            rays=self.rays[:0],
-            origins=self.origins[:0],
-            depth=self.depth[:0],
-        )
 
 
 @dataclass(frozen=True)
@@ -69,15 +56,6 @@ class FusionBatch:
     def inputs_of(self, network: KestrelFusion) -> FusionInput:
         """Return the inputs with what ``network`` keeps of the earlier pictures."""
         return replace(self.inputs, past=network.camera.remember(self.earlier))
-
-    def withheld(self) -> tuple[Tensor, FusionInput | None]:
-        """Return the frames (K,) whose LiDAR is withheld, and what it measured of them; None without any."""
-        frames = [number for number, sample in enumerate(self.samples) if len(sample.withheld)]
-        if not frames:
-            return torch.zeros(0, dtype=torch.int64), None
-        shown = [replace(self.samples[number], points=self.samples[number].withheld) for number in frames]
-        shown = [replace(sample.blind(), has_lidar=True) for sample in shown]
-        return torch.tensor(frames), collate(shown).inputs
 
 
 def collate(samples: list[FusionSample]) -> FusionBatch:

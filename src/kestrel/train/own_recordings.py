@@ -23,7 +23,7 @@ from kestrel.errors import ConfigError, InputError, KestrelError, describe
 from kestrel.eval.recorded_frames import undistorted
 from kestrel.eval.recording import BASE_FRAME
 from kestrel.models.kestrel_fusion_types import FusionConfig
-from kestrel.pipelines.fusion_frame import shrink
+from kestrel.pipelines.picture import crop_calibration, crop_to_road
 from kestrel.train import cache
 from kestrel.train.drive_file import Holds
 from kestrel.train.imported_drive import imported_drive, write_drive
@@ -194,17 +194,18 @@ def map_bits(bev_map: BevMap) -> UInt8Array:
 
 
 def rectified(image: Image, calibration: Calibration) -> tuple[UInt8Array, Float64Array]:
-    """Return a picture (H, W, 3) as a camera without lens distortion sees it, in the size that is cached.
+    """Return a picture (H, W, 3) as a camera without lens distortion sees it, cut and resized for the cache.
 
     With it comes the (3, 3) matrix of that size.
     """
     clean, plain = undistorted(image, calibration)
     height, width = FusionConfig.image_size
-    scale = np.array([width / plain.width, height / plain.height])
-    smaller = plain.camera_matrix.copy()
+    kept = crop_calibration(plain, FusionConfig.image_size)
+    scale = np.array([width / kept.width, height / kept.height])
+    smaller = kept.camera_matrix.copy()
     smaller[:2] *= scale[:, None]
     smaller[:2, 2] += scale / 2 - 0.5  # the middle of the first pixel is at 0 in both
-    return shrink(clean.data, (height, width)), smaller
+    return crop_to_road(clean.data, FusionConfig.image_size), smaller
 
 
 def _objects(truth: Boxes3D) -> Boxes3D:
