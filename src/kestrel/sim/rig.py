@@ -17,6 +17,7 @@ import yaml
 from scipy.spatial.transform import Rotation
 
 from kestrel.errors import CalibrationError, ConfigError, describe
+from kestrel.sim.drawn_rig import drawn_rig
 from kestrel.types import Calibration, Float64Array
 
 AXES_FROM_OPTICAL: Final = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
@@ -38,6 +39,7 @@ _CAMERA_KEYS: Final = _IMU_KEYS | {
 }
 _CAMERA_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 """What may be part of a topic's name."""
+_DRAWN: Final = re.compile(r"drawn:([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -154,15 +156,20 @@ def rig_names() -> list[str]:
 
 
 def load_rig(name_or_path: str | Path) -> Rig:
-    """Return a rig that comes with Kestrel, by name, or one from a YAML file.
+    """Return a rig that comes with Kestrel, by name, one from a YAML file, or one drawn by a seed.
+
+    Args:
+        name_or_path: "drawn:7" is the rig that seed 7 draws, see kestrel.sim.drawn_rig.
 
     Raises:
         ConfigError: No such rig, or the file cannot be read, lacks an entry or holds a wrong one.
     """
+    if drawn := _DRAWN.fullmatch(str(name_or_path)):
+        return _rig(drawn_rig(int(drawn[1])))
     shipped = str(name_or_path) in rig_names()
     if not shipped and not Path(name_or_path).is_file():
         raise ConfigError(
-            describe("rig", expected=f"one of {rig_names()} or a YAML file", found=name_or_path)
+            describe("rig", expected=f"one of {rig_names()}, drawn:SEED or a YAML file", found=name_or_path)
         )
     path = resources.files("kestrel.sim") / "rigs" / f"{name_or_path}.yaml" if shipped else Path(name_or_path)
     try:

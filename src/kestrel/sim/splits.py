@@ -71,12 +71,13 @@ def split_names(purpose: str, sensors: str) -> list[str]:
 
 def _numbered(entry: dict[str, Any], split: str, number: int) -> DriveSpec:
     towns, scenes, rigs = entry["towns"], entry["scenes"], entry["rigs"]
+    rig, seed = rigs[number % len(rigs)], entry["first_seed"] + number
     return DriveSpec(
         name=f"{split}_{number:04d}",
-        rig=rigs[number % len(rigs)],
+        rig=f"{rig}:{seed}" if rig == "drawn" else rig,
         scene=scenes[number % len(scenes)],
         town=towns[number % len(towns)],
-        seed=entry["first_seed"] + number,
+        seed=seed,
         seconds=float(entry["seconds"]),
         weather=None,
         sensors=entry["sensors"],
