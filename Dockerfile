@@ -15,11 +15,12 @@ RUN apt-get update && apt-get install -y --no-install-recommends \
 WORKDIR /opt/kestrel
 COPY . .
 
-# The environment sees the system's ROS 2; torch comes in the build that TORCH names.
+# The environment sees the system's ROS 2; torch comes in the build that TORCH names, and wants a setuptools that
+# is newer than the system's: from 80 on it cannot install by links, as colcon does below.
 ARG TORCH="torch>=2.13"
 RUN python3 -m venv --system-site-packages .venv \
     && .venv/bin/pip install --no-cache-dir ${TORCH} \
-    && .venv/bin/pip install --no-cache-dir -e ".[sim,show,train]" psutil \
+    && .venv/bin/pip install --no-cache-dir -e ".[sim,show,train]" psutil "setuptools<80" \
     && (.venv/bin/pip install --no-cache-dir ./kernels || echo "kernels not built: reference operators are used")
 RUN . /opt/ros/jazzy/setup.sh && . .venv/bin/activate \
     && cd ros_ws && python -m colcon build --symlink-install

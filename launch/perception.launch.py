@@ -17,7 +17,7 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
-from kestrel_nodes.deployment import BOOLEANS, NodeConfig, config_folder, node_config
+from kestrel_nodes.deployment import BOOLEANS, EMPTY, NodeConfig, config_folder, node_config
 from launch import LaunchContext, LaunchDescription
 
 RESPAWN_DELAY_S = 12.0
@@ -60,13 +60,14 @@ def autostart(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
 
 def lifecycle_node(config: NodeConfig, values: dict[str, str]) -> LifecycleNode:
     """Return the action that runs one node."""
+    overrides = {"use_sim_time": is_true(values["use_sim_time"]), **dict.fromkeys(config.emptied, EMPTY)}
     return LifecycleNode(
         package="kestrel_nodes",
         executable=config.name,
         name=config.name,
         namespace="",
         output="screen",
-        parameters=[*map(str, config.parameter_files), {"use_sim_time": is_true(values["use_sim_time"])}],
+        parameters=[*map(str, config.parameter_files), overrides],
         remappings=list(config.remappings),
         arguments=["--ros-args", "--log-level", values["log_level"]],
         respawn=is_true(values["respawn"]),

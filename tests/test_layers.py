@@ -12,7 +12,7 @@ import kestrel
 
 ROOT = Path(kestrel.__file__).parent
 LAYERS = (
-    *("__init__", "errors", "types", "classes", "files", "label_maps", "weights"),
+    *("__init__", "errors", "types", "classes", "files", "label_maps", "road_view", "weights"),
     *("ops", "report", "nn", "engine", "models", "data", "sim", "pipelines", "eval", "train"),
     *("show", "bench", "commands", "cli", "__main__"),
 )

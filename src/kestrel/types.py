@@ -177,6 +177,11 @@ class Calibration:
             )
         check_rigid("reference_from_camera", self.reference_from_camera)
 
+    @property
+    def pinhole(self) -> Calibration:
+        """The same camera without its lens: the calibration of a picture whose distortion was removed."""
+        return replace(self, distortion_model="none", distortion=np.zeros(0))
+
 
 @dataclass(frozen=True)
 class SensorFrame:

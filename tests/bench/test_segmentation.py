@@ -11,7 +11,7 @@ import numpy as np
 
 from kestrel.bench.segmentation import CLOUD, answer, draw, scan_message
 from kestrel.data.bag import deserialize
-from kestrel.data.sensor_messages import cloud_fields
+from kestrel.data.cloud_layout import cloud_fields
 from kestrel.pipelines.segmentation import PointSegmenter
 
 

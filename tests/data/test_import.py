@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 from kestrel.classes import DETECTION_CLASSES
 from kestrel.cli import build_app
 from kestrel.data.bag import BagReader, serialize
+from kestrel.data.camera_info import read_camera_info
+from kestrel.data.cloud_reader import read_cloud
 from kestrel.data.kitti import tracking_messages
 from kestrel.data.kitti_files import read_sweep
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.perception_messages import DONT_CARE, boxes_from_message
-from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
+from kestrel.data.picture_reader import read_image
 from kestrel.errors import ConfigError, InputError
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +95,7 @@ def test_keyframe_is_repeated_with_six_cameras(keyframe):
 
 
 def test_keyframe_cloud_has_x_ahead_and_the_road_at_zero(keyframe):
-    cloud = cloud_from_message(first(keyframe, "/lidar/points"))
+    cloud = read_cloud(first(keyframe, "/lidar/points")).cloud
     assert cloud.ring.max() == 31
     assert cloud.points[:, 3].max() <= 1
     assert abs(ground_height(in_base(keyframe, cloud))) < 0.25
@@ -101,7 +103,7 @@ def test_keyframe_cloud_has_x_ahead_and_the_road_at_zero(keyframe):
 
 
 def test_keyframe_boxes_hold_the_points_that_the_data_set_counted(keyframe):
-    points = in_base(keyframe, cloud_from_message(first(keyframe, "/lidar/points")))
+    points = in_base(keyframe, read_cloud(first(keyframe, "/lidar/points")).cloud)
     boxes = boxes_from_message(first(keyframe, "/truth/objects"), DETECTION_CLASSES)
     counted = [points_in(boxes, index, points) for index in range(len(boxes))]
     many = boxes.num_points > 20
@@ -141,13 +143,13 @@ def test_raw_recording_has_camera_and_lidar_with_one_stamp_and_no_poses(raw):
 
 
 def test_raw_picture_fits_its_calibration_and_the_road_is_at_zero(raw):
-    picture = image_from_message(first(raw, "/camera/front/image/compressed"))
+    picture = read_image(first(raw, "/camera/front/image/compressed"))
     mount = mounts(raw)["camera_front_optical"]
-    calibration = calibration_from_message(first(raw, "/camera/front/camera_info"), mount)
+    calibration = read_camera_info("front", first(raw, "/camera/front/camera_info")).calibration(mount)
     assert picture.data.shape[:2] == (calibration.height, calibration.width) == (375, 1242)
     np.testing.assert_allclose(mount[:3, 2], (1, 0, 0), atol=0.03)
     assert 1.5 < mount[2, 3] < 1.8
-    cloud = cloud_from_message(first(raw, "/lidar/points"))
+    cloud = read_cloud(first(raw, "/lidar/points")).cloud
     assert abs(ground_height(in_base(raw, cloud))) < 0.25
     assert cloud.ring is None
 
@@ -155,7 +157,7 @@ def test_raw_picture_fits_its_calibration_and_the_road_is_at_zero(raw):
 def test_tracked_boxes_hold_points_and_keep_their_tracks(tracking):
     message = first(tracking, "/truth/objects")
     boxes = boxes_from_message(message, DETECTION_CLASSES)
-    points = in_base(tracking, cloud_from_message(first(tracking, "/lidar/points")))
+    points = in_base(tracking, read_cloud(first(tracking, "/lidar/points")).cloud)
     names = [boxes.class_names[label] for label in boxes.label]
     found = {name: index for index, name in enumerate(names) if name != DONT_CARE}
     assert {"car", "bicycle", "pedestrian"} == set(found)

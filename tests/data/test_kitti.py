@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from kestrel.classes import DETECTION_CLASSES
+from kestrel.data.camera_info import read_camera_info
+from kestrel.data.cloud_reader import read_cloud
 from kestrel.data.kitti import raw_messages, tracking_messages
 from kestrel.data.kitti_files import EARTH_RADIUS_M, read_stamps
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.perception_messages import boxes_from_message
-from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
+from kestrel.data.picture_reader import read_image
 from kestrel.errors import InputError
 
 PROJECTION = np.array([[720.0, 0, 610, 45], [0, 720, 172, -0.3], [0, 0, 1, 0.005]])
@@ -144,8 +146,8 @@ def test_a_raw_recording_keeps_its_stamps_and_their_order(raw):
 def test_points_are_where_the_published_calibration_puts_them_in_the_picture(raw):
     topics = by_topic(raw_messages(raw))
     mount = mounts(topics)["camera_front_optical"]
-    calibration = calibration_from_message(topics["/camera/front/camera_info"][0][1], mount)
-    cloud = cloud_from_message(topics["/lidar/points"][0][1])
+    calibration = read_camera_info("front", topics["/camera/front/camera_info"][0][1]).calibration(mount)
+    cloud = read_cloud(topics["/lidar/points"][0][1]).cloud
     np.testing.assert_array_equal(cloud.points, POINTS)
     places = np.c_[cloud.points[:, :3], np.ones(3)] @ mounts(topics)["lidar"].T
     optical = places @ np.linalg.inv(mount).T
@@ -154,7 +156,7 @@ def test_points_are_where_the_published_calibration_puts_them_in_the_picture(raw
     rectified[:3, :3] = RECTIFIED
     expected = np.c_[POINTS[:, :3], np.ones(3)] @ (PROJECTION @ rectified @ CAMERA_FROM_LIDAR).T
     np.testing.assert_allclose(pixel[:, :2] / pixel[:, 2:], expected[:, :2] / expected[:, 2:], atol=1e-3)
-    assert image_from_message(topics["/camera/front/image/compressed"][0][1]).data.shape == (375, 1242, 3)
+    assert read_image(topics["/camera/front/image/compressed"][0][1]).data.shape == (375, 1242, 3)
     assert topics["/camera/front/image/compressed"][0][1].format == "png"
 
 

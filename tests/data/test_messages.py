@@ -1,7 +1,9 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
+
 import math
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,10 @@ from hypothesis import strategies as st
 from kestrel.classes import DETECTION_CLASSES
 from kestrel.data import messages, perception_messages, sensor_messages
 from kestrel.data.bag import deserialize, serialize
+from kestrel.data.camera_info import read_camera_info
+from kestrel.data.cloud_layout import cloud_fields
+from kestrel.data.cloud_reader import read_cloud
+from kestrel.data.picture_reader import read_image
 from kestrel.errors import CalibrationError, InputError
 from kestrel.types import BevMap, Boxes3D, Calibration, PointCloud
 
@@ -48,7 +54,7 @@ def test_cloud_round_trip_keeps_every_field():
     )
     message = sensor_messages.cloud_message(cloud)
     assert message.point_step == 22
-    back = sensor_messages.cloud_from_message(through_cdr(message))
+    back = read_cloud(through_cdr(message)).cloud
     assert np.array_equal(back.points, cloud.points)
     assert np.array_equal(back.ring, cloud.ring)
     assert np.array_equal(back.time_s, cloud.time_s)
@@ -59,14 +65,14 @@ def test_what_a_sensor_does_not_give_is_not_made_up():
     cloud = PointCloud(np.ones((5, 4), np.float32), STAMP, "lidar")
     message = through_cdr(sensor_messages.cloud_message(cloud))
     assert [field.name for field in message.fields] == ["x", "y", "z", "intensity"]
-    back = sensor_messages.cloud_from_message(message)
+    back = read_cloud(message).cloud
     assert back.ring is None
     assert back.time_s is None
 
 
 def test_empty_cloud_round_trip():
     cloud = PointCloud(np.zeros((0, 4), np.float32), STAMP, "lidar")
-    back = sensor_messages.cloud_from_message(through_cdr(sensor_messages.cloud_message(cloud)))
+    back = read_cloud(through_cdr(sensor_messages.cloud_message(cloud))).cloud
     assert len(back) == 0
 
 
@@ -79,15 +85,15 @@ def test_cloud_of_another_layout_is_read_by_field_name():
     points["x"], points["y"], points["z"], points["intensity"] = 1, 2, 3, 51
     points["x"][2] = np.nan
     message = sensor_messages.packed_cloud(points, STAMP, "lidar")
-    back = sensor_messages.cloud_from_message(message)
+    back = read_cloud(message).cloud
     assert back.points.tolist() == [[1, 2, 3, np.float32(0.2)]] * 3
 
 
 def test_intensity_beyond_one_is_clipped_as_in_the_nodes():
-    points = np.zeros(3, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")])
-    points["intensity"] = [0.25, 200.0, np.inf]
-    back = sensor_messages.cloud_from_message(sensor_messages.packed_cloud(points, STAMP, "lidar"))
-    assert back.points[:, 3].tolist() == [0.25, 1.0]
+    points = np.zeros(4, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")])
+    points["intensity"] = [0.25, 200.0, np.inf, np.nan]
+    back = read_cloud(sensor_messages.packed_cloud(points, STAMP, "lidar")).cloud
+    assert back.points[:, 3].tolist() == [0.25, 1.0, 1.0]
 
 
 @pytest.mark.filterwarnings("error")
@@ -97,21 +103,33 @@ def test_rings_are_those_of_integers_alone_as_in_the_nodes(kind, ring):
     points["ring"] = range(3)
     if ring is None:
         points["ring"][:] = np.nan, -1, 1e30
-    back = sensor_messages.cloud_from_message(sensor_messages.packed_cloud(points, STAMP, "lidar"))
+    back = read_cloud(sensor_messages.packed_cloud(points, STAMP, "lidar")).cloud
     assert (back.ring if ring is None else back.ring.tolist()) == ring
+
+
+def test_cloud_of_a_driver_with_its_own_names_is_read_as_in_the_nodes():
+    """Of Ouster: floats far above 1, and nanoseconds that 32 bits count from the stamp."""
+    points = np.zeros(3, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4"), ("t", "<u4")])
+    points["x"], points["intensity"], points["t"] = range(3), [3, 51, 250], [0, 50_000_000, 99_000_000]
+    message = through_cdr(sensor_messages.packed_cloud(points, STAMP, "lidar"))
+    told = read_cloud(message, intensity_max=255.0)
+    assert told.cloud.points[:, 3] == pytest.approx([3 / 255, 0.2, 250 / 255])
+    assert told.cloud.time_s == pytest.approx([0, 0.05, 0.099])
+    assert told.notes == ()
+    assert read_cloud(message).notes == ("intensity above 1 is clipped: set intensity_max",)
 
 
 def test_rows_padded_at_their_end_are_read():
     message = sensor_messages.packed_cloud(np.arange(6, dtype="<f4").view([("x", "<f4")]), STAMP, "lidar")
     message.height, message.width, message.row_step = 2, 2, 12
-    assert sensor_messages.cloud_fields(message)["x"].tolist() == [0, 1, 3, 4]
+    assert cloud_fields(message)["x"].tolist() == [0, 1, 3, 4]
 
 
 def test_cloud_that_is_too_short_is_refused():
     message = sensor_messages.cloud_message(PointCloud(np.ones((5, 4), np.float32), STAMP, "lidar"))
     message.data = message.data[:-1]
     with pytest.raises(InputError, match="80 bytes"):
-        sensor_messages.cloud_from_message(message)
+        read_cloud(message)
 
 
 def test_boxes_round_trip_keeps_every_field():
@@ -204,7 +222,7 @@ def test_calibration_round_trip():
     distortion = np.array([0.1, -0.05, 0.001, 0.002, 0.0])
     calibration = Calibration(matrix, 640, 360, np.eye(4), "plumb_bob", distortion)
     message = through_cdr(sensor_messages.camera_info_message(calibration, STAMP, "camera_front_optical"))
-    back = sensor_messages.calibration_from_message(message, np.eye(4))
+    back = read_camera_info("front", message).calibration(np.eye(4))
     np.testing.assert_array_equal(back.camera_matrix, matrix)
     np.testing.assert_array_equal(back.distortion, distortion)
     assert (back.width, back.height, back.distortion_model) == (640, 360, "plumb_bob")
@@ -214,7 +232,7 @@ def test_camera_without_distortion_stays_without():
     calibration = Calibration(np.diag([500.0, 500.0, 1.0]), 640, 360, np.eye(4))
     message = sensor_messages.camera_info_message(calibration, STAMP, "camera_front_optical")
     assert message.distortion_model == "plumb_bob"
-    assert sensor_messages.calibration_from_message(message, np.eye(4)).distortion_model == "none"
+    assert read_camera_info("front", message).calibration(np.eye(4)).distortion_model == "none"
 
 
 def test_png_is_lossless_and_jpeg_keeps_colour_order():
@@ -224,7 +242,7 @@ def test_png_is_lossless_and_jpeg_keeps_colour_order():
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = 255
     message = sensor_messages.compressed_image(red, STAMP, "camera", jpeg_quality=90)
-    picture = sensor_messages.image_from_message(through_cdr(message)).data
+    picture = read_image(through_cdr(message)).data
     assert picture[..., 0].min() > 240
     assert picture[..., 2].max() < 15
 
@@ -234,38 +252,24 @@ def test_broken_jpeg_is_refused():
     message = sensor_messages.compressed_image(red, STAMP, "camera", jpeg_quality=90)
     message.data = message.data[:20]
     with pytest.raises(InputError, match="JPEG"):
-        sensor_messages.image_from_message(message)
-
-
-@pytest.mark.parametrize("read", [sensor_messages.image_from_message, sensor_messages.grey_from_message])
-def test_compressed_image_without_a_byte_is_refused(read):
-    message = sensor_messages.stored_image(b"", STAMP, "camera")
-    with pytest.raises(InputError, match="found jpeg"):
-        read(message)
-
-
-@pytest.mark.parametrize(("encoding", "size"), [("rgb9", 6), ("rgb8", 5), ("rgb8", 0)])
-def test_raw_image_of_an_unknown_encoding_or_cut_off_is_refused(encoding, size):
-    message = messages.new(
-        "sensor_msgs/msg/Image",
-        header=messages.header(STAMP, "camera"),
-        height=1,
-        width=2,
-        encoding=encoding,
-        is_bigendian=0,
-        step=6,
-        data=np.zeros(size, np.uint8),
-    )
-    with pytest.raises(InputError, match=f"found {encoding} of 2x1 in {size} bytes"):
-        sensor_messages.image_from_message(message)
+        read_image(message)
 
 
 @pytest.mark.parametrize(
-    ("encoding", "width", "height", "step"),
-    [("mono8", 0, 6, 0), ("rgb8", 4, 0, 12), ("rgb8", 0, 0, 0), ("yuv422", 3, 2, 6)],
+    ("read", "text"),
+    [
+        (read_image, "expected a JPEG or PNG, found bytes b''"),
+        (sensor_messages.grey_from_message, "found jpeg"),
+    ],
 )
-def test_raw_image_of_a_size_that_none_has_is_refused(encoding, width, height, step):
-    message = messages.new(
+def test_compressed_image_without_a_byte_is_refused(read, text):
+    message = sensor_messages.stored_image(b"", STAMP, "camera")
+    with pytest.raises(InputError, match=text):
+        read(message)
+
+
+def raw_image(encoding, width, height, step, data):
+    return messages.new(
         "sensor_msgs/msg/Image",
         header=messages.header(STAMP, "camera"),
         height=height,
@@ -273,24 +277,49 @@ def test_raw_image_of_a_size_that_none_has_is_refused(encoding, width, height, s
         encoding=encoding,
         is_bigendian=0,
         step=step,
-        data=np.zeros(step * height, np.uint8),
+        data=np.asarray(data, np.uint8),
     )
-    with pytest.raises(InputError, match=f"found {encoding} of {width}x{height}|at least one pixel"):
-        sensor_messages.image_from_message(message)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "size", "text"),
+    [
+        ("rgb9", 6, "image encoding: .* found 'rgb9'"),
+        ("rgb8", 5, "height \\* step = 6 bytes, found 5"),
+        ("rgb8", 0, "height \\* step = 6 bytes, found 0"),
+    ],
+)
+def test_raw_image_of_an_unknown_encoding_or_cut_off_is_refused(encoding, size, text):
+    with pytest.raises(InputError, match=text):
+        read_image(raw_image(encoding, 2, 1, 6, np.zeros(size)))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "width", "height", "step"),
+    [("mono8", 0, 6, 0), ("rgb8", 4, 0, 12), ("rgb8", 0, 0, 0), ("yuv422", 3, 2, 6)],
+)
+def test_raw_image_of_a_size_that_none_has_is_refused(encoding, width, height, step):
+    with pytest.raises(InputError, match=r"at least one pixel|an even number"):
+        read_image(raw_image(encoding, width, height, step, np.zeros(step * height)))
+
+
+def test_orientation_that_a_jpeg_tells_does_not_turn_its_pixels():
+    """Calibrations are of the stored pixels, which is what nodes look at as well."""
+    picture = np.zeros((16, 32, 3), np.uint8)
+    picture[:, :16] = 255
+    stored = bytes(sensor_messages.compressed_image(picture, STAMP, "camera", jpeg_quality=90).data)
+    # APP1 of one entry: 0x0112 (orientation), one SHORT, 6: to be turned by a quarter.
+    exif = b"Exif\0\0MM\0*" + bytes.fromhex("00000008 0001 0112 0003 00000001 00060000 00000000")
+    turned = stored[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + stored[2:]
+    read = read_image(sensor_messages.stored_image(turned, STAMP, "camera")).data
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (32, 16, 3)
+    assert read.shape == (16, 32, 3)
+    assert read[:, :14].min() > 240
 
 
 def test_raw_image_is_read_as_rgb():
-    message = messages.new(
-        "sensor_msgs/msg/Image",
-        header=messages.header(STAMP, "camera"),
-        height=1,
-        width=2,
-        encoding="bgr8",
-        is_bigendian=0,
-        step=6,
-        data=np.array([1, 2, 3, 4, 5, 6], np.uint8),
-    )
-    assert sensor_messages.image_from_message(message).data.tolist() == [[[3, 2, 1], [6, 5, 4]]]
+    message = raw_image("bgr8", 2, 1, 6, [1, 2, 3, 4, 5, 6])
+    assert read_image(message).data.tolist() == [[[3, 2, 1], [6, 5, 4]]]
 
 
 def test_scores_are_sorted_and_the_best_is_found():
@@ -321,11 +350,11 @@ def wrong(name, value):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (wrong("datatype", 99), "cloud field x: expected a datatype of 1 to 8, found 99"),
-        (wrong("offset", 4096), "cloud fields: expected fields of different names within"),
-        (wrong("name", "y"), "cloud fields: expected fields of different names"),
-        (wrong("count", 2), "cloud field x: expected one number a point, found 2 of them"),
-        (lambda message: setattr(message, "row_step", 5), "row_step of the cloud: expected at least"),
+        (wrong("datatype", 99), "cloud field 'x': expected datatype 1 .. 8, found 99"),
+        (wrong("offset", 4096), "cloud field 'x': expected to end within point_step 16"),
+        (wrong("name", "y"), "cloud fields: expected unique names"),
+        (wrong("count", 2), "cloud fields: expected fields that do not overlap"),
+        (lambda message: setattr(message, "row_step", 5), "cloud row_step: expected at least"),
     ],
 )
 def test_cloud_of_a_layout_that_cannot_be_is_refused(change, text):
@@ -333,7 +362,7 @@ def test_cloud_of_a_layout_that_cannot_be_is_refused(change, text):
     message = sensor_messages.cloud_message(cloud)
     message.height, message.width = 2, 3
     message.row_step = 3 * message.point_step
-    assert len(sensor_messages.cloud_from_message(message).points) == 6
+    assert len(read_cloud(message).cloud.points) == 6
     change(message)
     with pytest.raises(InputError, match=text):
-        sensor_messages.cloud_from_message(message)
+        read_cloud(message)

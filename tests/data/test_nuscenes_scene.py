@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 from kestrel.classes import ATTRIBUTES, DETECTION_CLASSES, NO_ATTRIBUTE
 from kestrel.cli import build_app
 from kestrel.data.bag import BagReader
+from kestrel.data.cloud_reader import read_cloud
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.nuscenes_scene import CLASSES, annotated_boxes
 from kestrel.data.nuscenes_tables import read_scene
 from kestrel.data.perception_messages import boxes_from_message
-from kestrel.data.sensor_messages import cloud_from_message, image_from_message
+from kestrel.data.picture_reader import read_image
 from kestrel.errors import InputError
 from kestrel.eval.scene import Scene
 from kestrel.train.judged_bag import judged_sweeps
@@ -103,7 +104,7 @@ def test_scene_is_chosen_by_its_name_and_else_the_first_one(data_set):
 
 
 def test_sweep_has_x_ahead_and_y_to_the_left(data_set):
-    cloud = cloud_from_message(of(data_set.messages(), "/lidar/points")[0])
+    cloud = read_cloud(of(data_set.messages(), "/lidar/points")[0]).cloud
     np.testing.assert_allclose(cloud.points[-1], (0, -20, 0, 1), atol=1e-6)
     np.testing.assert_allclose(cloud.points[0, 3], 0.2)
     assert cloud.ring.tolist() == [3] * 5 + [31]
@@ -288,7 +289,7 @@ def test_pictures_are_placed_where_the_vehicle_was_when_they_were_taken(data_set
     np.testing.assert_allclose(
         view.calibration.reference_from_camera[:2, 3], np.add(corner, mount), atol=5e-3
     )
-    assert image_from_message(next(BagReader(out).messages(["/camera/front/image/compressed"])).decode())
+    assert read_image(next(BagReader(out).messages(["/camera/front/image/compressed"])).decode())
 
 
 @pytest.mark.parametrize("size", [0, 118, 100 + 2])

@@ -36,6 +36,14 @@ def test_what_is_not_known_is_not_guessed(trajectory: Trajectory) -> None:
     assert Trajectory({}).at(0) is None
 
 
+@pytest.mark.parametrize(("gap_ms", "known"), [(1000, True), (1001, False)])
+def test_in_a_long_silence_nothing_is_known(gap_ms: int, known: bool) -> None:
+    found = Trajectory({at * MILLISECOND: pose(at / 1e3, 0.0) for at in (0, 10, 10 + gap_ms, 20 + gap_ms)})
+    assert (found.at(500 * MILLISECOND) is not None) == known
+    for at in (5, 10, 10 + gap_ms, 15 + gap_ms):
+        np.testing.assert_allclose(found.at(at * MILLISECOND), pose(at / 1e3, 0.0), atol=1e-9)
+
+
 def test_motion_is_where_the_vehicle_was_as_of_where_it_is(trajectory: Trajectory) -> None:
     now, then = (trajectory.at(at * MILLISECOND) for at in (300, 150))
     found = trajectory.motion(300 * MILLISECOND, 150 * MILLISECOND)

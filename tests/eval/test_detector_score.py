@@ -32,6 +32,7 @@ from tests.eval.test_recording import boxes
 from tests.eval.test_recording import write as write_drive
 from tests.pipelines.test_bevfusion import detector as untrained
 from tests.pipelines.test_bevfusion import write_weights
+from tests.train.recordings import Drive
 
 
 def test_who_answers_the_truth_has_all_points_and_a_frame_without_sensors_is_missed(bag: Path) -> None:
@@ -221,3 +222,39 @@ def test_layers_of_the_map_are_all_scored(tmp_path: Path) -> None:
     found = values(score)
     assert found["map/mIoU"] == found["map/mIoU_best"] == pytest.approx(1, abs=1e-6)
     assert "detection/mAP" not in found
+
+
+def test_what_did_not_take_part_in_all_moments_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = frozenset(("front", number) for number in range(4, 12))
+    cameras = {"front": 0, "back": 0, "side": 0}
+    drive = Drive(cameras=cameras, lost=lost, without=("/camera/side/camera_info",))
+    bag = drive.write(tmp_path / "drive.bag")
+    score = DetectorScore(knowing(bag))
+    score.add(bag)
+    assert f"{bag}: left out, without /camera/NAME/camera_info: side\n" in capsys.readouterr().err
+    # In the fifth sweep the picture of the fourth counts, 0.1 s before.
+    told = "sensors that took part in fewer than all 12 moments: front in 5, side in 0"
+    assert score.missing_sensors() == told
+
+    lidar = DetectorScore(knowing(bag), ["lidar"])
+    lidar.add(bag)
+    assert capsys.readouterr().err.strip() == ""
+    assert lidar.missing_sensors() is None
+
+    score.add(Drive().write(tmp_path / "alone.bag"))
+    told = score.missing_sensors()
+    assert told is not None
+    assert told.startswith("sensors that took part in fewer than all 24 moments: ")
+    assert {*told.split(": ")[1].split(", ")} == {"front in 5", "side in 0", "back in 12", "cameras in 0"}
+
+
+def test_the_command_says_after_the_score_which_sensors_were_missing(tmp_path: Path) -> None:
+    bag = Drive(cameras={"front": 0}, without=("/camera/front/camera_info",)).write(tmp_path / "drive.bag")
+    write_weights(tmp_path / "det.safetensors", "det", "camera+lidar")
+    result = run(bag, "--weights", tmp_path / "det.safetensors", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["figures"]["detection/frames"]["value"] == 12
+    assert result.stderr.count("without /camera/NAME/camera_info: front") == 1
+    assert result.stderr.rstrip().endswith("took part in fewer than all 12 moments: front in 0")

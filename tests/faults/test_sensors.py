@@ -10,7 +10,7 @@ from geometry_msgs.msg import TransformStamped
 from sensor_msgs.msg import PointCloud2
 from tf2_msgs.msg import TFMessage
 
-from kestrel_nodes.cloud_layout import structured
+from kestrel.data.cloud_layout import structured
 from tests.ros.fusion_rig import ERROR, POINTS, WARN, Rig, camera_info
 from tests.ros.graph import Graph
 from tests.ros.messages import cloud, cloud_of, fill, header, jpeg

@@ -18,14 +18,14 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from kestrel.classes import DETECTION_CLASSES
 from kestrel.data import messages
 from kestrel.data.bag import BagReader, BagWriter, deserialize, serialize, typestore
+from kestrel.data.camera_info import read_camera_info
+from kestrel.data.cloud_reader import read_cloud
 from kestrel.data.perception_messages import boxes_from_message
+from kestrel.data.picture_reader import read_image
 from kestrel.data.sensor_messages import (
-    calibration_from_message,
     camera_info_message,
-    cloud_from_message,
     compressed_image,
     grey_from_message,
-    image_from_message,
     label_image,
     packed_cloud,
 )
@@ -61,16 +61,16 @@ def perceived() -> Any:
 
 CALIBRATION = Calibration(MATRIX, 9, 8, np.eye(4))
 GOOD: dict[str, tuple[Any, Callable[[Any], Any]]] = {
-    "cloud": (packed_cloud(TABLE, STAMP, "lidar"), cloud_from_message),
-    "jpeg": (compressed_image(PICTURE, STAMP, "front", jpeg_quality=90), image_from_message),
+    "cloud": (packed_cloud(TABLE, STAMP, "lidar"), read_cloud),
+    "jpeg": (compressed_image(PICTURE, STAMP, "front", jpeg_quality=90), read_image),
     "png": (compressed_image(PICTURE[..., 0], STAMP, "front", jpeg_quality=None), read_grey),
     "image": (
         label_image(compressed_image(PICTURE[..., 0], STAMP, "front", jpeg_quality=None)),
-        image_from_message,
+        read_image,
     ),
     "camera_info": (
         camera_info_message(CALIBRATION, STAMP, "front"),
-        lambda message: calibration_from_message(message, np.eye(4)),
+        lambda message: read_camera_info("front", message).calibration(np.eye(4)),
     ),
     "tf": (
         messages.tf_message([messages.transform_message(np.eye(4), "odom", "base_link", STAMP)]),

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField, RegionOfInterest
 
+from kestrel.data.camera_info import read_camera_info
+from kestrel.data.cloud_reader import read_cloud
+from kestrel.data.picture_reader import read_image, read_labels
+from kestrel.data.transform_buffer import TransformBuffer
+from kestrel.data.undistorter import Undistorter
 from kestrel.errors import CalibrationError, InputError
-from kestrel_nodes.calibration import Undistorter, read_camera_info
-from kestrel_nodes.ros_arrays import read_cloud, read_image, read_labels
-from kestrel_nodes.tf_buffer import TransformBuffer
 from tests.fuzz.cases import answer, cases, damaged
 from tests.ros.messages import cloud_of, fill, header, picture
 

@@ -93,6 +93,20 @@ def test_a_frame_without_a_sensor_of_the_network_is_refused() -> None:
         detector("seg", "lidar").detect(make_frame(lidar=False))
 
 
+@pytest.mark.parametrize(
+    ("sensors", "cameras", "takes_part"),
+    [("camera+lidar", 1, False), ("camera+lidar", 0, True), ("lidar", 1, True)],
+)
+def test_a_sweep_without_points_takes_part_only_where_no_picture_does(
+    sensors: str, cameras: int, takes_part: bool
+) -> None:
+    frame = make_frame(cameras=cameras)
+    assert frame.cloud is not None
+    empty = replace(frame, cloud=replace(frame.cloud, points=np.zeros((0, 4), np.float32)))
+    inputs = read_frame(empty, small_config("det", sensors))
+    assert (inputs.clouds is not None) == takes_part
+
+
 def test_earlier_sweeps_have_a_say_and_an_age() -> None:
     config = small_config("det", "lidar")
     frame = replace(make_frame(cameras=0), sweeps=(make_cloud(seed=1, stamp_ns=100_000_000),))

@@ -58,12 +58,30 @@ def test_earlier_sweeps_have_a_say(detector: FusionDetector) -> None:
     assert (detector.detect(frame)[1].probability != alone).any()
 
 
-def test_an_empty_sweep_is_not_a_missing_lidar(detector: FusionDetector) -> None:
-    frame = make_frame(cameras=1)
+def with_empty_sweep(frame: SensorFrame) -> SensorFrame:
+    """Return the frame with a sweep without points, and its earlier sweeps."""
     assert frame.cloud is not None
-    empty = replace(frame, cloud=replace(frame.cloud, points=np.zeros((0, 4), np.float32)), sweeps=())
-    blind = replace(frame, cloud=None, sweeps=())
-    assert (detector.detect(empty)[1].probability != detector.detect(blind)[1].probability).any()
+    return replace(frame, cloud=replace(frame.cloud, points=np.zeros((0, 4), np.float32)))
+
+
+def test_beside_pictures_a_sweep_without_points_is_a_missing_lidar() -> None:
+    detector = FusionDetector.untrained(seed=1, score_threshold=0.0)
+    frame = seen_at(make_frame(cameras=1), 0.0, 0)
+    answers = []
+    for each in (with_empty_sweep(frame), replace(frame, cloud=None, sweeps=()), frame):
+        detector.reset()
+        boxes, layers = detector.detect(each)
+        detector.reset()
+        answers.append((boxes.center, layers.probability, detector.map_evidence(each).numpy()))
+    for empty, missing, seen in zip(*answers, strict=True):
+        np.testing.assert_array_equal(empty, missing)
+        assert not np.array_equal(empty, seen)
+
+
+def test_a_sweep_without_points_is_answered_where_there_are_no_pictures(detector: FusionDetector) -> None:
+    frame = with_empty_sweep(make_frame(cameras=0))
+    assert detector.inputs(frame).has_lidar.tolist() == [True]
+    assert detector.detect(frame)[1].layer_names == MAP_LAYERS
 
 
 def test_the_same_frame_gives_the_same_answer(detector: FusionDetector) -> None:

@@ -10,7 +10,7 @@ from kestrel.classes import EVENTS
 from kestrel.errors import ModelError
 from kestrel.models.kestrel_video import KestrelVideo
 from kestrel.pipelines import VideoUnderstanding
-from kestrel.pipelines.picture import crop_to_road
+from kestrel.road_view import crop_to_road
 from tests.pipelines.conftest import make_image
 
 HOP_NS = 200_000_000

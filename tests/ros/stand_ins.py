@@ -51,6 +51,12 @@ class Gate:
         self.entered = 0
         self.error: Exception | None = None
 
+    def leave_behind(self) -> threading.Event:
+        """Open for who comes from now on; return what those wait for who are held already."""
+        held, self.open = self.open, threading.Event()
+        self.open.set()
+        return held
+
     def pass_through(self) -> None:
         """Wait for the gate, then raise what was asked for."""
         self.entered += 1

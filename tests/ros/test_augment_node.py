@@ -176,6 +176,8 @@ def test_an_inactive_node_refuses_requests(graph: Graph) -> None:
     response = request(graph, client, count=1)
     assert not response.success
     assert "expected active, found inactive" in response.message
+    view = graph.await_status("augment: output", lambda view: view.count("refused_requests") == 1, "counted")
+    assert {level for level, _ in view.history} == {0}
 
 
 def test_the_real_network_answers_through_the_node(graph: Graph) -> None:

@@ -16,6 +16,7 @@ from kestrel_nodes.stamps import stamp_ns
 from tests.ros.copier import Copier, CopierParameters, Rig
 from tests.ros.graph import Graph
 from tests.ros.life_cycles import assert_life_cycles_leave_nothing
+from tests.ros.stand_ins import Augment, configured
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -53,7 +54,9 @@ def test_a_configured_node_keeps_its_parameters(graph: Graph, rig: Rig) -> None:
     assert rig.node.get_parameter("size").value == 3
 
 
-def test_an_impossible_transition_is_refused_and_the_node_lives(graph: Graph) -> None:
+def test_an_impossible_transition_is_refused_in_one_line_and_the_node_stays_healthy(
+    graph: Graph, capfd: pytest.CaptureFixture[str]
+) -> None:
     node = graph.add(Copier, "copier", active=False)
     client = graph.node.create_client(ChangeState, "/copier/change_state")
     graph.until(client.service_is_ready, "the service")
@@ -67,6 +70,12 @@ def test_an_impossible_transition_is_refused_and_the_node_lives(graph: Graph) ->
         graph.until(future.done, "the response")
         assert future.result().success is expected
     assert node.active
+    view = graph.await_status("copier: life cycle", lambda view: view.values["state"] == "active", "active")
+    assert view.count("refused_requests") == 2
+    assert {level for level, _ in view.history} == {0}
+    log = capfd.readouterr().err
+    assert "transition: expected one from the state unconfigured, found number 3" in log
+    assert "Traceback" not in log
 
 
 def test_twenty_life_cycles_leave_nothing_behind_and_the_node_works(graph: Graph) -> None:
@@ -119,3 +128,39 @@ def test_the_heartbeat_names_the_state_and_stops_when_the_worker_hangs(graph: Gr
 def test_parameters_that_contradict_each_other_are_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"parameter size: expected int in 1 \.\. 9, found 0"):
         CopierParameters(size=0)
+
+
+def test_a_misspelt_parameter_is_a_warning_that_names_the_nearest(graph: Graph) -> None:
+    given = {"sise": 5, "qos_overrides./tf.subscription.depth": 7, "use_sim_time": False}
+    node = graph.add(Copier, "copier", active=False, **given)
+    text = "parameter: expected a known one (the nearest is size), found sise"
+    graph.await_status("copier: life cycle", lambda view: (view.level, view.message) == (1, text), "WARN")
+    assert node.trigger_configure() is SUCCESS
+    assert node.trigger_cleanup() is SUCCESS
+    graph.await_status(
+        "copier: life cycle", lambda view: (view.level, view.message) == (1, text), "WARN still"
+    )
+
+
+def test_a_misspelt_parameter_of_the_command_line_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--ros-args", "-p", "thredas:=2", "-p", "use_sim_time:=true", "-p", "threads:=1")
+    with configured(Augment, *arguments) as node:
+        assert node.params.threads == 1
+    log = capfd.readouterr().err
+    assert log.count("parameter: expected a known one (the nearest is threads), found thredas") == 1
+    assert log.count("parameter: expected") == 1
+
+
+def test_values_and_counters_of_a_configuration_end_with_it(graph: Graph, rig: Rig) -> None:
+    rig.answer_to(60_000)
+    rig.answer_to(0)
+    graph.await_status("copier: sync", lambda view: view.count("time_jumps") == 1, "a counter")
+    graph.await_status("copier: output", lambda view: view.count("points") == 2, "a value")
+    assert rig.node.trigger_deactivate() is SUCCESS
+    assert rig.node.trigger_cleanup() is SUCCESS
+    view = graph.await_status(
+        "copier: life cycle", lambda view: view.values["state"] == "unconfigured", "state"
+    )
+    assert graph.await_status("copier: output", lambda _: True, "a status").values == {}
+    assert set(graph.await_status("copier: sync", lambda _: True, "a status").values) == {"clock"}
+    assert set(view.values) == {"state"}

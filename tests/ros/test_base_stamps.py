@@ -4,13 +4,21 @@
 
 from __future__ import annotations
 
-import pytest
-from rosgraph_msgs.msg import Clock
+from typing import Any
 
+import numpy as np
+import pytest
+from kestrel_msgs.srv import RenderImages
+from rclpy.lifecycle import TransitionCallbackReturn
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+
+from kestrel_nodes.managed import ManagedNode
 from kestrel_nodes.stamps import stamp_message
 from tests.ros.copier import INPUT, POINT, Rig
 from tests.ros.graph import Graph
-from tests.ros.messages import START_NS, cloud
+from tests.ros.messages import START_NS, cloud, raw_image
+from tests.ros.stand_ins import Augment
 
 
 def test_late_and_doubled_stamps_are_dropped_and_counted(graph: Graph, rig: Rig) -> None:
@@ -70,7 +78,7 @@ def test_answers_to_stamps_of_another_clock_are_published_and_an_error_with_its_
 ) -> None:
     rig = Rig(graph, use_sim_time=simulated)
     if simulated:
-        set_clock(graph, rig, 0)
+        set_clock(graph, rig.node, 0)
     message = cloud(POINT)
     message.header.stamp = stamp_message(stamp_s * 1_000_000_000)
     rig.publisher.publish(message)
@@ -83,14 +91,14 @@ def test_answers_to_stamps_of_another_clock_are_published_and_an_error_with_its_
     )
 
 
-def set_clock(graph: Graph, rig: Rig, at_ms: int) -> None:
+def set_clock(graph: Graph, node: ManagedNode[Any], at_ms: int) -> None:
     """Say on /clock what time it is, until the node knows."""
     clock = graph.publisher(Clock, "/clock", matched=False)
     nanoseconds = START_NS + at_ms * 1_000_000
 
     def arrived() -> bool:
         clock.publish(Clock(clock=stamp_message(nanoseconds)))
-        return bool(rig.node.get_clock().now().nanoseconds == nanoseconds)
+        return bool(node.get_clock().now().nanoseconds == nanoseconds)
 
     graph.until(arrived, "the clock")
     graph.node.destroy_publisher(clock)
@@ -98,9 +106,9 @@ def set_clock(graph: Graph, rig: Rig, at_ms: int) -> None:
 
 def test_a_clock_that_jumps_back_resets_everything(graph: Graph) -> None:
     rig = Rig(graph, use_sim_time=True)
-    set_clock(graph, rig, 50_000)
+    set_clock(graph, rig.node, 50_000)
     rig.answer_to(50_000)
-    set_clock(graph, rig, 1_000)
+    set_clock(graph, rig.node, 1_000)
     graph.until(lambda: ("receiving", None) in [reset[:2] for reset in rig.node.resets], "a reset")
     rig.answer_to(1_000)
     assert [reset[:2] for reset in rig.node.resets] == [("receiving", None), ("pipeline", None)]
@@ -113,7 +121,61 @@ def test_simulated_time_without_a_clock_is_an_error(graph: Graph) -> None:
 
 def test_a_paused_clock_is_no_fault_of_the_sensors(graph: Graph) -> None:
     rig = Rig(graph, use_sim_time=True, input_timeout_s=0.1)
-    set_clock(graph, rig, 0)
+    set_clock(graph, rig.node, 0)
     rig.answer_to(0)
     graph.await_status("copier: sync", lambda view: view.values.get("clock") == "paused", "paused")
     graph.await_status(INPUT, lambda view: view.level == 0, "OK while paused")
+
+
+def test_a_message_in_work_while_the_clock_jumps_back_is_not_of_another_clock(graph: Graph) -> None:
+    rig = Rig(graph, use_sim_time=True)
+    set_clock(graph, rig.node, 50_000)
+    rig.node.gate.open.clear()
+    rig.send(50_000)
+    graph.until(lambda: rig.node.gate.entered == 1, "the message in work")
+    set_clock(graph, rig.node, 1_000)
+    rig.node.gate.open.set()
+    graph.until(lambda: rig.copies, "its answer")
+    rig.answer_to(1_000)
+    view = graph.await_status(
+        "copier: latency", lambda view: "pipeline_latency_ms" in view.values, "a latency"
+    )
+    assert {level for level, _ in view.history} == {0}
+
+
+def test_a_request_that_waits_while_the_clock_jumps_back_is_answered_and_a_message_is_dropped(
+    graph: Graph,
+) -> None:
+    node = graph.add(Augment, "augment", use_sim_time=True)
+    set_clock(graph, node, 50_000)
+    publisher = graph.publisher(Image, "/augment/input/labels")
+    graph.collect(Image, "/augment/output/image")
+    client = graph.node.create_client(RenderImages, "/augment/render")
+    graph.until(client.service_is_ready, "the service")
+    node.gate.open.clear()
+    concern = node.inputs["labels"].concern
+    for number in (1, 2):
+        publisher.publish(raw_image(np.zeros((16, 24), np.uint8), "mono8", 50_000 + number))
+        graph.until(lambda number=number: concern.counted("received") == number, "the message")
+        graph.until(lambda: node.gate.entered == 2, "the first in work")
+    request = client.call_async(RenderImages.Request(count=1))
+    graph.until(lambda: "render" in node.worker._waiting, "the request to wait")
+    set_clock(graph, node, 1_000)
+    graph.until(lambda: concern.counted("superseded") == 1, "the second message to be dropped")
+    node.gate.open.set()
+    graph.until(request.done, "the response")
+    assert request.result().success, request.result().message
+
+
+def test_an_inactive_node_resets_its_pipeline_once_for_all_jumps_when_it_is_active(graph: Graph) -> None:
+    rig = Rig(graph, use_sim_time=True)
+    rig.node.trigger_deactivate()
+    for at_ms in (50_000, 1_000, 50_000, 1_000, 50_000, 1_000):
+        set_clock(graph, rig.node, at_ms)
+    assert [kind for kind, *_ in rig.node.resets] == ["receiving"] * 3
+    assert rig.node.trigger_activate() is TransitionCallbackReturn.SUCCESS
+    graph.until(lambda: len(rig.node.resets) > 3, "a reset")
+    graph.until(lambda: rig.publisher.get_subscription_count() == 1, "the subscription")
+    graph.until(lambda: rig.node.copies.wanted, "the output to be wanted")
+    rig.answer_to(1_000)
+    assert [kind for kind, *_ in rig.node.resets] == ["receiving"] * 3 + ["pipeline"]

@@ -195,3 +195,19 @@ def test_cameras_that_are_no_list_of_names_are_refused(tmp_path: Path, content: 
     rig.write_text(content)
     with pytest.raises(ValueError, match=rf"mine\.param\.yaml, fusion: {reason}"):
         node_config(config_folder(), "fusion", str(rig))
+
+
+def test_an_empty_list_replaces_that_of_an_earlier_file(tmp_path: Path) -> None:
+    """To ROS itself it says nothing, and six cameras without topics would be waited for."""
+    (tmp_path / "rigs").mkdir()
+    own = "{cameras: [nose], own_vehicle_box_m: [-1.0, -1.0, 0.0, 1.0, 1.0, 1.0]}"
+    (tmp_path / "fusion.param.yaml").write_text(f"fusion: {{ros__parameters: {own}}}")
+    rig = tmp_path / "rigs" / "mine.param.yaml"
+    rig.write_text("fusion: {ros__parameters: {cameras: [], own_vehicle_box_m: []}}")
+    config = node_config(tmp_path, "fusion", "mine")
+    assert [source for source, _ in config.remappings] == ["~/input/points"]
+    assert config.emptied == ("cameras", "own_vehicle_box_m")
+    with configured(Fusion, *config.arguments()) as node:
+        assert (node.params.cameras, node.params.own_vehicle_box_m) == ((), ())
+    rig.write_text("fusion: {ros__parameters: {cameras: [mast]}}")
+    assert node_config(tmp_path, "fusion", "mine").emptied == ()

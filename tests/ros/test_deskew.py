@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from kestrel.data.transform_buffer import TransformBuffer
 from kestrel.types import Float64Array, PointCloud
-from kestrel_nodes.deskew import Deskewer
+from kestrel_nodes.deskew import Deskewed, Deskewer
 from kestrel_nodes.health import Concern
-from kestrel_nodes.tf_buffer import TransformBuffer
 
 START_NS = 1_700_000_000_000_000_000
 SPEED, TURN = 15.0, 0.6
@@ -53,22 +53,23 @@ def moving_sweep(at_s: float, times_s: Float64Array) -> tuple[PointCloud, Float6
 def test_points_go_where_they_are_from_the_pose_at_the_stamp(first: float, last: float) -> None:
     cloud, expected = moving_sweep(0.5, np.random.default_rng(1).uniform(first, last, 400))
     assert np.linalg.norm(cloud.points[:, :3] - expected, axis=1).max() > 1.0
-    corrected = Deskewer(odometry(*np.arange(0, 1, 0.02)), "odom")(cloud)
+    corrected, _ = Deskewer(odometry(*np.arange(0, 1, 0.02)), "odom")(cloud)
     assert np.linalg.norm(corrected.points[:, :3] - expected, axis=1).max() < 0.01
     assert (corrected.points[:, 3] == 0.5).all()
 
 
 def test_end_of_the_sweep_before_its_odometry_is_expected_from_the_motion_so_far() -> None:
     cloud, expected = moving_sweep(0.5, np.linspace(0, 0.1, 200))
-    corrected = Deskewer(odometry(*np.arange(0, 0.501, 0.02)), "odom")(cloud)
+    corrected, _ = Deskewer(odometry(*np.arange(0, 0.501, 0.02)), "odom")(cloud)
     assert np.linalg.norm(corrected.points[:, :3] - expected, axis=1).max() < 0.05
 
 
 def test_without_odometry_the_sweep_stays_as_it_is_and_that_is_said() -> None:
     cloud, _ = moving_sweep(0.5, np.linspace(0, 0.1, 10))
-    deskewer, concern = Deskewer(TransformBuffer(), "odom"), Concern("calibration")
-    assert deskewer(cloud) is cloud
-    deskewer.report(concern)
+    concern = Concern("calibration")
+    same, deskewed = Deskewer(TransformBuffer(), "odom")(cloud)
+    assert same is cloud
+    deskewed.report(concern)
     status = concern.publish()
     assert status.level == 1
     assert "odom <- lidar" in status.message
@@ -78,7 +79,5 @@ def test_sweep_without_times_and_switched_off_correction_are_no_faults() -> None
     cloud, _ = moving_sweep(0.5, np.linspace(0, 0.1, 10))
     timeless = PointCloud(cloud.points, cloud.stamp_ns, "lidar")
     on, off = Deskewer(TransformBuffer(), "odom"), Deskewer(TransformBuffer(), "odom", enabled=False)
-    assert on(timeless) is timeless
-    assert off(cloud) is cloud
-    assert (on.outcome, off.outcome) == ("no time per point", "off")
-    assert on.error is off.error is None
+    assert on(timeless) == (timeless, Deskewed("no time per point"))
+    assert off(cloud) == (cloud, Deskewed("off"))

@@ -238,18 +238,44 @@ def clean_up(node: ManagedNode[Any]) -> None:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("leave", [clean_up, ManagedNode.trigger_shutdown])
-def test_a_request_in_work_that_outlasts_its_service_does_no_harm(
+def test_a_request_in_work_that_outlasts_its_node_is_refused_and_then_its_service_is_gone(
     graph: Graph, leave: Callable[[ManagedNode[Any]], object]
 ) -> None:
     node = graph.add(Augment, "augment")
+    services = len(node._services)
     client = graph.node.create_client(RenderImages, "/augment/render")
     graph.until(client.service_is_ready, "the service")
     node.gate.open.clear()
     request = client.call_async(RenderImages.Request(count=2))
     graph.until(lambda: node.gate.entered == 2, "the first picture in work")
     leave(node)
+    assert len(node._services) == services
+    assert len(list(node.services)) == services - 1, "it takes no more requests"
     node.gate.open.set()
-    graph.until(lambda: node.health["output"].counted("refused_requests"), "the end of the request")
-    graph.spin_for(0.1)
-    assert not request.done()
+    graph.until(request.done, "the answer")
+    assert not request.result().success
+    assert "found one that was deactivated meanwhile" in request.result().message
+    graph.until(lambda: len(node._services) == services - 1, "the end of the service")
     assert node.health["output"].counted("exceptions") == 0
+    graph.await_status("augment: output", lambda view: view.level == 0, "OK")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_request_after_the_next_configure_is_taken_by_its_service_alone(graph: Graph) -> None:
+    node = graph.add(Augment, "augment")
+    client = graph.node.create_client(RenderImages, "/augment/render")
+    graph.until(client.service_is_ready, "the service")
+    node.gate.open.clear()
+    before = client.call_async(RenderImages.Request(count=1))
+    graph.until(lambda: node.gate.entered == 2, "the picture in work")
+    clean_up(node)
+    held = node.gate.leave_behind()
+    assert node.trigger_configure() is SUCCESS
+    assert node.trigger_activate() is SUCCESS
+    after = client.call_async(RenderImages.Request(count=1))
+    graph.spin_for(0.2)  # in which a service that still took requests would take it
+    held.set()
+    graph.until(lambda: before.done() and after.done(), "both answers")
+    assert (before.result().success, after.result().success) == (False, True)
+    assert node.gate.entered == 4, "two warm-ups and a picture for each request"
+    graph.until(lambda: graph.node.count_services("/augment/render") == 1, "the end of the other service")

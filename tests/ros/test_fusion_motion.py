@@ -15,10 +15,10 @@ from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
+from kestrel.data.cloud_reader import read_cloud
 from kestrel_nodes import fusion
 from kestrel_nodes.collector import Collector
 from kestrel_nodes.fusion import FusionNode
-from kestrel_nodes.ros_arrays import read_cloud
 from kestrel_nodes.stamps import stamp_ns
 from kestrel_nodes.worker import Job
 from tests.ros.fusion_rig import ERROR, OPTICAL, POINTS, WARN, FixedDetector, Rig, transform

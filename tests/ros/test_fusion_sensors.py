@@ -17,17 +17,18 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
+from kestrel.data.cloud_reader import DecodedCloud, read_cloud
+from kestrel.data.transform_buffer import TransformBuffer
 from kestrel.errors import CalibrationError
 from kestrel.types import PointCloud
 from kestrel_nodes import fusion_frame
 from kestrel_nodes.collector import LIDAR, Collected
 from kestrel_nodes.fusion_frame import BuiltFrame, FrameBuilder
-from kestrel_nodes.ros_arrays import DecodedCloud, read_cloud
+from kestrel_nodes.health import Concern
 from kestrel_nodes.stamps import stamp_ns
-from kestrel_nodes.tf_buffer import TransformBuffer
 from tests.ros.fusion_rig import CAMERAS, ERROR, POINTS, WARN, Rig, transform
 from tests.ros.graph import Graph
-from tests.ros.messages import cloud, fill, header, jpeg
+from tests.ros.messages import MILLISECOND, START_NS, cloud, fill, header, jpeg, timed_cloud
 
 
 def test_complete_frame_is_seen_in_base_link_and_answered_with_the_stamp_of_the_lidar(graph: Graph) -> None:
@@ -271,6 +272,37 @@ def test_malformed_cloud_leaves_the_cameras_and_is_rejected(graph: Graph) -> Non
     graph.await_status("fusion: input/points", lambda s: s.count("rejected") == 1, "a rejected cloud")
 
 
+@pytest.mark.parametrize(
+    ("points", "found"),
+    [
+        ([], "an empty cloud"),
+        ([[float("nan"), 0.0, 0.0, 0.5]], "none: all are NaN"),
+        ([[0.5, 0.5, -1.0, 0.2]], "of the vehicle itself"),
+    ],
+    ids=["empty", "NaN", "own vehicle"],
+)
+def test_sweep_without_points_takes_no_part_beside_pictures(
+    graph: Graph, points: list[list[float]], found: str
+) -> None:
+    rig = Rig(graph, own_vehicle_box_m=[-1.0, -1.0, 0.0, 3.0, 1.0, 2.0]).ready()
+    rig.sense(100, *CAMERAS)
+    rig.deliver(rig.lidar, cloud(points, 100), "points")
+    answer = rig.answer(100)
+    assert (answer.modality, answer.sensors_missing) == ("camera", ["lidar"])
+    assert rig.frames[-1].cloud is None
+    view = graph.await_status(
+        "fusion: input/points",
+        lambda s: s.level == ERROR and "usable points: expected" in s.message and found in s.message,
+        found,
+    )
+    assert (view.count("received"), view.count("rejected")) == (1, 1)
+    text = "cameras alone (no LiDAR)"
+    graph.await_status("fusion: sync", lambda s: s.level == WARN and text in s.message, text)
+    rig.sense(200)
+    assert rig.answer(200).modality == "camera+lidar"
+    graph.await_status("fusion: sync", lambda s: s.level == 0, "recovered")
+
+
 def test_empty_cloud_and_empty_answer_are_published_as_empty_messages(graph: Graph) -> None:
     rig = Rig(graph, cameras=[""]).ready()
     markers = graph.collect(MarkerArray, "/fusion/output/markers")
@@ -298,3 +330,23 @@ def test_frozen_and_black_cameras_are_warnings(graph: Graph) -> None:
         lambda s: s.level == WARN and "is black" in s.message and "frozen" not in s.message,
         "black and no longer frozen",
     )
+
+
+def test_what_became_of_an_earlier_sweep_is_not_said_of_the_newest() -> None:
+    """Odometry has ended: where the vehicle is is known, where it is at the end of the sweep is not."""
+    transforms = TransformBuffer(tolerance_s=0.25)
+    transforms.add("base_link", "lidar", 0, (0, 0, 2), (0, 0, 0, 1), static=True)
+    for at_ms in range(-300, 201, 20):
+        transforms.add(
+            "odom", "base_link", START_NS + at_ms * MILLISECOND, (0.01 * at_ms, 0, 0), (0, 0, 0, 1)
+        )
+    earlier, newest = (timed_cloud([[20, 0, 1]] * 2, [0.0, 0.1], at_ms) for at_ms in (100, 400))
+    collected = Collected(stamp_ns(newest.header.stamp), LIDAR, newest, {}, {}, (), generation=0)
+    built = BuiltFrame()
+    frame = FrameBuilder(transforms, sweeps=1).build(collected, [earlier], built)
+    assert len(frame.sweeps) == 1, "the earlier one was decoded, and deskewed, after the newest"
+    assert built.deskewed is not None
+    assert built.deskewed.outcome == "no odometry"
+    concern = Concern("calibration")
+    built.deskewed.report(concern)
+    assert "motion within the sweep is not undone: transform odom <- lidar" in concern.publish().message

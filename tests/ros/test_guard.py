@@ -23,15 +23,18 @@ class Silent:
     def warning(self, message: str) -> None:
         """Log nothing."""
 
+    def info(self, message: str) -> None:
+        """Log nothing."""
+
 
 def test_bad_data_in_one_thread_and_a_bug_in_the_other_may_be_reported_at_once() -> None:
-    """What the guard itself raises ends the thread. Each text is new, as of errors with a number in them."""
+    """What the guard itself raises ends the thread. Each text is new, as of errors that name something."""
     guard, concern = Guard(Silent()), Concern("test")
     raised: list[Exception] = []
 
     def report(kind: type[Exception]) -> None:
         def fail(number: int) -> None:
-            raise kind(f"{number}")
+            raise kind(f"fault{number}")
 
         try:
             for number in range(ERRORS):
@@ -74,3 +77,24 @@ def test_an_error_keeps_nothing_of_the_call_in_memory() -> None:
         assert [each() for each in alive] == [None]
     finally:
         gc.enable()
+
+
+class Kept(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warning(self, message: str) -> None:
+        self.lines.append(message)
+
+    info = warning
+
+
+def test_a_text_with_other_numbers_is_the_same_text_and_a_name_with_a_number_another() -> None:
+    logger = Kept()
+    guard = Guard(logger)
+    away = "transform odom <- camera_{}: expected one within 0.25 s, found one {:+.3f} s away"
+    for camera in (1, 2):
+        for seconds in (0.3, -0.31, 17):
+            guard.log(InputError(away.format(camera, seconds)))
+            guard.inform(f"the clock jumped back by {seconds:.1f} s")
+    assert logger.lines == [away.format(1, 0.3), "the clock jumped back by 0.3 s", away.format(2, 0.3)]

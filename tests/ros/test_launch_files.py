@@ -98,6 +98,13 @@ def test_every_node_is_a_life_cycle_node_with_its_executable_and_parameters(rig:
         assert all("ros__parameters" in str(yaml.safe_load(Path(path).read_text())) for path in files)
 
 
+def test_an_empty_list_of_the_rig_replaces_that_of_an_earlier_file(tmp_path: Path) -> None:
+    rig = tmp_path / "blind.param.yaml"
+    rig.write_text("fusion: {ros__parameters: {cameras: []}}")
+    (node,) = [item for item in started(nodes="fusion", rig=str(rig)) if item.kind == "LifecycleNode"]
+    assert node.named["parameters"][-1] == {"use_sim_time": False, "cameras": [""]}
+
+
 def test_nodes_are_configured_when_they_start_and_activated_when_they_are_configured() -> None:
     everything = started(nodes="video")
     handlers = [item.arguments[0] for item in everything if item.kind == "RegisterEventHandler"]

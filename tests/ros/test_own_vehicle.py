@@ -13,11 +13,11 @@ import yaml
 from sensor_msgs.msg import PointCloud2
 
 from kestrel.classes import IGNORE
+from kestrel.data.cloud_layout import structured
+from kestrel.data.own_vehicle import NO_BOX, OwnVehicle
 from kestrel.errors import ConfigError
 from kestrel.types import PointCloud
-from kestrel_nodes.cloud_layout import structured
 from kestrel_nodes.fusion_parameters import FusionParameters
-from kestrel_nodes.own_vehicle import NO_BOX, OwnVehicle
 from kestrel_nodes.segmentation import SegmentationParameters
 from tests.ros.fusion_rig import Rig
 from tests.ros.graph import Graph

@@ -16,6 +16,7 @@ import yaml
 from kestrel.errors import ConfigError
 from kestrel_nodes import NODES, parameter_files
 from kestrel_nodes.parameters import NodeParameters, build, parameter, specs
+from tests.ros.fusion_rig import Fusion
 from tests.ros.stand_ins import Augment, Segmentation, Video, configured
 
 
@@ -38,7 +39,10 @@ class Example(NodeParameters):
         ("mode", "fast", "fast"),
         ("names", ["a", "b"], ("a", "b")),
         ("names", [""], ()),
+        ("names", None, ()),
         ("offsets", [], ()),
+        ("offsets", None, ()),
+        ("offsets", [""], ()),
         ("offsets", [1, -0.5], (1.0, -0.5)),
     ],
 )
@@ -64,7 +68,11 @@ def test_a_value_becomes_the_declared_type(name: str, value: object, expected: o
         ("names", [1]),
         ("offsets", [2.0]),
         ("offsets", ["a"]),
-        ("offsets", None),
+        ("offsets", ["", "a"]),
+        ("flag", None),
+        ("count", None),
+        ("ratio", None),
+        ("mode", None),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_what_is(name: str, value: object) -> None:
@@ -135,3 +143,13 @@ def test_a_parameter_file_gives_the_defaults_with_their_types(kind: type) -> Non
     path = parameter_files.ROOT / "config" / f"{name}.param.yaml"
     with configured(kind, "--ros-args", "--params-file", str(path)) as node:
         assert node.params == type(node).parameters_type()
+
+
+def test_an_empty_list_in_a_parameter_file_is_one(tmp_path: Path) -> None:
+    """It has no type in YAML: ROS takes the parameter for one that is not set."""
+    file = {"fusion": {"ros__parameters": {"cameras": [], "own_vehicle_box_m": [], "class_remap": []}}}
+    schema_of_files().validate(file)
+    path = tmp_path / "mine.param.yaml"
+    path.write_text(yaml.safe_dump(file))
+    with configured(Fusion, "--ros-args", "--params-file", str(path)) as node:
+        assert (node.params.cameras, node.params.own_vehicle_box_m, node.params.class_remap) == ((), (), ())

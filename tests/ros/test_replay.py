@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -397,7 +398,9 @@ def test_the_clock_is_told_for_what_nodes_answer_and_else_fifty_times_a_second(t
     for message in reader.messages(set(times)):
         times[message.topic].append(message.log_time_ns)
     assert all(times.values())
-    playing = player.Player(node, reader, player.Selection(), answers, lambda *_: None, threading.Event())
+    playing = player.Player(
+        node, reader, player.Selection(), answers, lambda *_: None, lambda _: True, threading.Event()
+    )
     playing.play(1.0, lockstep=False, played=played, progress=lambda *_: None)
     clock, ticks = 0, 0
     for topic, value in node.published:
@@ -409,3 +412,65 @@ def test_the_clock_is_told_for_what_nodes_answer_and_else_fifty_times_a_second(t
             assert 0 <= late < (1 if topic == "/lidar/points" else 20_000_000)
     assert not any(times.values())
     assert ticks <= 1.3 * 50 * played.bag_s
+
+
+def test_what_is_played_waits_for_room_in_the_recording_and_nothing_is_lost(tmp_path):
+    node, asked = Publishing(), []
+
+    def room(seconds: float) -> bool:
+        asked.append((seconds, [topic for topic, _ in node.published if topic != "/clock"]))
+        return len(asked) > 3
+
+    reader = BagReader(drive(tmp_path / "drive", sweeps=1, points=10))
+    played = player.Played()
+    selection = player.Selection(publish_truth=True)
+    playing = player.Player(node, reader, selection, Answers(), lambda *_: None, room, threading.Event())
+    playing.play(100.0, lockstep=False, played=played, progress=lambda *_: None)
+    assert asked[:4] == [(0.0, []), *[(player.CLOCK_SILENCE_S, [])] * 3]
+    assert sum(played.counts.values()) == sum(topic.count for topic in reader.topics.values())
+
+
+def test_recorder_says_when_more_waits_for_the_disk_than_may_and_takes_it_all_the_same(tmp_path, monkeypatch):
+    disk, write = threading.Event(), BagWriter.write_raw
+
+    def slow(*item: Any) -> None:
+        assert disk.wait(30)
+        write(*item)
+
+    monkeypatch.setattr("kestrel_nodes.replay.recorder.MOST_WAITING_BYTES", 1000)
+    monkeypatch.setattr(BagWriter, "write_raw", slow)
+    recorder = Recorder(tmp_path / "out.mcap")
+    recorder.write("/imu", "sensor_msgs/msg/Imu", EPOCH, bytes(1000))
+    assert recorder.wait_for_room(0.0)
+    for _ in range(3):
+        recorder.write("/imu", "sensor_msgs/msg/Imu", EPOCH, bytes(1000))
+    assert not recorder.wait_for_room(0.01)
+    disk.set()
+    assert recorder.wait_for_room(30.0)
+    recorder.close()
+    assert recorder.count == BagReader(tmp_path / "out.mcap").topics["/imu"].count == 4
+
+
+def test_full_disk_is_said_at_once_and_what_was_written_before_can_be_read(tmp_path):
+    """A limit on the size of files: like on a full disk, the last write comes to the disk in part."""
+    said, out = [], tmp_path / "out.mcap"
+    recorder = Recorder(out, said.append)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_500_000, before[1]))
+    try:
+        for number in range(20):
+            recorder.write("/imu", "sensor_msgs/msg/Imu", EPOCH + number, bytes([number]) * 600_000)
+        deadline = time.monotonic() + 30
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert recorder.wait_for_room(30.0)
+        with pytest.raises(SetupError, match=r"recording .*out\.mcap.*File too large"):
+            recorder.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(said) == 1
+    assert "File too large" in said[0]
+    reader = BagReader(out)
+    raws = [message.raw for message in reader.messages()]
+    assert raws == [bytes([number]) * 600_000 for number in range(4)]
+    assert out.stat().st_size < 3_000_000, "no part of a chunk is left"

@@ -13,15 +13,11 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import Header
 
+from kestrel.data.cloud_layout import structured
+from kestrel.data.cloud_reader import read_cloud
+from kestrel.data.picture_reader import read_image, read_labels
 from kestrel.errors import InputError
-from kestrel_nodes.cloud_layout import structured
-from kestrel_nodes.ros_arrays import (
-    cloud_message,
-    image_message,
-    read_cloud,
-    read_image,
-    read_labels,
-)
+from kestrel_nodes.ros_arrays import cloud_message, image_message
 from tests.ros.messages import START_NS, cloud, cloud_of, fill, header, jpeg, picture, raw_image
 
 XYZ = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]

@@ -15,11 +15,11 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import LabelInfo
 
 from kestrel.classes import IGNORE, POINT_CLASSES, POINT_COLOURS, SEMANTIC_KITTI_CLASSES
+from kestrel.data.cloud_layout import structured
 from kestrel.errors import ConfigError, ModelError
 from kestrel.pipelines.released_segmenter import ReleasedSegmenter
 from kestrel.pipelines.segmentation import PointSegmenter
 from kestrel.types import PointCloud
-from kestrel_nodes.cloud_layout import structured
 from kestrel_nodes.qos import LATCHED
 from kestrel_nodes.segmentation import (
     SegmentationNode,

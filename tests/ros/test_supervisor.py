@@ -37,6 +37,7 @@ class FakeLink:
     answer: bool | None = None
     silent: float = 0.0
     lost: bool = False
+    reached: bool = False
     problems: dict[str, tuple[int, str]] = field(default_factory=dict)
     requests: list[int] = field(default_factory=list)
 
@@ -228,3 +229,32 @@ def test_request_that_a_dead_server_swallowed_is_sent_again() -> None:
     bench.run(1)
     assert link.requests == [CONFIGURE, CONFIGURE, ACTIVATE]
     assert bench.supervisor.up
+
+
+def test_request_that_was_only_late_makes_the_one_sent_again_impossible_and_that_is_no_failure() -> None:
+    bench = Bench("node")
+    link = bench.nodes["node"].link
+    link.obeys = False
+    bench.run(0.5)
+    link.lost = True
+    bench.run(0.1)
+    link.lost = False
+    assert link.requests == [CONFIGURE, CONFIGURE]
+    link.answer = False  # to the second: the first was obeyed, of which the next heartbeat tells
+    bench.run(0.5)
+    link.reached = True
+    bench.run(0.1)
+    assert bench.nodes["node"].phase is Phase.INACTIVE
+
+
+def test_warning_of_a_node_is_no_reason_for_its_failure() -> None:
+    bench = Bench("node")
+    link = bench.nodes["node"].link
+    link.obeys = False
+    bench.run(0.5)
+    link.answer = False
+    link.problems["life cycle"] = (1, "parameter: expected a known one, found thredas")
+    bench.run(0.5)
+    link.problems["life cycle"] = (2, "configure failed: weights: expected a file")
+    with pytest.raises(SetupError, match="node node: configure failed: weights: expected a file"):
+        bench.run(0.1)

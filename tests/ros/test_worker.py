@@ -69,3 +69,63 @@ def test_a_worker_that_hangs_is_busy_after_its_restart_too(slow: Slow) -> None:
     slow.worker.submit("next", Job(lambda: None))
     threading.Event().wait(0.2)
     assert slow.worker.busy_s > 0.2
+
+
+def test_a_job_that_outlasts_stop_knows_it_and_nobody_else_does() -> None:
+    worker, begun, release = Worker("test"), threading.Event(), threading.Event()
+    seen: list[bool] = []
+
+    def slow() -> None:
+        seen.append(worker.outlasted)
+        begun.set()
+        assert release.wait(DEADLINE_S)
+        seen.append(worker.outlasted)
+
+    done = threading.Event()
+    worker.start()
+    worker.submit("slow", Job(slow))
+    assert begun.wait(DEADLINE_S)
+    assert not worker.stop(0.01)
+    assert not worker.outlasted, "this thread is another"
+    worker.start()
+    worker.submit("next", Job(lambda: (seen.append(worker.outlasted), done.set())[0]))
+    release.set()
+    assert done.wait(DEADLINE_S)
+    assert worker.stop(DEADLINE_S)
+    assert seen == [False, True, False]
+
+
+def test_of_actions_that_wait_for_a_start_only_the_newest_of_each_key_runs_before_the_first_job() -> None:
+    worker, done, ran = Worker("test"), threading.Event(), []
+    for number in range(1000):
+        for key in "ab":
+            worker.before_next(key, lambda key=key, number=number: ran.append((key, number)), drop_waiting=())
+    worker.submit("job", Job(lambda: (ran.append(("job", 0)), done.set())[0]))
+    worker.start()
+    assert done.wait(DEADLINE_S)
+    assert worker.stop(DEADLINE_S)
+    assert ran == [("a", 999), ("b", 999), ("job", 0)]
+
+
+def test_an_action_that_stop_leaves_behind_runs_after_the_next_start_unless_it_is_forgotten(
+    slow: Slow,
+) -> None:
+    ran: list[str] = []
+    slow.worker.before_next("a", lambda: ran.append("a"), drop_waiting=())
+    assert not slow.worker.stop(0.01)
+    slow.release.set()
+    assert slow.worker.stop(DEADLINE_S)
+    assert ran == []
+    done = threading.Event()
+    slow.worker.submit("job", Job(done.set))
+    slow.worker.start()
+    assert done.wait(DEADLINE_S)
+    assert ran == ["a"]
+    assert slow.worker.stop(DEADLINE_S)
+    slow.worker.before_next("a", lambda: ran.append("again"), drop_waiting=())
+    slow.worker.forget_actions()
+    done.clear()
+    slow.worker.submit("job", Job(done.set))
+    slow.worker.start()
+    assert done.wait(DEADLINE_S)
+    assert ran == ["a"]

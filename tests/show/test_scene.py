@@ -16,6 +16,7 @@ from kestrel.data.bag import BagWriter
 from kestrel.errors import CalibrationError
 from kestrel.eval.scene import Scene
 from tests.show.recordings import EPOCH, FORWARD, LENS, boxes, mounted, record, show, sweep
+from tests.train.recordings import START, STEP, Drive, landmarks_in, odom_from_base
 
 
 def test_a_camera_is_where_it_was_when_it_took_the_picture(tmp_path):
@@ -126,3 +127,8 @@ def test_boxes_are_not_drawn_with_the_camera_info_of_another_picture(tmp_path):
     path = record(tmp_path / "out.mcap", lens=replace(LENS, width=640, height=360))
     assert [view.calibration for view in Scene(path).frame(EPOCH).cameras] == [None]
     assert Scene(record(tmp_path / "own.mcap")).frame(EPOCH).cameras[0].calibration is not None
+
+
+def test_a_sensor_on_a_roof_that_is_on_the_vehicle_is_shown_where_it_is(tmp_path):
+    frame = Scene(Drive().write(tmp_path / "drive.bag")).frame(START + 5 * STEP)
+    np.testing.assert_allclose(frame.points[:, :3], landmarks_in(odom_from_base(START + 5 * STEP)), atol=1e-4)

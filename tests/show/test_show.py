@@ -79,14 +79,17 @@ def test_rerun_recording_gets_pictures_that_its_viewer_knows(tmp_path):
 
     path = tmp_path / "out.mcap"
     with BagWriter(path) as bag:
-        encoded = cv2.imencode(".webp", np.full((18, 32, 3), 90, np.uint8))[1].reshape(-1)
         image = messages.new(
-            "sensor_msgs/msg/CompressedImage",
+            "sensor_msgs/msg/Image",
             header=messages.header(EPOCH, "front_optical"),
-            format="webp",
-            data=encoded,
+            height=18,
+            width=32,
+            encoding="mono8",
+            is_bigendian=0,
+            step=32,
+            data=np.full(18 * 32, 90, np.uint8),
         )
-        bag.write("/camera/front/image/compressed", image, EPOCH)
+        bag.write("/camera/front/image", image, EPOCH)
     write_rerun(Scene(path), tmp_path / "out.rrd")
     chunks = [
         chunk

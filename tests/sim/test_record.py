@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from kestrel.classes import MAP_LAYERS
 from kestrel.cli import build_app
 from kestrel.data.bag import BagReader
+from kestrel.data.cloud_layout import cloud_fields
 from kestrel.data.perception_messages import map_messages
-from kestrel.data.sensor_messages import cloud_fields
 from kestrel.errors import ConfigError, InputError, SetupError
 from kestrel.sim.drive import simulate
 from kestrel.sim.record import TRUTH_LAYOUT, encode, write_drive

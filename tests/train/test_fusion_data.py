@@ -125,14 +125,15 @@ def test_of_the_cameras_alone_there_are_frames_with_pictures_only(data: Path, tm
 
 def test_cameras_alone_are_not_asked_for_what_is_beside_their_views(sample: FusionSample) -> None:
     places = torch.tensor([[20.0, 0], [20, 11], [20, -11], [20, 15], [20, -15], [-20, 0]])
-    assert in_view(places, sample.rays, sample.origins).tolist() == [True, True, True, False, False, False]
-    assert not in_view(places, sample.rays[:0], sample.origins[:0]).any()
+    seen = in_view(places, sample.rays, sample.origins, 50.0)
+    assert seen.tolist() == [True, True, True, False, False, False]
+    assert not in_view(places, sample.rays[:0], sample.origins[:0], 50.0).any()
     asked = replace(at(sample, (10.0, 3.0), (-20.0, 8.0)), vehicle=torch.zeros(2))
-    alone = without_lidar(asked)
+    alone = without_lidar(asked, CONFIG)
     assert alone.box_points.tolist() == [9, 0]
     for seed in range(8):
         turned = augment_view(asked, CONFIG, torch.Generator().manual_seed(seed))
-        assert without_lidar(turned).box_points.tolist() == [9, 0]
+        assert without_lidar(turned, CONFIG).box_points.tolist() == [9, 0]
 
 
 @pytest.mark.parametrize("turned", ["upright", "on its side", "upside down", "upwards", "mirrored"])
@@ -148,14 +149,29 @@ def test_what_is_in_view_does_not_depend_on_how_a_camera_is_turned(turned: str) 
     elif turned == "mirrored":
         rays = rays.flip(2) * torch.tensor([1.0, -1.0, 1.0])
     places = torch.tensor([[20.0, 9], [20, -9], [20, 16], [20, -16], [-20, 0]])
-    assert in_view(places, rays, torch.zeros(1, 3)).tolist() == [True, True, False, False, False]
+    assert in_view(places, rays, torch.zeros(1, 3), 200.0).tolist() == [True, True, False, False, False]
+
+
+def test_cameras_alone_are_not_asked_for_what_is_beyond_their_depths(sample: FusionSample) -> None:
+    """The depth bins of a wide camera, in which things look far away, end nearer to it."""
+    first, step, count = CONFIG.depth
+    last = first + step * (count - 0.5)
+    ahead = sample.rays[:1] / sample.rays[0, ..., 0].mean()
+    for scale in (0.5, 1.0):
+        asked = replace(
+            at(sample, (last * scale - 1, 0.0), (last * scale + 1, 0.0)),
+            rays=ahead * scale,
+            origins=torch.zeros(1, 3),
+            vehicle=torch.zeros(2),
+        )
+        assert without_lidar(asked, CONFIG).box_points.tolist() == [9, 0]
 
 
 def test_of_a_picture_of_more_than_180_degrees_only_what_is_behind_is_beside_its_view() -> None:
     bearings = torch.deg2rad(torch.linspace(100, -100, 9))
     rays = torch.stack((bearings.cos(), bearings.sin(), torch.zeros(9)), -1)[None, None]
     places = torch.tensor([[20.0, 0], [-1, 20], [-1, -20], [-20, 20], [-20, -20], [-20, 0]])
-    assert in_view(places, rays, torch.zeros(1, 3)).tolist() == [True, True, True, False, False, False]
+    assert in_view(places, rays, torch.zeros(1, 3), 200.0).tolist() == [True, True, True, False, False, False]
 
 
 def test_depth_bins_hold_the_nearest_point() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from kestrel.classes import ATTRIBUTES, DETECTION_CLASSES, MAP_LAYERS
@@ -99,6 +100,25 @@ def test_cameras_are_known_by_where_they_look_in_whatever_order_they_come() -> N
         np.testing.assert_array_equal(
             frame.calibrations[name].reference_from_camera, cached.base_from_camera[number]
         )
+
+
+@pytest.mark.parametrize("turned_deg", [-20, -0.2, 0, 0.2, 20])
+def test_the_camera_that_looks_ahead_the_most_is_the_first(turned_deg: float) -> None:
+    cached = ring_frame(list(RING))
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("z", turned_deg, degrees=True).as_matrix()
+    assert camera_names(replace(cached, base_from_camera=turn @ cached.base_from_camera)) == RING
+
+
+def test_cameras_of_drawn_rigs_are_named_by_where_they_look() -> None:
+    rigs = [load_rig(f"drawn:{seed}") for seed in range(60)]
+    six = [rig for rig in rigs if len(rig.cameras) == len(RING)]
+    # They are drawn front first, then the next one to the left, to the right, and so on.
+    order = ("front", "front_left", "front_right", "back_left", "back_right", "back")
+    for rig in six:
+        poses = np.stack([camera.base_from_camera for camera in rig.cameras])
+        assert camera_names(replace(make_cached_frame(cameras=6), base_from_camera=poses)) == order
+    assert len(six) > 3
 
 
 def test_a_camera_is_where_it_was_when_it_took_its_picture() -> None:

@@ -170,6 +170,16 @@ def test_a_run_keeps_its_seed_and_its_rate_to_the_end(
     assert run(task, tmp_path, resume=True) == {"val/worth": 0.2}
 
 
+@pytest.mark.usefixtures("checkpoints_every_step")
+def test_a_run_keeps_the_length_over_which_its_rate_falls(tmp_path: Path) -> None:
+    worth = {2: 0.1, 4: 0.2}
+    interrupted(Counting(worth, stop_at=3), tmp_path)
+    task = Counting(worth)
+    task.plan = replace(PLAN, steps=8)
+    with pytest.raises(ConfigError, match=r"--steps: expected 4, that of the run in .*found 8"):
+        run(task, tmp_path, resume=True)
+
+
 class Playing(Counting):
     """Two players, each of which moves in every step."""
 

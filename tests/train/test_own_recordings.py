@@ -91,7 +91,21 @@ def test_without_poses_frames_have_one_sweep_and_no_place(
     frames = frames_of(drive)
     assert [frame.ages.tolist() for frame in frames] == [[0]] * 3
     assert all(np.isnan(frame.odom_from_base).all() for frame in frames)
-    assert "where the vehicle was is not known" in capsys.readouterr().err
+    assert "where the vehicle was is not known: 3 of 3 key frames" in capsys.readouterr().err
+
+
+def test_key_frames_at_which_nobody_knows_where_the_vehicle_was_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BagWriter(tmp_path / "mine.mcap") as bag:
+        for message in BagReader(Drive().write(tmp_path / "all.bag")).messages():
+            late = message.log_time_ns > START + 6 * STEP
+            if not (late and message.topic in ("/tf", "/odometry")):
+                bag.write_raw(message.topic, message.msgtype, message.log_time_ns, message.raw)
+    drive = import_recording(tmp_path / "mine.mcap", tmp_path / "data", "train_lidar")
+    assert [len(frame.ages) for frame in frames_of(drive)] == [1, 3, 1]
+    told = "where the vehicle was is not known: 1 of 3 key frames have no earlier sweeps"
+    assert told in capsys.readouterr().err
 
 
 def test_boxes_are_where_they_were_labelled_and_what_nobody_knows_is_told_as_such(tmp_path: Path) -> None:
@@ -210,9 +224,9 @@ def test_a_lens_is_undone_in_the_picture(model: str, distortion: list[float]) ->
     )
     picture = np.zeros((*SIZE, 3), np.uint8)
     picture[int(row) - 3 : int(row) + 4, int(column) - 3 : int(column) + 4] = 255
-    shown, matrix = rectified(Image(picture, 0, "camera"), calibration)
+    shown, seen = rectified(Image(picture, 0, "camera"), calibration)
     found = np.argwhere(shown.min(2) > 128).mean(0)[::-1]
-    np.testing.assert_allclose(found, (matrix @ place[0, 0])[:2], atol=0.8)
+    np.testing.assert_allclose(found, (seen.camera_matrix @ place[0, 0])[:2], atol=0.8)
 
 
 def test_the_command_tells_recordings_from_clouds(tmp_path: Path) -> None:
@@ -251,7 +265,7 @@ def test_a_drive_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     [
         (Drive(without=("/truth",)), "the same stamp, found 12 sweeps and 0 messages of true boxes"),
         (Drive(without=("/lidar",)), "the same stamp, found 0 sweeps and 12 messages"),
-        (Drive(without=("/tf_static",)), "transform base_link <- lidar: expected one in /tf_static"),
+        (Drive(without=("/tf_static",)), "transform base_link <- lidar: expected frame 'lidar' on /tf"),
         (Drive(class_names=("tram", "bird")), "/truth/objects: expected boxes of car, truck.*found none"),
         (
             Drive(cameras=RING, without=("/camera/back/camera_info",)),

@@ -16,8 +16,10 @@ import numpy as np
 
 from kestrel.bench.timing import THREADS
 from kestrel.data.bag import BagReader, deserialize
+from kestrel.data.camera_info import read_camera_info
+from kestrel.data.cloud_reader import read_cloud
 from kestrel.data.messages import stamp_of, transform_from_message
-from kestrel.data.sensor_messages import calibration_from_message, cloud_from_message, image_from_message
+from kestrel.data.picture_reader import read_image
 from kestrel.data.trajectory import Trajectory
 from kestrel.pipelines.detector import Detector, chosen_sweeps
 from kestrel.pipelines.fusion_engine import Stage
@@ -107,7 +109,8 @@ def _read(path: Path, sweeps: int) -> RecordedDrive:
         for stamp, cloud in sorted(clouds.items())[:sweeps]
     ]
     calibrations = {
-        name: calibration_from_message(info, mounts[f"camera_{name}_optical"]) for name, info in infos.items()
+        name: read_camera_info(name, info).calibration(mounts[f"camera_{name}_optical"])
+        for name, info in infos.items()
     }
     return RecordedDrive(tuple(frames), calibrations, mounts["lidar"], Trajectory(odometry))
 
@@ -180,11 +183,11 @@ class FrameReader:
 
 
 def _picture(raw: bytes) -> Image:
-    return image_from_message(deserialize(raw, IMAGE))
+    return read_image(deserialize(raw, IMAGE))
 
 
 def _decoded(messages: FrameMessages) -> PointCloud:
-    return cloud_from_message(deserialize(messages.cloud, CLOUD))
+    return read_cloud(deserialize(messages.cloud, CLOUD)).cloud
 
 
 def _moved(cloud: PointCloud, base_from_lidar: Float64Array) -> PointCloud:

@@ -19,7 +19,11 @@ import torch
 from kestrel.bench.scan import SENSOR_HEIGHT, street_scan
 from kestrel.bench.timing import THREADS
 from kestrel.data.bag import deserialize, serialize
-from kestrel.data.sensor_messages import cloud_from_message, cloud_message, packed_cloud
+from kestrel.data.cloud_reader import read_cloud
+from kestrel.data.sensor_messages import (
+    cloud_message,
+    packed_cloud,
+)
 from kestrel.errors import SetupError, describe, extra
 from kestrel.ops.backend import DISPATCH_VARIABLE, TORCH_LEVEL
 from kestrel.pipelines.runtime import keep_what_is_loaded
@@ -47,7 +51,7 @@ def scan_message(columns: int = 1800) -> bytes:
 
 def answer(segmenter: PointSegmenter, raw: bytes) -> tuple[PointLabels, bytes]:
     """Return the labels of a serialized cloud, and the serialized cloud that says them."""
-    cloud = cloud_from_message(deserialize(raw, CLOUD))
+    cloud = read_cloud(deserialize(raw, CLOUD)).cloud
     labels = segmenter.segment(cloud)
     fields = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("class_id", "u1"), ("probability", "<f4")]
     points = np.zeros(len(cloud), fields)

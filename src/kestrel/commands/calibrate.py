@@ -22,12 +22,19 @@ def calibrate(
         str, typer.Option(help="Name of shipped weights of a Kestrel-Fusion, or a path.")
     ] = "kestrel-fusion",
     frames: Annotated[int, typer.Option(min=1, help="How many frames to calibrate with.")] = 64,
+    params: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a bag: a ROS parameter file; what it tells the fusion node of the sensors counts here."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Quantize the camera branch of Kestrel-Fusion to int8, and say what that changes on other frames."""
+    from kestrel.data.rig_parameters import read_rig_parameters
     from kestrel.report import Figure, Report
     from kestrel.train.calibration import calibrate
 
-    models = calibrate(weights, source, out, frames)
+    models = calibrate(weights, source, out, frames, read_rig_parameters(params))
     figures = {f"error/{name}": Figure(value, "relative") for name, value in models.difference.items()}
     Report(f"calibrate {source} --weights {weights} --out {out}", figures).print(as_json=json)

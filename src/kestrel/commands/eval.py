@@ -40,6 +40,13 @@ def eval(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="With --weights: where they compute, cpu or cuda.")] = "cpu",
+    params: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --weights: a ROS parameter file; what it tells the fusion node of the sensors counts "
+            "here."
+        ),
+    ] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Score the trivial baseline on the same drive, beside it.")
     ] = False,
@@ -55,10 +62,10 @@ def eval(
         if baseline:
             expected = "one without --weights"
             raise ConfigError(describe("--baseline", expected=expected, found=f"--weights {weights}"))
-        _score_weights(weights, recordings, sensors, results, device, json=json)
+        _score_weights(weights, recordings, sensors, results, device, params, json=json)
         return
     given = {"--sensors": sensors is not Sensors.all, "--results": results is not None}
-    given["--device"] = device != "cpu"
+    given |= {"--device": device != "cpu", "--params": params is not None}
     for option, there in given.items():
         if there:
             raise ConfigError(describe(option, expected="it with --weights", found="none"))
@@ -75,9 +82,11 @@ def _score_weights(
     sensors: Sensors,
     results: Path | None,
     device: str,
+    params: Path | None,
     *,
     json: bool,
 ) -> None:
+    from kestrel.data.rig_parameters import read_rig_parameters
     from kestrel.errors import ConfigError, describe
     from kestrel.eval.detector_score import SENSORS, DetectorScore
     from kestrel.pipelines import load_detector
@@ -87,17 +96,20 @@ def _score_weights(
     if (network := read_manifest(weights).network) not in ("BEVFusion", "KestrelFusion"):
         expected = "a BEVFusion or KestrelFusion"
         raise ConfigError(describe(f"network of {weights}", expected=expected, found=network))
+    rig = read_rig_parameters(params)
     # All boxes take part in the average precision, however unsure they are.
     detector = load_detector(weights, score_threshold=0.0, precision="float32", device=device)
     if results is not None and not detector.classes:
         raise ConfigError(describe("--results", expected="weights that answer with boxes", found=weights))
     looked_at = SENSORS if sensors is Sensors.all else (sensors.value,)
-    score = DetectorScore(detector, looked_at, results=results is not None)
+    score = DetectorScore(detector, looked_at, results=results is not None, rig=rig)
     for path in recordings:
         score.add(path)
     if results is not None:
         score.write_results(results)
     Report(f"eval --weights {weights}", score.figures()).print(as_json=json)
+    if missing := score.missing_sensors():
+        typer.echo(missing, err=True)
 
 
 def _score_answers(recording: Path, *, baseline: bool, json: bool) -> None:

@@ -12,7 +12,9 @@ import typer
 
 def sim(
     out: Annotated[Path, typer.Option("--out", help="Folder to make (a rosbag2 bag); must not exist.")],
-    rig: Annotated[str, typer.Option(help="nuscenes, kitti, robotaxi, drawn:SEED or a YAML file.")] = "nuscenes",
+    rig: Annotated[
+        str, typer.Option(help="nuscenes, kitti, robotaxi, drawn:SEED or a YAML file.")
+    ] = "nuscenes",
     scene: Annotated[str, typer.Option(help="Kind of place: urban, suburban or highway.")] = "urban",
     town: Annotated[
         str,

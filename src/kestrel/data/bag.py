@@ -160,6 +160,12 @@ class BagWriter:
         if self._file is not None:
             self._file.flush()
 
+    def cut(self) -> None:
+        """Close a single file after a failed write: it ends with its last whole chunk, without an index."""
+        if self._file is not None:
+            self._file.cut()
+        self._file = None
+
     def close(self) -> None:
         """Finish the bag; it is complete only after this."""
         if self._file is not None:

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from mcap.writer import CompressionType, Writer
@@ -19,6 +21,7 @@ class McapFile:
     """
 
     def __init__(self, path: Path, *, compress: bool) -> None:
+        self._path = path
         self._stream = path.open("xb")
         compression = CompressionType.ZSTD if compress else CompressionType.NONE
         self._writer = Writer(self._stream, chunk_size=CHUNK_BYTES, compression=compression)
@@ -26,6 +29,7 @@ class McapFile:
         self._schemas: dict[str, int] = {}
         self._channels: dict[str, int] = {}
         self._pending = 0
+        self._whole_bytes = 0
 
     @property
     def topics(self) -> Mapping[str, int]:
@@ -56,7 +60,19 @@ class McapFile:
     def flush(self) -> None:
         """Hand every finished chunk to the operating system."""
         self._stream.flush()
-        self._pending = 0
+        self._pending, self._whole_bytes = 0, self._stream.tell()
+
+    def cut(self) -> None:
+        """Close the file after a failed write, without what did not get to the disk as a whole.
+
+        It lacks an index, as that of a killed process does, but holds no part of a chunk.
+
+        Raises:
+            OSError: the file cannot be shortened.
+        """
+        with suppress(OSError):  # what is buffered finds no room
+            self._stream.close()
+        os.truncate(self._path, self._whole_bytes)
 
     def close(self) -> None:
         """Write the index and close the file."""

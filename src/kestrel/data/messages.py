@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kestrel.data.bag import typestore
+from kestrel.data.trajectory import Quaternion, Vector3
 from kestrel.errors import CalibrationError, describe
 from kestrel.types import Float64Array
 
@@ -111,6 +112,18 @@ def transform_from_message(transform: Any) -> Float64Array:
     """
     from scipy.spatial.transform import Rotation
 
+    matrix = np.eye(4)
+    matrix[:3, 3], turn = pose_from_message(transform)
+    matrix[:3, :3] = Rotation.from_quat(turn).as_matrix()
+    return matrix
+
+
+def pose_from_message(transform: Any) -> tuple[Vector3, Quaternion]:
+    """Return the translation, and the unit quaternion (x, y, z, w), of a geometry_msgs/Transform.
+
+    Raises:
+        CalibrationError: a number is not finite, or the length of the quaternion is zero or beyond float64.
+    """
     rotation, translation = transform.rotation, transform.translation
     turn = (rotation.x, rotation.y, rotation.z, rotation.w)
     place = (translation.x, translation.y, translation.z)
@@ -118,10 +131,8 @@ def transform_from_message(transform: Any) -> Float64Array:
     if not 0 < length < math.inf or not np.isfinite(place).all():
         expected = "finite numbers and a quaternion that is not zero"
         raise CalibrationError(describe("transform", expected=expected, found=f"{place}, {turn}"))
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_quat(turn).as_matrix()
-    matrix[:3, 3] = place
-    return matrix
+    x, y, z, w = (value / length for value in turn)
+    return place, (x, y, z, w)
 
 
 def odometry_message(

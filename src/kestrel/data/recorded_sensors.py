@@ -5,18 +5,28 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from kestrel.data.bag import BagMessage, BagReader
+from kestrel.data.camera_info import read_camera_info
 from kestrel.data.moment_messages import PICTURE_NS, Key, nearest
+from kestrel.data.picture_reader import read_image
 from kestrel.data.recorded_transforms import RecordedTransforms
-from kestrel.data.sensor_messages import calibration_from_message, image_from_message
+from kestrel.data.rig_parameters import ALL_THERE_IS, RigParameters
 from kestrel.types import Calibration, Float64Array, Image
 
 CLOUD: Final = "/lidar/points"
+CLOUD_TYPE: Final = "sensor_msgs/msg/PointCloud2"
 CAMERA: Final = re.compile(r"/camera/(?P<name>[^/]+)/(?P<kind>image/compressed|image|camera_info)")
+CAMERA_TYPES: Final = {
+    "camera_info": "sensor_msgs/msg/CameraInfo",
+    "image": "sensor_msgs/msg/Image",
+    "image/compressed": "sensor_msgs/msg/CompressedImage",
+}
 
 
 def picture_topics(topics: Iterable[str]) -> dict[str, str]:
@@ -67,20 +77,42 @@ class RecordedCameras:
         stamps: of the messages that there are, by topic.
         infos: calibrations by camera, see `camera_infos`.
         transforms: of the recording.
+        rig: which cameras count, whether pictures are rectified, and how far stamps are ahead.
 
     Attributes:
         topics: of the pictures, by camera whose calibration is known.
         uncalibrated: the same of all others.
+        absent: cameras that ``rig`` names and of which there are no pictures.
     """
 
     def __init__(
-        self, stamps: Mapping[str, Collection[int]], infos: Mapping[str, Any], transforms: RecordedTransforms
+        self,
+        stamps: Mapping[str, Collection[int]],
+        infos: Mapping[str, Any],
+        transforms: RecordedTransforms,
+        rig: RigParameters = ALL_THERE_IS,
     ) -> None:
-        self._infos, self._transforms = infos, transforms
+        self._infos, self._transforms, self._rig = infos, transforms, rig
+        self.absent: tuple[str, ...] = ()
         found = picture_topics(stamps)
+        if rig.cameras is not None:
+            self.absent = tuple(name for name in rig.cameras if name not in found)
+            found = {name: found[name] for name in rig.cameras if name in found}
         self.topics = {name: topic for name, topic in found.items() if name in infos}
         self.uncalibrated = {name: topic for name, topic in found.items() if name not in infos}
         self._stamps = {name: sorted(stamps[topic]) for name, topic in self.topics.items()}
+
+    def say_absent(self, recording: str | Path) -> None:
+        """Say on standard error which cameras are to count and are not there."""
+        if self.absent:
+            missing = ", ".join(self.absent)
+            print(f"{recording}: no pictures of these of the parameter cameras: {missing}", file=sys.stderr)
+
+    def say_uncalibrated(self, recording: str | Path) -> None:
+        """Say on standard error which cameras are left out since nobody knows their calibration."""
+        if self.uncalibrated:
+            names = ", ".join(self.uncalibrated)
+            print(f"{recording}: left out, without /camera/NAME/camera_info: {names}", file=sys.stderr)
 
     def keys(self, stamp_ns: int, told: Mapping[str, int] | None = None) -> dict[str, Key]:
         """Return the picture of a moment, by camera that took one in time: the nearest one.
@@ -91,10 +123,10 @@ class RecordedCameras:
         """
         keys: dict[str, Key] = {}
         for name, topic in self.topics.items():
-            at = (told or {}).get(name)
+            at, wanted = (told or {}).get(name), stamp_ns + self._rig.ahead_ns(name)
             if at not in self._stamps[name]:  # a recording need not hold every picture of its moments
-                at = nearest(self._stamps[name], stamp_ns, PICTURE_NS)
-            if at is not None and abs(at - stamp_ns) <= PICTURE_NS:
+                at = nearest(self._stamps[name], wanted, PICTURE_NS)
+            if at is not None and abs(at - wanted) <= PICTURE_NS:
                 keys[name] = topic, at
         return keys
 
@@ -105,7 +137,9 @@ class RecordedCameras:
             InputError: it cannot be read.
             CalibrationError: the calibration is none, or nobody knows where the camera is.
         """
-        image, info = image_from_message(message.decode()), self._infos[name]
-        mount = self._transforms.mount(info.header.frame_id)
-        base_from_then = self._transforms.trajectory.motion(stamp_ns, image.stamp_ns)
-        return RecordedPicture(image, calibration_from_message(info, mount), base_from_then)
+        image, info = read_image(message.decode()), self._infos[name]
+        mount = self._transforms.mount(info.header.frame_id, image.stamp_ns)
+        measured_ns = image.stamp_ns - self._rig.ahead_ns(name)
+        base_from_then = self._transforms.motion(stamp_ns, measured_ns)
+        intrinsics = read_camera_info(name, info, rectified=self._rig.rectified)
+        return RecordedPicture(image, intrinsics.calibration(mount), base_from_then)

@@ -5,16 +5,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from kestrel.types import Float64Array
+from kestrel.types import Float32Array, Float64Array
 
 Vector3: TypeAlias = tuple[float, float, float]
 Quaternion: TypeAlias = tuple[float, float, float, float]
 """(x, y, z, w), as in geometry_msgs."""
+
+MAX_GAP_S: Final = 1.0
+"""What happened in a longer silence is not known: nobody says that a vehicle moved evenly through it."""
 
 
 def rotation_from_quaternion(quaternion: Quaternion) -> Float64Array:
@@ -64,8 +68,20 @@ def pose_between(
     return pose_matrix((x, y, z), slerp(first[1], second[1], ratio))
 
 
+def moved(points: Float32Array, transform: Float64Array) -> Float32Array:
+    """Return ``points`` (N, 4) after the rigid (4, 4) ``transform`` of x, y, z; the fourth column stays."""
+    if not len(points):
+        return points.copy()
+    affine = np.zeros((4, 5))
+    affine[:3, :3], affine[:3, 4], affine[3, 3] = transform[:3, :3], transform[:3, 3], 1.0
+    # One pass of a picture of four channels: many times as fast as a product and a sum of three columns.
+    return np.asarray(cv2.transform(points[None], affine)[0])
+
+
 class Trajectory:
     """Poses of a vehicle in a frame that stands still; between two of them it moves and turns evenly.
+
+    Nothing is known between two that are more than MAX_GAP_S apart.
 
     Args:
         poses: (4, 4) float64 fixed_from_base by stamp in nanoseconds.
@@ -84,13 +100,15 @@ class Trajectory:
         return len(self._stamps)
 
     def at(self, stamp_ns: int) -> Float64Array | None:
-        """Return fixed_from_base (4, 4) at a stamp, None before the first and after the last pose."""
+        """Return fixed_from_base (4, 4) at a stamp, None beyond all poses and in long gaps."""
         after = int(np.searchsorted(self._stamps, stamp_ns))
         if after < len(self) and self._stamps[after] == stamp_ns:
             return pose_matrix(*self._poses[after])
         if not 0 < after < len(self):
             return None
         start, end = self._stamps[after - 1 : after + 1].tolist()
+        if end - start > MAX_GAP_S * 1e9:
+            return None
         ratio = (stamp_ns - start) / (end - start)
         return pose_between(self._poses[after - 1], self._poses[after], ratio)
 

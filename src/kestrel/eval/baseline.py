@@ -19,12 +19,13 @@ from scipy import ndimage
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, POINT_CLASSES
 from kestrel.data.bag import BagReader
-from kestrel.data.messages import source_of, stamp_of, transform_from_message
+from kestrel.data.cloud_layout import cloud_fields
+from kestrel.data.messages import source_of, stamp_of
 from kestrel.data.recorded_sensors import CLOUD
-from kestrel.data.sensor_messages import cloud_fields
-from kestrel.errors import CalibrationError, InputError, describe
+from kestrel.data.recorded_transforms import RecordedTransforms
+from kestrel.errors import InputError
 from kestrel.eval.recording import BASE_FRAME, Answers
-from kestrel.types import BevMap, Boxes3D, Float32Array, Float64Array, UInt8Array
+from kestrel.types import BevMap, Boxes3D, Float32Array, UInt8Array
 
 FRONT_IMAGES: Final = ("/camera/front/image/compressed", "/camera/front/image")
 GROUND_M: Final = 0.3
@@ -81,18 +82,12 @@ def answer_drive(path: str | Path) -> Answers:
 
 def _sweeps(path: str | Path) -> Iterator[tuple[int, Float32Array]]:
     """Yield stamp and (N, 3) points in base_link of every sweep, in the order and number of the message."""
-    mounts: dict[str, Float64Array] = {BASE_FRAME: np.eye(4)}
-    for message in BagReader(path).messages(["/tf_static", CLOUD]):
+    reader = BagReader(path)
+    transforms = RecordedTransforms(reader)
+    for message in reader.messages([CLOUD]):
         decoded = message.decode()
-        if message.topic == "/tf_static":
-            for item in decoded.transforms:
-                if item.header.frame_id == BASE_FRAME:
-                    mounts[item.child_frame_id] = transform_from_message(item.transform)
-            continue
-        frame = decoded.header.frame_id
-        if frame not in mounts:
-            expected = f"a transform from {BASE_FRAME} in /tf_static"
-            raise CalibrationError(describe(f"frame {frame}", expected=expected, found="none"))
+        stamp = stamp_of(decoded)
+        mount = transforms.mount(decoded.header.frame_id, stamp)
         try:
             fields = cloud_fields(decoded)
         except InputError:  # a node does not answer a broken sweep either
@@ -100,8 +95,7 @@ def _sweeps(path: str | Path) -> Iterator[tuple[int, Float32Array]]:
         if not {"x", "y", "z"} <= set(fields.dtype.names or ()):
             continue
         points = np.stack([np.asarray(fields[name], np.float64) for name in "xyz"], 1)
-        moved = points @ mounts[frame][:3, :3].T + mounts[frame][:3, 3]
-        yield stamp_of(decoded), moved.astype(np.float32)
+        yield stamp, (points @ mount[:3, :3].T + mount[:3, 3]).astype(np.float32)
 
 
 def boxes(points: Float32Array, stamp_ns: int) -> Boxes3D:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from kestrel.classes import MAP_LAYERS
 from kestrel.data.nuscenes_samples import MAP_FRAME
+from kestrel.data.rig_parameters import ALL_THERE_IS, RigParameters
 from kestrel.errors import InputError, describe
 from kestrel.eval.lidar_frame import leaning_from_base, moved_boxes, moved_frame
 from kestrel.eval.nuscenes_results import Entries, sample_results, write_results
@@ -37,12 +39,18 @@ class DetectorScore:
         detector: answers with boxes, map layers or both; it begins every recording anew.
         sensors: those of SENSORS that take part, as far as the network knows them.
         results: whether results of samples are kept for the devkit.
+        rig: what the fusion node is told of the sensors.
     """
 
     def __init__(
-        self, detector: Detector, sensors: Collection[str] = SENSORS, *, results: bool = False
+        self,
+        detector: Detector,
+        sensors: Collection[str] = SENSORS,
+        *,
+        results: bool = False,
+        rig: RigParameters = ALL_THERE_IS,
     ) -> None:
-        self._detector = detector
+        self._detector, self._rig = detector, rig
         known = frozenset(detector.network.encoders) if isinstance(detector, BEVFusionDetector) else SENSORS
         self._sensors = known.intersection(sensors)
         if not self._sensors:
@@ -50,6 +58,7 @@ class DetectorScore:
                 describe("sensors of the network", expected=sorted(sensors), found=sorted(known))
             )
         self._used: set[str] = set()
+        self._moments, self._took_part = 0, Counter[str]()
         self._keeps_results = results
         self._results: dict[str, Entries] = {}
         self._truth: list[Boxes3D] = []
@@ -70,10 +79,12 @@ class DetectorScore:
             expected = "those that `kestrel import nuscenes` keeps"
             raise InputError(describe(f"samples of nuScenes in {path}", expected=expected, found="none"))
         stamps = self._stamps(recording)
-        frames = RecordedFrames(recording, sorted(stamps), self._detector, self._sensors)
+        frames = RecordedFrames(recording, sorted(stamps), self._detector, self._sensors, self._rig)
         if not len(frames):
             expected = f"{' or '.join(sorted(self._sensors))} of the {len(stamps)} moments with truth"
             raise InputError(describe(f"sensor data in {path}", expected=expected, found="none"))
+        self._moments += len(stamps)
+        self._took_part.update(frames.took_part)
         self._answer(recording, frames)
 
     def _stamps(self, recording: Recording) -> set[int]:
@@ -95,7 +106,7 @@ class DetectorScore:
         objects: dict[int, Boxes3D] = {}
         leaning = None
         if recording.samples and isinstance(self._detector, BEVFusionDetector):
-            leaning = leaning_from_base(frames.transforms.mount(LIDAR_FRAME))
+            leaning = leaning_from_base(frames.transforms.mount(LIDAR_FRAME, frames.stamps[0]))
         self._detector.reset()
         tracked = progress.track(
             frames, recording.path.name, len(frames), console=Console(stderr=True), transient=True
@@ -136,6 +147,14 @@ class DetectorScore:
         values = box_values(self._truth, self._found) if self._truth else {}
         values |= layer_values(self._overlap, self._maps)
         return {name: Figure(value, unit) for name, (value, unit) in values.items()}
+
+    def missing_sensors(self) -> str | None:
+        """Return which sensors did not take part in all moments so far, and in how many they did; or None."""
+        seldom = {name: count for name, count in self._took_part.items() if count < self._moments}
+        if not seldom:
+            return None
+        told = ", ".join(f"{name} in {count}" for name, count in seldom.items())
+        return f"sensors that took part in fewer than all {self._moments} moments: {told}"
 
     def write_results(self, path: Path) -> None:
         """Write the results of all samples so far for nuscenes-devkit.

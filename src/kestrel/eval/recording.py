@@ -14,10 +14,10 @@ import numpy as np
 
 from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS, POINT_CLASSES
 from kestrel.data.bag import BagMessage, BagReader
+from kestrel.data.cloud_layout import cloud_fields
 from kestrel.data.messages import Source, best_class, has_source, source_of
 from kestrel.data.nuscenes_samples import SAMPLES_TOPIC, Sample, samples_from_message
 from kestrel.data.perception_messages import boxes_from_message, map_from_messages
-from kestrel.data.sensor_messages import cloud_fields
 from kestrel.errors import InputError, describe
 from kestrel.types import BevMap, Boxes3D, UInt8Array
 

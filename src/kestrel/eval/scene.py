@@ -13,20 +13,19 @@ from typing import Final, TypeVar
 import numpy as np
 
 from kestrel.data.bag import BagMessage, BagReader
-from kestrel.data.messages import best_class, source_of, stamp_of, transform_from_message
+from kestrel.data.camera_info import read_camera_info
+from kestrel.data.messages import best_class, source_of
+from kestrel.data.own_vehicle import OwnVehicle
 from kestrel.data.perception_messages import DONT_CARE
+from kestrel.data.picture_reader import read_image
 from kestrel.data.recorded_sensors import CAMERA, CLOUD, picture_topics
-from kestrel.data.sensor_messages import (
-    calibration_from_message,
-    cloud_fields,
-    cloud_from_message,
-    image_from_message,
-)
-from kestrel.data.trajectory import Trajectory
+from kestrel.data.recorded_sweeps import SweepReader
+from kestrel.data.recorded_transforms import RecordedTransforms
+from kestrel.data.rig_parameters import ALL_THERE_IS, RigParameters
 from kestrel.errors import InputError, KestrelError, describe
 from kestrel.eval.recording import BASE_FRAME, EVENT, Recording, read_recording
 from kestrel.eval.timing import latencies_ms
-from kestrel.types import BevMap, Boxes3D, Calibration, Float32Array, Float64Array, UInt8Array
+from kestrel.types import BevMap, Boxes3D, Calibration, Float32Array, UInt8Array
 
 CAMERA_ORDER: Final = ("front_left", "front", "front_right", "back_left", "back", "back_right")
 T = TypeVar("T")
@@ -74,30 +73,31 @@ class Frame:
 
 
 class Scene:
-    """A recording, frame by frame: one frame per sweep, or per image of one camera without LiDAR."""
+    """A recording, frame by frame: one frame per sweep, or per image of one camera without LiDAR.
 
-    def __init__(self, path: str | Path) -> None:
+    Args:
+        path: of the recording.
+        rig: what the fusion node is told of the sensors.
+    """
+
+    def __init__(self, path: str | Path, rig: RigParameters = ALL_THERE_IS) -> None:
+        self._rig = rig
+        self._read_sweep, self._own_vehicle = SweepReader(path, rig), OwnVehicle(rig.own_vehicle_box_m)
         self.recording: Recording = read_recording(path)
         self._messages: dict[str, list[tuple[int, BagMessage]]] = {}
-        self._base_from: dict[str, Float64Array] = {BASE_FRAME: np.eye(4)}
-        poses: dict[int, Float64Array] = {}
         reader = BagReader(path)
+        self._transforms = RecordedTransforms(reader)
         for message in reader.messages([topic for topic in reader.topics if self._wanted(topic)]):
-            if message.topic == "/tf_static":
-                self._add_mounts(message)
-                continue
-            if message.topic == "/tf":
-                for item in message.decode().transforms:
-                    if item.child_frame_id == BASE_FRAME:
-                        poses[stamp_of(item)] = transform_from_message(item.transform)
-                continue
             source = source_of(message.msgtype, message.raw)
             if source is not None:
                 self._messages.setdefault(message.topic, []).append((source.stamp_ns, message))
-        self._trajectory = Trajectory(poses)
         for items in self._messages.values():
             items.sort(key=lambda item: item[0])
         self._image_topics = picture_topics(self._messages)
+        if rig.cameras is not None:
+            self._image_topics = {
+                name: topic for name, topic in self._image_topics.items() if name in rig.cameras
+            }
         self.cameras = self._camera_names()
         self.stamps = self._reference_stamps()
         if not self.stamps:
@@ -111,9 +111,7 @@ class Scene:
 
     @staticmethod
     def _wanted(topic: str) -> bool:
-        return topic in ("/tf", "/tf_static", CLOUD) or bool(
-            CAMERA.fullmatch(topic) or EVENT.fullmatch(topic)
-        )
+        return topic == CLOUD or bool(CAMERA.fullmatch(topic) or EVENT.fullmatch(topic))
 
     def _camera_names(self) -> list[str]:
         known = [name for name in CAMERA_ORDER if name in self._image_topics]
@@ -186,52 +184,48 @@ class Scene:
         if message is None:
             return None, None
         try:
-            decoded = message.decode()
-            cloud, fields = cloud_from_message(decoded), cloud_fields(decoded)
-        except KestrelError:  # what a sensor delivered broken cannot be shown
+            decoded = self._read_sweep(message)
+            base_from_lidar = self._transforms.mount(decoded.cloud.frame_id, decoded.cloud.stamp_ns)
+        except KestrelError:  # what a sensor delivered broken, or from nobody knows where, cannot be shown
             return None, None
-        base_from_lidar = self._base_from.get(cloud.frame_id)
-        if base_from_lidar is None:
-            return None, None
-        moved = cloud.points.copy()
-        moved[:, :3] = cloud.points[:, :3] @ base_from_lidar[:3, :3].T + base_from_lidar[:3, 3]
+        kept = ~self._own_vehicle.holds(decoded.cloud, base_from_lidar)
+        cloud = decoded.cloud.chosen(kept).moved(base_from_lidar, BASE_FRAME)
         classes = self.recording.predicted.points.get(stamp)
-        if classes is not None and len(classes) == len(fields):
-            names = [name for name in ("x", "y", "z", "intensity") if name in (fields.dtype.names or ())]
-            classes = classes[np.logical_and.reduce([np.isfinite(fields[name]) for name in names])]
-        return moved, classes if classes is not None and len(classes) == len(moved) else None
+        known = classes is not None and len(classes) == decoded.total
+        return cloud.points, classes[decoded.kept][kept] if classes is not None and known else None
 
     def _view(self, name: str, stamp: int) -> CameraView | None:
         time, message = self._nearest(name, stamp)
-        if abs(time - stamp) > STALE_NS:
+        taken = time - self._rig.ahead_ns(name)
+        if abs(taken - stamp) > STALE_NS:
             return None
         try:
             decoded = message.decode()
-            image = image_from_message(decoded)
+            image = read_image(decoded)
         except KestrelError:  # what a sensor delivered broken cannot be shown
             return None
         encoded = bytes(decoded.data) if hasattr(decoded, "format") else None
-        calibration = self._calibration(name, time, stamp)
+        calibration = self._calibration(name, taken, stamp)
         if calibration is not None and (calibration.height, calibration.width) != image.data.shape[:2]:
             calibration = None  # of another picture: boxes would be drawn where they are not
         return CameraView(name, time, image.data, encoded, calibration, self._event(name, time))
 
     def _nearest(self, name: str, stamp: int) -> tuple[int, BagMessage]:
-        return min(self._messages[self._image_topics[name]], key=lambda item: abs(item[0] - stamp))
+        wanted = stamp + self._rig.ahead_ns(name)
+        return min(self._messages[self._image_topics[name]], key=lambda item: abs(item[0] - wanted))
 
     def _calibration(self, name: str, taken_ns: int, stamp: int) -> Calibration | None:
         """Return how a picture that was taken at one stamp shows what is around the vehicle at another."""
-        message = _newest(self._messages.get(f"/camera/{name}/camera_info", []), taken_ns, stale_ns=None)
+        told_ns = taken_ns + self._rig.ahead_ns(name)
+        message = _newest(self._messages.get(f"/camera/{name}/camera_info", []), told_ns, stale_ns=None)
         if message is None:
             return None
         decoded = message.decode()
-        base_from_camera = self._base_from.get(decoded.header.frame_id)
-        if base_from_camera is None:
-            return None
         try:
-            pose = self._trajectory.motion(stamp, taken_ns) @ base_from_camera
-            return calibration_from_message(decoded, pose)
-        except KestrelError:  # a model that Kestrel does not know: the picture is shown without boxes
+            base_from_camera = self._transforms.mount(decoded.header.frame_id, taken_ns)
+            pose = self._transforms.motion(stamp, taken_ns) @ base_from_camera
+            return read_camera_info(name, decoded, rectified=self._rig.rectified).calibration(pose)
+        except KestrelError:  # of an unknown model or place: the picture is shown without boxes
             return None
 
     def _event(self, name: str, stamp: int) -> tuple[str, float] | None:
@@ -249,11 +243,6 @@ class Scene:
             if latency is not None:
                 result[node.strip("/")] = max(latency, result.get(node.strip("/"), 0.0))
         return result
-
-    def _add_mounts(self, message: BagMessage) -> None:
-        for item in message.decode().transforms:
-            if item.header.frame_id == BASE_FRAME:
-                self._base_from[item.child_frame_id] = transform_from_message(item.transform)
 
 
 def _known(truth: Boxes3D | None) -> Boxes3D | None:

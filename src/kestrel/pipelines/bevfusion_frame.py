@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kestrel.nn.camera_geometry import CameraGeometry
 from kestrel.nn.image_augmentation import ImageAugmentation
+from kestrel.pipelines.fusion_frame import lidar_takes_part
 from kestrel.types import Calibration, Float32Array, Float64Array, PointCloud, SensorFrame, UInt8Array
 
 BASE_FROM_NETWORK: Final = np.array(
@@ -68,7 +69,8 @@ def read_frame(frame: SensorFrame, config: Mapping[str, Any]) -> BEVFusionInput:
     if "camera" in encoders and frame.images:
         size: tuple[int, int] = tuple(encoders["camera"]["vtransform"]["image_size"])
         images, cameras = _cameras(frame, size)
-    if frame.cloud is not None and "lidar" in encoders:
+    # A network of the LiDAR alone answers an empty sweep, whatever pictures come with it.
+    if "lidar" in encoders and frame.cloud is not None and (lidar_takes_part(frame) or images is None):
         clouds = [_points(frame, encoders["lidar"]["voxelize"]["point_cloud_range"])]
     return BEVFusionInput(images, cameras, clouds)
 

@@ -20,9 +20,8 @@ from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig, FusionInput, FusionOutput
 from kestrel.pipelines.box_decoder import decode_boxes
 from kestrel.pipelines.fusion_engine import FusionEngine, Stage, run_stage
-from kestrel.pipelines.fusion_frame import camera_rays, check_size, stack_sweeps
+from kestrel.pipelines.fusion_frame import camera_rays, check_size, lidar_takes_part, stack_sweeps
 from kestrel.pipelines.map_memory import MapMemory
-from kestrel.pipelines.picture import crop_calibration, crop_to_road
 from kestrel.pipelines.picture_memory import PictureMemory
 from kestrel.pipelines.runtime import (
     Precision,
@@ -32,6 +31,7 @@ from kestrel.pipelines.runtime import (
     set_threads,
     untrained_network,
 )
+from kestrel.road_view import road_view
 from kestrel.types import BevMap, Boxes3D, SensorFrame
 from kestrel.weights import Manifest
 
@@ -165,8 +165,8 @@ class FusionDetector:
     def detect(self, frame: SensorFrame, stage: Stage = run_stage) -> tuple[Boxes3D, BevMap]:
         """Return what is around the vehicle, in ``frame.frame_id`` at ``frame.stamp_ns``.
 
-        Sensors that are not in the frame took no part; their place in the network stays empty. ``stage``
-        runs the parts, for who wants to measure them.
+        Sensors that are not in the frame took no part; their place in the network stays empty. With pictures
+        so does that of a sweep without points. ``stage`` runs the parts, for who wants to measure them.
 
         Raises:
             InputError: a picture does not have the size that its calibration names.
@@ -216,7 +216,7 @@ class FusionDetector:
         check_finite("Kestrel-Fusion map", output.map_logits)
         return self._map_memory.look(
             output.map_logits[0],
-            has_lidar=frame.cloud is not None,
+            has_lidar=lidar_takes_part(frame),
             stamp_ns=frame.stamp_ns,
             fixed_from_base=frame.fixed_from_reference if self.map_memory else None,
         )[None]
@@ -242,8 +242,9 @@ class FusionDetector:
         for name, image in frame.images.items():
             calibration = frame.calibrations[name]
             check_size(name, image, calibration)
-            pictures.append(torch.from_numpy(crop_to_road(image.data, config.image_size)))
-            ray, origin = camera_rays(crop_calibration(calibration, config.image_size), config)
+            picture, seen = road_view(image.data, calibration, config.image_size)
+            pictures.append(torch.from_numpy(np.ascontiguousarray(picture)))
+            ray, origin = camera_rays(seen, config)
             rays.append(torch.from_numpy(ray))
             origins.append(torch.from_numpy(origin))
         height, width = config.image_size
@@ -258,7 +259,7 @@ class FusionDetector:
             image_batch=made(len(pictures), dtype=torch.int64),
             rays=torch.stack(rays).to(self.device) if rays else made(0, h, w, 3),
             origins=torch.stack(origins).to(self.device) if origins else made(0, 3),
-            has_lidar=torch.tensor([frame.cloud is not None], device=self.device),
+            has_lidar=torch.tensor([lidar_takes_part(frame)], device=self.device),
             past=self._memory.recall(_pictures(frame)) if self.picture_memory else (),
         )
 

@@ -20,9 +20,18 @@ def check_size(name: str, image: Image, calibration: Calibration) -> None:
         raise InputError(describe(f"picture of camera {name}", expected=expected, found=f"{width}x{height}"))
 
 
+def lidar_takes_part(frame: SensorFrame) -> bool:
+    """Return whether the LiDAR of a frame tells the network anything.
+
+    A sweep without points says that nothing is anywhere, which outvotes what the pictures show: with pictures
+    it counts as none.
+    """
+    return frame.cloud is not None and (len(frame.cloud) > 0 or not frame.images)
+
+
 def stack_sweeps(frame: SensorFrame, sweeps: int) -> Float32Array:
     """Return the points of the current and the earlier sweeps, (P, 5) [x, y, z, intensity, age in s]."""
-    if frame.cloud is None:
+    if frame.cloud is None or not lidar_takes_part(frame):
         return np.zeros((0, 5), np.float32)
     clouds = frame.cloud, *frame.sweeps[:sweeps]
     stacked = np.empty((sum(len(cloud) for cloud in clouds), 5), np.float32)
@@ -49,7 +58,7 @@ def camera_rays(calibration: Calibration, config: FusionConfig) -> tuple[Float32
     Lens distortion is undone for the rays alone; the picture itself stays as it is.
 
     Args:
-        calibration: of the part that the network sees, see kestrel.pipelines.picture.crop_calibration.
+        calibration: of the part that the network sees, see kestrel.road_view.
         config: of the network.
 
     Returns:

@@ -41,6 +41,8 @@ _KEEPING: Final = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: (1 << 31) - 1, _M_TOP_PAD:
 """Arguments of mallopt, see malloc.h: blocks of any size come from the heap, which never shrinks and grows in
 steps of 64 MiB."""
 
+_threads_before: Final[list[int]] = []
+"""What `set_threads` found before it changed anything; empty while it has not."""
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 """What the convolutions of a pipeline multiply; int8 is quantized on its way (ADR 6)."""
@@ -174,9 +176,13 @@ def keep_what_is_loaded() -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Limit the threads of torch in this process; None leaves them alone."""
+    """Limit the threads of torch in this process; None takes back what this function has changed."""
     if threads is not None:
+        if not _threads_before:
+            _threads_before.append(torch.get_num_threads())
         torch.set_num_threads(threads)
+    elif _threads_before:
+        torch.set_num_threads(_threads_before.pop())
 
 
 def has_fast_bfloat16() -> bool:

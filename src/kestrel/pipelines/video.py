@@ -16,13 +16,13 @@ from kestrel.engine.device import chosen_device
 from kestrel.engine.folded import FoldedEngine
 from kestrel.models.kestrel_video import KestrelVideo
 from kestrel.models.mobilenetv2 import State
-from kestrel.pipelines.picture import crop_to_road
 from kestrel.pipelines.runtime import (
     check_finite,
     load_network,
     set_threads,
     untrained_network,
 )
+from kestrel.road_view import crop_to_road
 from kestrel.types import ActionScores, Image, UInt8Array
 from kestrel.weights import Manifest
 

@@ -167,9 +167,7 @@ def _log_camera(stream: Any, view: CameraView, objects: Boxes3D | None) -> None:
                 image_plane_distance=1.2,
             ),
         )
-    encoded = view.encoded
-    if encoded is None or encoded[:3] not in MEDIA_TYPES:
-        encoded = _jpeg(view)
+    encoded = _jpeg(view) if view.encoded is None else view.encoded
     image = rr.EncodedImage(contents=encoded, media_type=MEDIA_TYPES[encoded[:3]])
     stream.log(f"{path}/image", image)
     if calibration is None or objects is None:

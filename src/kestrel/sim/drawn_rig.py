@@ -61,22 +61,16 @@ def drawn_rig(seed: int) -> dict[str, Any]:
     count = int(draw.choice(_CAMERAS))
     width, height = _PICTURES[int(draw.integers(len(_PICTURES)))]
     focals = _focals_px(draw, count, width)
-    view_deg = float(np.degrees(2 * np.arctan(width / 2 / focals[0])))
-    step_deg = min(360 / count, view_deg * draw.uniform(0.75, 1.0))
-    # 0, 1, -1, 2, -2, ... steps from straight ahead
-    yaws_deg = [(number + 1) // 2 * (1 if number % 2 else -1) * step_deg for number in range(count)]
+    yaws_deg = _yaws_deg(draw, count, float(np.degrees(2 * np.arctan(width / 2 / focals[0]))))
     middle, reach, side = (draw.uniform(*span) for span in (body.middle, body.reach, body.side))
     above_ground, down_deg = draw.uniform(*body.height), draw.uniform(*body.down_deg)
-    cameras = {}
+    cameras: dict[str, dict[str, Any]] = {}
     for number, yaw_deg in enumerate(yaws_deg):
         yaw_deg += draw.uniform(-4, 4) if number else draw.uniform(-1, 1)
         ahead, left = np.cos(np.radians(yaw_deg)), np.sin(np.radians(yaw_deg))
+        place = middle + reach * ahead, side * left, above_ground + draw.uniform(-0.1, 0.1)
         cameras["front" if number == 0 else f"camera_{number}"] = {
-            "position": [
-                _rounded(middle + reach * ahead),
-                _rounded(side * left),
-                _rounded(above_ground + draw.uniform(-0.1, 0.1)),
-            ],
+            "position": [_rounded(value) for value in place],
             "yaw_deg": _rounded(yaw_deg),
             "pitch_deg": _rounded(down_deg + draw.uniform(-1, 1)),
             "roll_deg": _rounded(draw.normal(0, 0.5)),
@@ -96,6 +90,12 @@ def drawn_rig(seed: int) -> dict[str, Any]:
         "cameras": cameras,
         "camera_defaults": defaults,
     }
+
+
+def _yaws_deg(draw: Generator, count: int, view_deg: float) -> list[float]:
+    """Return where cameras look: 0, 1, -1, 2, -2, ... steps from straight ahead, views overlap."""
+    step_deg = min(360 / count, view_deg * draw.uniform(0.75, 1.0))
+    return [(number + 1) // 2 * (1 if number % 2 else -1) * step_deg for number in range(count)]
 
 
 def _focals_px(draw: Generator, count: int, width: int) -> list[float]:

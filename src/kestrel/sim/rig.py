@@ -17,6 +17,7 @@ import yaml
 from scipy.spatial.transform import Rotation
 
 from kestrel.errors import CalibrationError, ConfigError, describe
+from kestrel.road_view import lowest_top
 from kestrel.sim.drawn_rig import drawn_rig
 from kestrel.types import Calibration, Float64Array
 
@@ -86,13 +87,15 @@ class CameraSpec:
     def calibration(self, size: tuple[int, int] | None = None) -> Calibration:
         """Return how a picture of ``size`` (width, height) projects; its reference frame is base_link.
 
-        The native picture is scaled to cover ``size`` and cropped: at the top, and equally left and right.
-        Pixel centres lie on whole numbers.
+        The native picture is scaled to cover ``size`` and cropped: equally left and right, and at the top or,
+        where that would take the horizon, at the bottom too, as networks see it (`kestrel.road_view`). Pixel
+        centres lie on whole numbers.
         """
         width, height = size or self.delivered
         scale = max(width / self.width, height / self.height)
         left = (self.width * scale - width) / 2
-        top = self.height * scale - height
+        native = Calibration(self.camera_matrix, self.width, self.height, self.base_from_camera)
+        top = min(self.height * scale - height, scale * lowest_top(native, height / scale))
         matrix = self.camera_matrix.copy()
         matrix[:2] *= scale
         matrix[0, 2] = (self.camera_matrix[0, 2] + 0.5) * scale - 0.5 - left

@@ -19,8 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kestrel.data.rig_parameters import ALL_THERE_IS, RigParameters
+from kestrel.data.undistorter import Undistorter
 from kestrel.engine.int8 import TOLERANCE, Int8Models, check_installed, file_hash
-from kestrel.errors import InputError, ModelError, describe
+from kestrel.errors import ConfigError, InputError, ModelError, describe
+from kestrel.eval.recorded_frames import undistorted
 from kestrel.eval.scene import Scene
 from kestrel.files import appearing
 from kestrel.models.kestrel_fusion_types import FusionInput, FusionOutput
@@ -44,7 +47,9 @@ Recorded = Callable[[], tuple[SensorFrame, ...]]
 EntryT = TypeVar("EntryT")
 
 
-def calibrate(weights: str | Path, source: Path, out: Path, frames: int) -> Int8Models:
+def calibrate(
+    weights: str | Path, source: Path, out: Path, frames: int, rig: RigParameters = ALL_THERE_IS
+) -> Int8Models:
     """Write int8 models and their manifest.
 
     Args:
@@ -53,6 +58,7 @@ def calibrate(weights: str | Path, source: Path, out: Path, frames: int) -> Int8
         out: folder to make.
         frames: so many, evenly over the first four fifths of the source, to calibrate with; a quarter of
             that number from the last fifth to measure with.
+        rig: of a bag: what the fusion node is told of the sensors.
 
     Raises:
         InputError: ``out`` exists, or ``source`` has too few frames with pictures.
@@ -64,7 +70,7 @@ def calibrate(weights: str | Path, source: Path, out: Path, frames: int) -> Int8
         detector = FusionDetector(weights, engine="eager", precision="float32")
         assert detector.manifest is not None
         hop_s = detector.network.config.hop_s
-        used, others = split(recorded_frames(source, detector.sweeps, hop_s), frames, source)
+        used, others = split(recorded_frames(source, detector.sweeps, hop_s, rig), frames, source)
         unfinished.mkdir()
         models = Int8Models(
             weights=detector.manifest.name,
@@ -81,18 +87,27 @@ def calibrate(weights: str | Path, source: Path, out: Path, frames: int) -> Int8
     return replace(models, folder=out)
 
 
-def recorded_frames(source: Path, sweeps: int, hop_s: float) -> list[Recorded]:
+def recorded_frames(
+    source: Path, sweeps: int, hop_s: float, rig: RigParameters = ALL_THERE_IS
+) -> list[Recorded]:
     """Return the frames of drives or of a bag in order, each of which is read when it is called.
 
     Args:
         source: the drives or the bag, whose frames have no earlier sweeps.
         sweeps: how many earlier ones a frame has.
         hop_s: how long before a frame the one lies that its pictures look back on; 0: on none.
+        rig: of a bag: what the fusion node is told of the sensors.
+
+    Raises:
+        ConfigError: ``rig`` tells something and the source is no bag.
     """
     if any(source.glob(f"*/{cache.DONE}")):
+        if rig != ALL_THERE_IS:
+            expected = "none for drives, whose sensors were read when they were made"
+            raise ConfigError(describe("--params", expected=expected, found=source))
         return [partial(_cached_frames, path, sweeps, hop_s) for path in cache.frame_files(source)]
-    scene = Scene(source)
-    return [partial(_scene_frames, scene, stamp, hop_s) for stamp in scene.stamps]
+    scene, undistort = Scene(source, rig), Undistorter()
+    return [partial(_scene_frames, scene, stamp, hop_s, undistort) for stamp in scene.stamps]
 
 
 def _cached_frames(path: Path, sweeps: int, hop_s: float) -> tuple[SensorFrame, ...]:
@@ -102,21 +117,23 @@ def _cached_frames(path: Path, sweeps: int, hop_s: float) -> tuple[SensorFrame, 
     )
 
 
-def _scene_frames(scene: Scene, stamp_ns: int, hop_s: float) -> tuple[SensorFrame, ...]:
+def _scene_frames(
+    scene: Scene, stamp_ns: int, hop_s: float, undistort: Undistorter
+) -> tuple[SensorFrame, ...]:
     before = [stamp for stamp in scene.stamps if hop_s and stamp < stamp_ns]
     wanted = stamp_ns - hop_s * 1e9
     nearest = sorted(before, key=lambda stamp: abs(stamp - wanted))[:1]
-    return tuple(scene_frame(scene, stamp) for stamp in (*nearest, stamp_ns))
+    return tuple(scene_frame(scene, stamp, undistort) for stamp in (*nearest, stamp_ns))
 
 
-def scene_frame(scene: Scene, stamp_ns: int) -> SensorFrame:
+def scene_frame(scene: Scene, stamp_ns: int, undistort: Undistorter) -> SensorFrame:
     """Return what the sensors of a recording saw at a stamp; cameras without a calibration are left out."""
     frame = scene.frame(stamp_ns)
     images, calibrations = {}, {}
     for view in frame.cameras:
         if view.calibration is not None:
-            images[view.name] = Image(view.picture, stamp_ns, view.name)
-            calibrations[view.name] = view.calibration
+            image = Image(view.picture, stamp_ns, view.name)
+            images[view.name], calibrations[view.name] = undistorted(image, view.calibration, undistort)
     cloud = None if frame.points is None else PointCloud(frame.points, stamp_ns, "base_link")
     return SensorFrame(stamp_ns, "base_link", cloud, images, calibrations)
 

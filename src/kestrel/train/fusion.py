@@ -202,7 +202,8 @@ def train(
     Raises:
         InputError: there are no such splits, or drives without boxes; ``resume`` of what never began; or the
             network finds nothing to learn velocities from.
-        ConfigError: ``resume`` with another seed or learning rate; or stages are left out without ``start``.
+        ConfigError: ``resume`` with another length, seed or learning rate; or stages are left out without
+            ``start``.
     """
     splits = {purpose: cache.split_folders(data, purpose, "lidar") for purpose in ("train", "validation")}
     files = {purpose: cache.frame_files(*folders) for purpose, folders in splits.items()}

@@ -92,7 +92,7 @@ class FrameSource:
         if self.cuts:
             sample = cut_out(sample, self.config, generator)
         sample = augment_pictures(sample, generator)  # last: a cut has few of the pictures
-        return without_lidar(sample) if not lidar and len(sample.pictures) else sample
+        return without_lidar(sample, self.config) if not lidar and len(sample.pictures) else sample
 
     def _index(self, generator: torch.Generator) -> int:
         chance = self._chance
@@ -156,12 +156,13 @@ class CamerasAlone:
 
     def __getitem__(self, index: int) -> FusionSample:
         """Return frame ``index`` of those with pictures."""
-        return without_lidar(self._source[self._rows[index]])
+        return without_lidar(self._source[self._rows[index]], self._source.config)
 
 
-def without_lidar(sample: FusionSample) -> FusionSample:
-    """Return what the cameras alone see; boxes beside all their views count as having no point."""
-    seen = in_view(sample.boxes[:, :2], sample.rays, sample.origins)
+def without_lidar(sample: FusionSample, config: FusionConfig) -> FusionSample:
+    """Return what the cameras alone see; boxes beside or beyond all their views count as having no point."""
+    first, step, count = config.depth
+    seen = in_view(sample.boxes[:, :2], sample.rays, sample.origins, first + step * (count - 0.5))
     return replace(
         sample,
         points=sample.points[:0],
@@ -170,21 +171,24 @@ def without_lidar(sample: FusionSample) -> FusionSample:
     )
 
 
-def in_view(places: Tensor, rays: Tensor, origins: Tensor) -> Tensor:
-    """Return which places lie between the outermost rays of a picture, seen from above.
+def in_view(places: Tensor, rays: Tensor, origins: Tensor, reach: float) -> Tensor:
+    """Return which places lie between the outermost rays of a picture, seen from above, and no farther.
 
     Args:
         places: (N, 2) metres.
         rays: (M, h, w, 3) of pictures that are less than 360 degrees wide, however they are turned.
         origins: (M, 3) of their cameras.
+        reach: how far away along the middle of a picture, in lengths of its rays.
 
     Returns:
         (N,) bool.
     """
     ahead = rays.mean((1, 2))[:, :2]
     seen = _bearing(ahead[:, None], rays.flatten(1, 2)[..., :2])
-    away = _bearing(ahead, places[:, None] - origins[:, :2])
-    return ((away > seen.amin(1)) & (away < seen.amax(1))).any(1)
+    offset = places[:, None] - origins[:, :2]
+    away = _bearing(ahead, offset)
+    near = (offset * ahead).sum(-1) < reach * ahead.square().sum(-1)
+    return ((away > seen.amin(1)) & (away < seen.amax(1)) & near).any(1)
 
 
 def _bearing(ahead: Tensor, way: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from kestrel.classes import DETECTION_CLASSES
 from kestrel.data.bag import BagReader
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.perception_messages import DONT_CARE, boxes_from_message
-from kestrel.data.sensor_messages import cloud_from_message
+from kestrel.data.recorded_sweeps import SweepReader
+from kestrel.data.rig_parameters import ALL_THERE_IS
 from kestrel.errors import InputError, describe
 from kestrel.types import Boxes3D, Float32Array, PointCloud
 
@@ -56,7 +57,7 @@ def judged_sweeps(bag: Path) -> list[JudgedSweep]:
     """
     sweeps: dict[int, PointCloud] = {}
     truth: dict[int, Boxes3D] = {}
-    base_from_lidar = np.eye(4)
+    base_from_lidar, read = np.eye(4), SweepReader(bag, ALL_THERE_IS)
     for message in BagReader(bag).messages(["/tf_static", "/lidar/points", "/truth/objects"]):
         decoded = message.decode()
         if message.topic == "/tf_static":
@@ -64,7 +65,7 @@ def judged_sweeps(bag: Path) -> list[JudgedSweep]:
                 if transform.child_frame_id == "lidar":
                     base_from_lidar = transform_from_message(transform.transform)
         elif message.topic == "/lidar/points":
-            sweeps[stamp_of(decoded)] = cloud_from_message(decoded)
+            sweeps[stamp_of(decoded)] = read(message).cloud
         else:
             truth[stamp_of(decoded)] = boxes_from_message(decoded, DETECTION_CLASSES)
     both = sorted(sweeps.keys() & truth.keys())

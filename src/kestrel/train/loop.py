@@ -165,7 +165,7 @@ def fit(
 
     Raises:
         InputError: ``resume`` without a checkpoint.
-        ConfigError: ``resume`` with another seed or learning rate.
+        ConfigError: ``resume`` with another length, seed or learning rate.
     """
     plan = task.plan
     torch.set_num_threads(plan.threads)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,11 +20,13 @@ from rich.console import Console
 
 from kestrel.classes import DETECTION_CLASSES, IGNORE, NO_ATTRIBUTE
 from kestrel.data.damaged_bag import KINDS
+from kestrel.data.rig_parameters import ALL_THERE_IS, RigParameters
+from kestrel.data.undistorter import Undistorter
 from kestrel.errors import ConfigError, InputError, KestrelError, describe
 from kestrel.eval.recorded_frames import undistorted
 from kestrel.eval.recording import BASE_FRAME
 from kestrel.models.kestrel_fusion_types import FusionConfig
-from kestrel.pipelines.picture import crop_calibration, crop_to_road
+from kestrel.road_view import road_view
 from kestrel.train import cache
 from kestrel.train.drive_file import Holds
 from kestrel.train.imported_drive import imported_drive, write_drive
@@ -40,7 +43,13 @@ def is_recording(source: Path) -> bool:
     return source.is_file() or any(any(source.glob(pattern)) for pattern in BAG_FILES)
 
 
-def import_recording(source: Path, data: Path, split: str, classes: Sequence[str] | None = None) -> Path:
+def import_recording(
+    source: Path,
+    data: Path,
+    split: str,
+    classes: Sequence[str] | None = None,
+    rig: RigParameters = ALL_THERE_IS,
+) -> Path:
     """Write the key frames of a recording as one drive of a split; return it.
 
     It appears whole or not at all. What is left out is said on standard error.
@@ -51,6 +60,7 @@ def import_recording(source: Path, data: Path, split: str, classes: Sequence[str
         data: folder of the splits.
         split: a split of frames with LiDAR, for training, validation or test.
         classes: those of DETECTION_CLASSES that were labelled wherever they were; None: all that a box has.
+        rig: what the fusion node is told of the sensors.
 
     Raises:
         ConfigError: no such split or class.
@@ -63,7 +73,7 @@ def import_recording(source: Path, data: Path, split: str, classes: Sequence[str
     name = source.resolve()
     drive = imported_drive(data, split, name.stem if name.suffix in (*KINDS, ".bag") else name.name)
     with _named(source), Console(stderr=True).status(f"reading {source}"):
-        moments = RecordedMoments(source)
+        moments = RecordedMoments(source, rig)
         labelled, told = _summary(moments, classes)
     _say(moments)
     write_drive(drive, _frames(moments, labelled, source), {"source": f"recording {name.name}", **told})
@@ -124,8 +134,9 @@ def _say(moments: RecordedMoments) -> None:
     if moments.without_picture:
         missing = ", ".join(f"{count} of {name}" for name, count in sorted(moments.without_picture.items()))
         print(f"key frames without a picture of every camera are left out: {missing}", file=sys.stderr)
-    if not moments.has_poses:
-        print("where the vehicle was is not known: key frames have no earlier sweeps", file=sys.stderr)
+    if moments.without_pose:
+        share = f"{moments.without_pose} of {len(moments.wanted)} key frames have no earlier sweeps"
+        print(f"where the vehicle was is not known: {share}", file=sys.stderr)
     if moments.without_sweep:
         share = f"{moments.without_sweep} of {len(moments.truth)}"
         print(f"true boxes without a sweep of their stamp are left out: {share}", file=sys.stderr)
@@ -166,10 +177,8 @@ def packed(moment: Moment, labelled_classes: NDArray[np.bool_]) -> cache.CachedF
         picture_ends=jpeg_ends,
         semantics=np.zeros(0, np.uint8),
         semantic_ends=np.zeros(0, np.int64),
-        matrices=_stack([matrix for _, matrix in shown], (3, 3)),
-        base_from_camera=_stack(
-            [calibration.reference_from_camera for _, calibration in moment.pictures.values()], (4, 4)
-        ),
+        matrices=_stack([calibration.camera_matrix for _, calibration in shown], (3, 3)),
+        base_from_camera=_stack([calibration.reference_from_camera for _, calibration in shown], (4, 4)),
         base_from_picture=_stack(list(moment.base_from_picture.values()), (4, 4)),
         odom_from_base=np.full((4, 4), np.nan) if moment.odom_from_base is None else moment.odom_from_base,
         unlabelled=np.concatenate((unknown, racks)),
@@ -193,19 +202,16 @@ def map_bits(bev_map: BevMap) -> UInt8Array:
     return np.packbits(bev_map.probability > 0.5)
 
 
-def rectified(image: Image, calibration: Calibration) -> tuple[UInt8Array, Float64Array]:
-    """Return a picture (H, W, 3) as a camera without lens distortion sees it, cut and resized for the cache.
-
-    With it comes the (3, 3) matrix of that size.
-    """
-    clean, plain = undistorted(image, calibration)
+def rectified(image: Image, calibration: Calibration) -> tuple[UInt8Array, Calibration]:
+    """Return a picture (h, w, 3) as the cache holds it, without lens distortion, and its calibration."""
+    clean, plain = undistorted(image, calibration, Undistorter(capacity=1))
     height, width = FusionConfig.image_size
-    kept = crop_calibration(plain, FusionConfig.image_size)
+    picture, kept = road_view(clean.data, plain, FusionConfig.image_size)
     scale = np.array([width / kept.width, height / kept.height])
     smaller = kept.camera_matrix.copy()
     smaller[:2] *= scale[:, None]
     smaller[:2, 2] += scale / 2 - 0.5  # the middle of the first pixel is at 0 in both
-    return crop_to_road(clean.data, FusionConfig.image_size), smaller
+    return picture, replace(kept, camera_matrix=smaller, width=width, height=height)
 
 
 def _objects(truth: Boxes3D) -> Boxes3D:

@@ -174,12 +174,17 @@ def prepare_drive(drive: DriveSpec, out: Path) -> None:
 
 
 def training_rig(rig: Rig, selection: Selection) -> Rig:
-    """Return ``rig`` with rates at which nothing is simulated that training does not use."""
+    """Return ``rig`` with rates at which nothing is simulated that training does not use.
+
+    Its cameras have no lens distortion: the nodes undo it before a network sees a picture.
+    """
     cameras = tuple(
         replace(
             camera,
             hz=VIDEO_HZ if selection.video and camera.name == "front" else selection.frame_hz,
             phase_s=camera.phase_s % 0.05,
+            distortion_model="none",
+            distortion=np.zeros(0),
         )
         for camera in rig.select(selection.cameras).cameras
     )

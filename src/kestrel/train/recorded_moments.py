@@ -21,9 +21,17 @@ from kestrel.data.messages import source_of
 from kestrel.data.moment_messages import Key, WantedMoment, nearest, read_moments
 from kestrel.data.nuscenes_samples import SAMPLES_TOPIC, Rack, Sample, samples_from_message
 from kestrel.data.perception_messages import boxes_from_message, map_from_messages
-from kestrel.data.recorded_sensors import CAMERA, CLOUD, RecordedCameras, camera_infos
+from kestrel.data.recorded_sensors import (
+    CAMERA,
+    CAMERA_TYPES,
+    CLOUD,
+    CLOUD_TYPE,
+    RecordedCameras,
+    camera_infos,
+)
+from kestrel.data.recorded_sweeps import RecordedSweeps
 from kestrel.data.recorded_transforms import ODOMETRY, RecordedTransforms
-from kestrel.data.sensor_messages import cloud_from_message
+from kestrel.data.rig_parameters import ALL_THERE_IS, RigParameters
 from kestrel.errors import InputError, describe
 from kestrel.eval.recording import BASE_FRAME
 from kestrel.models.kestrel_fusion_types import FusionConfig
@@ -39,17 +47,12 @@ SWEEP_NS: Final = 60_000_000
 """By how much an earlier sweep may be older or newer than wanted."""
 
 TYPES: Final = {
-    CLOUD: "sensor_msgs/msg/PointCloud2",
+    CLOUD: CLOUD_TYPE,
     OBJECTS: "kestrel_msgs/msg/PerceivedObjects",
     SAMPLES_TOPIC: "std_msgs/msg/String",
     ODOMETRY: "nav_msgs/msg/Odometry",
     **dict.fromkeys(MAPS.values(), "nav_msgs/msg/OccupancyGrid"),
     **dict.fromkeys(("/tf", "/tf_static"), "tf2_msgs/msg/TFMessage"),
-}
-CAMERA_TYPES: Final = {
-    "camera_info": "sensor_msgs/msg/CameraInfo",
-    "image": "sensor_msgs/msg/Image",
-    "image/compressed": "sensor_msgs/msg/CompressedImage",
 }
 
 
@@ -76,17 +79,22 @@ class Moment:
 class RecordedMoments:
     """The key frames of a recording, at most two a second, in their order.
 
+    Args:
+        path: of the recording.
+        rig: what the fusion node is told of the sensors.
+
     Attributes:
         wanted: the moments; what they hold is read by :meth:`read`.
         without_picture: how many were left out since a camera had no picture then, by camera.
+        without_pose: of how many it is not known where the vehicle was.
         without_sweep: how many messages of true boxes have no sweep of their stamp.
         truth: all true boxes, by stamp.
         has_maps: whether all of these moments have a map. without_map: how many have none, where others do.
         other_truth: what else below /truth there is.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._reader = BagReader(path)
+    def __init__(self, path: Path, rig: RigParameters = ALL_THERE_IS) -> None:
+        self._rig, self._reader = rig, BagReader(path)
         for topic, held in self._reader.topics.items():
             camera = CAMERA.fullmatch(topic)
             expected = CAMERA_TYPES[camera["kind"]] if camera else TYPES.get(topic, held.msgtype)
@@ -98,7 +106,7 @@ class RecordedMoments:
         self._samples: dict[int, Sample] = {}
         self.truth: dict[int, Boxes3D] = {}
         self._transforms = RecordedTransforms(self._reader)
-        self._trajectory = self._transforms.trajectory
+        self._read_sweep = RecordedSweeps(path, self._transforms, rig)
         self._read_index()
         self._reader.raise_if_damaged()
         self._cameras = self._find_cameras()
@@ -107,16 +115,13 @@ class RecordedMoments:
         self.wanted = self._choose()
         self.without_map = sum(len(wanted.maps) < len(MAPS) for wanted in self.wanted)
         self.has_maps = self.without_map == 0
+        poses = (self._transforms.vehicle_at(wanted.stamp_ns) for wanted in self.wanted)
+        self.without_pose = sum(pose is None for pose in poses)
 
     @property
     def cameras(self) -> list[str]:
         """The names of the cameras, in the order of their pictures."""
         return list(self._cameras.topics)
-
-    @property
-    def has_poses(self) -> bool:
-        """Whether it is known where the vehicle was."""
-        return len(self._trajectory) > 0
 
     def _read_index(self) -> None:
         """Note what there is and when."""
@@ -144,10 +149,11 @@ class RecordedMoments:
 
     def _find_cameras(self) -> RecordedCameras:
         """Return the cameras, all of which have to be calibrated."""
-        cameras = RecordedCameras(self._stamps, camera_infos(self._reader), self._transforms)
+        cameras = RecordedCameras(self._stamps, camera_infos(self._reader), self._transforms, self._rig)
         for name, topic in cameras.uncalibrated.items():
             expected = f"its calibration, /camera/{name}/camera_info"
             raise InputError(describe(topic, expected=expected, found="none"))
+        cameras.say_absent(self._reader.path)
         return cameras
 
     def _choose(self) -> list[WantedMoment]:
@@ -172,11 +178,11 @@ class RecordedMoments:
 
     def _earlier(self, sweeps: list[int], stamp: int) -> Iterator[int]:
         """Yield the stamps of the earlier sweeps that can be moved to where the vehicle is at a stamp."""
-        if self._trajectory.at(stamp) is None:
+        if self._transforms.vehicle_at(stamp) is None:
             return
         for back in range(1, 1 + FusionConfig.sweeps):
             at = nearest(sweeps, stamp - round(back * FusionConfig.sweep_s * 1e9), SWEEP_NS)
-            if at is not None and self._trajectory.at(at) is not None:
+            if at is not None and self._transforms.vehicle_at(at) is not None:
                 yield at
 
     def read(self) -> Iterator[Moment]:
@@ -200,12 +206,12 @@ class RecordedMoments:
             self.truth[stamp],
             self._samples[stamp].racks if stamp in self._samples else (),
             _map({name: held[key] for name, key in wanted.maps.items()}) if self.has_maps else None,
-            self._trajectory.at(stamp),
+            self._transforms.vehicle_at(stamp),
         )
 
     def _sweep(self, message: BagMessage, stamp: int) -> PointCloud:
         """Return a sweep in base_link at another stamp, the motion within it undone."""
-        return self._transforms.placed(self._transforms.deskewed(cloud_from_message(message.decode())), stamp)
+        return self._transforms.placed(self._read_sweep(message), stamp)
 
 
 def _is_of_use(topic: str) -> bool:

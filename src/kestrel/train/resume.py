@@ -12,10 +12,11 @@ import torch
 from kestrel.errors import ConfigError, InputError, describe
 from kestrel.train.plan import Plan
 
-SAME: Final = {"seed": "--seed", "lr": "--lr"}
+SAME: Final = {"steps": "--steps", "seed": "--seed", "lr": "--lr"}
 """Parts of a plan that a run keeps to its end, and the options that set them.
 
-The samples are drawn by the seed, and the schedule that is in the checkpoint has the rate.
+The samples are drawn by the seed; the schedule that is in the checkpoint has the rate, which falls over the
+steps.
 """
 
 
@@ -34,7 +35,7 @@ def moves_done(out: Path, plan: Plan) -> int:
 
     Raises:
         InputError: it has no checkpoint.
-        ConfigError: it had another seed or learning rate; those of before kept neither.
+        ConfigError: it had another length, seed or learning rate, as far as its checkpoint says so.
     """
     path = last_checkpoint(out)
     if not path.exists():

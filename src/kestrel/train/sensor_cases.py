@@ -78,10 +78,15 @@ def camera_names(cached: cache.CachedFrame) -> tuple[str, ...]:
 
 
 def _around(cached: cache.CachedFrame) -> Int64Array:
-    """Return the numbers of the cameras counter-clockwise from straight ahead."""
+    """Return the numbers of the cameras counter-clockwise from the one that looks ahead the most.
+
+    None need look straight ahead: one that is mounted a little to the right is still the first, not the last.
+    """
     ahead = cached.base_from_camera[:, :2, 2]  # the optical axis in base_link
-    bearing = np.degrees(np.arctan2(ahead[:, 1], ahead[:, 0]))
-    return np.argsort(np.round(bearing, 3) % 360, kind="stable")
+    bearing = np.round(np.degrees(np.arctan2(ahead[:, 1], ahead[:, 0])), 3)
+    # Of two that are as far from ahead the left one comes first, and the right one last.
+    first = min(bearing, key=lambda angle: (abs(angle), -angle), default=0.0)
+    return np.argsort(np.round(bearing - first, 3) % 360, kind="stable")
 
 
 def stamp_of(path: Path) -> int:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from kestrel.classes import EVENTS
 from kestrel.models.kestrel_video import KestrelVideo, VideoConfig
-from kestrel.pipelines.picture import crop_to_road
 from kestrel.pipelines.runtime import fast_arithmetic
+from kestrel.road_view import crop_to_road
 from kestrel.train import cache, drive_file
 from kestrel.train.loop import Task, fit
 from kestrel.train.plan import Plan

@@ -11,6 +11,7 @@ from kestrel_msgs.srv import RenderImages
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
+from kestrel.data.picture_reader import read_labels
 from kestrel.errors import InputError, describe
 from kestrel.pipelines.augment import Augmenter
 from kestrel.types import UInt8Array
@@ -19,7 +20,7 @@ from kestrel_nodes.on_device import device_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.picture_folder import PictureFolder, read_label_file
 from kestrel_nodes.qos import RELIABILITY, input_qos
-from kestrel_nodes.ros_arrays import image_message, read_labels
+from kestrel_nodes.ros_arrays import image_message
 
 SEEDS = 1 << 63
 PROCEDURAL = "scene"
@@ -92,10 +93,11 @@ class AugmentNode(KestrelNode[AugmentParameters]):
         """Answer one request; every picture is a job of its own, so that label images get their turn."""
         if not 1 <= request.count <= self.params.max_count:
             raise InputError(describe("count", expected=f"1 .. {self.params.max_count}", found=request.count))
-        folder = self._folder(request.output_folder)
+        folder, activation = self._folder(request.output_folder), self.activations
         for index in range(request.count):
             seed = (request.seed + index) % SEEDS
-            await self.in_worker("render", partial(self._render_one, request, seed, folder))
+            work = partial(self._render_one, request, seed, folder)
+            await self.in_worker("render", work, activation=activation)
             response.rendered = index + 1
         response.success = True
         response.message = f"written to {folder.path}" if folder else "published"

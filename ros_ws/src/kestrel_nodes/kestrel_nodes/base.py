@@ -141,16 +141,20 @@ class KestrelNode(WorkingNode[P]):
 
     def time_jumped(self, cause: str, source: Input | None = None) -> None:
         """Reset all state over time because time restarted, as told by ``source`` or (None) by the clock."""
-        self.get_logger().warning(f"{cause}: state over time is reset")
+        self.guard.warn(f"{cause}: state over time is reset")
         self.health["sync"].count("time_jumps")
         self.health["sync"].warn("time jump", cause)
         self.health["sync"].clear("time jump")
-        for port in self.inputs.values() if source is None else ():
-            port.guard.forget()
+        if source is None:
+            self.timing.clock_jumped()
+            for port in self.inputs.values():
+                port.guard.forget()
         self.reset(cause, source)
-        action = partial(self.reset_pipeline, cause, source)
-        drop = None if source is None else self.slots_of(source)
-        self.worker.before_next(self.guard.wrap(action, self.health["output"]), drop_waiting=drop)
+        action = self.guard.wrap(partial(self.reset_pipeline, cause, source), self.health["output"])
+        # What waits for another reason than a message (a request) is of no time.
+        void = self.inputs.values() if source is None else (source,)
+        drop = {slot for port in void for slot in self.slots_of(port)}
+        self.worker.before_next(source and source.topic, action, drop_waiting=drop)
 
     def slots_of(self, source: Input) -> tuple[str, ...]:
         """Return where work waits that is void once time of this input jumps back."""

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -42,23 +43,33 @@ INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
 OTHERS: Final = ("/", "~/output/", "~/debug/", "~/heartbeat", "~/render")
 """Beginnings of what topics.yaml may rename beside inputs."""
 
+EMPTY: Final = [""]
+"""What every node takes for an empty list, of strings or of numbers."""
+
 BOOLEANS = ["true", "false", "True", "False"]
 """What a switch of a launch file may be; `ros2 launch` refuses anything else and says so."""
 
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """How one node is started: its parameter files (later ones win) and (input, topic) pairs."""
+    """How one node is started: its parameter files (later ones win) and (input, topic) pairs.
+
+    emptied: parameters that the last file to name them sets to ``[]``. That has no type, so that ROS keeps
+    the list of an earlier file; ``EMPTY`` replaces it.
+    """
 
     name: str
     parameter_files: tuple[Path, ...]
     remappings: tuple[tuple[str, str], ...]
+    emptied: tuple[str, ...] = ()
 
     def arguments(self, *, use_sim_time: bool = False) -> list[str]:
         """Return the command-line arguments of the process."""
         arguments = ["--ros-args"]
         for path in self.parameter_files:
             arguments += ["--params-file", str(path)]
+        for name in self.emptied:
+            arguments += ["--param", f"{name}:={json.dumps(EMPTY)}"]
         for source, target in self.remappings:
             arguments += ["--remap", f"{source}:={target}"]
         return [*arguments, "--param", f"use_sim_time:={str(use_sim_time).lower()}"]
@@ -105,7 +116,10 @@ def node_config(folder: Path, node: str, rig: str | None = None) -> NodeConfig:
         name = overlay.name.removesuffix(".param.yaml")
         topics |= _topics(overlay.with_name(f"{name}.topics.yaml"), node)
     present = tuple(path for path in files if path.is_file())
-    return NodeConfig(node, present, tuple(_expanded(topics, _cameras(present, node))))
+    parameters = _parameters(present, node)
+    cameras = [camera for camera in parameters.get("cameras", []) if camera]
+    emptied = tuple(name for name, value in parameters.items() if value == [])
+    return NodeConfig(node, present, tuple(_expanded(topics, cameras)), emptied)
 
 
 def _find(folder: Path, name: str) -> Path:
@@ -145,9 +159,9 @@ def _is_input(source: str, node: str) -> bool:
     return any(re.fullmatch(pattern, source) for pattern in patterns)
 
 
-def _cameras(files: tuple[Path, ...], node: str) -> list[str]:
-    """Return the parameter ``cameras`` of ``node``, of the last file that sets it."""
-    cameras: list[str] = []
+def _parameters(files: tuple[Path, ...], node: str) -> dict[str, Any]:
+    """Return the parameters of ``node``, each of the last file that sets it; ``cameras`` are names."""
+    merged: dict[str, Any] = {}
     for path in files:
         content = _load(path)
         for section in ("/**", node, f"/{node}"):
@@ -156,10 +170,11 @@ def _cameras(files: tuple[Path, ...], node: str) -> list[str]:
                 parameters = parameters.get("ros__parameters") or {}
             if not isinstance(parameters, dict):
                 raise ValueError(f"{path}, {section}: expected ros__parameters, found {parameters!r}")
-            cameras = parameters.get("cameras", cameras)
+            cameras = parameters.get("cameras", [])
             if not isinstance(cameras, list) or not all(isinstance(camera, str) for camera in cameras):
                 raise ValueError(f'{path}, {section}: expected cameras like ["front"], found {cameras!r}')
-    return [camera for camera in cameras if camera]
+            merged |= parameters
+    return merged
 
 
 def _expanded(topics: Mapping[str, str], cameras: list[str]) -> Iterator[tuple[str, str]]:

@@ -7,21 +7,36 @@ A sweep takes 50 to 100 ms, in which a car moves by metres. There is no ROS in t
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
+from kestrel.data.trajectory import moved
+from kestrel.data.transform_buffer import TransformBuffer, invert
 from kestrel.errors import CalibrationError
 from kestrel.types import Float64Array, PointCloud
 from kestrel_nodes.health import Concern
 from kestrel_nodes.stamps import NANOSECONDS
-from kestrel_nodes.tf_buffer import TransformBuffer, invert, moved
 
 KNOTS: Final = 9
 """Poses over a sweep; linear motion between them errs by less than 1 mm at 1 rad/s and 50 m."""
 SHORTEST_S: Final = 1e-4
 """A sweep within so short a time is a snapshot."""
+
+
+@dataclass(frozen=True)
+class Deskewed:
+    """What became of a sweep: ``outcome`` in words, and why it could not be corrected."""
+
+    outcome: str
+    error: CalibrationError | None = None
+
+    def report(self, concern: Concern) -> None:
+        """Say it."""
+        concern.set("deskew", self.outcome)
+        text = None if self.error is None else f"motion within the sweep is not undone: {self.error}"
+        concern.check("deskew", text)
 
 
 class Deskewer:
@@ -37,35 +52,20 @@ class Deskewer:
         self._transforms = transforms
         self._fixed_frame = fixed_frame
         self._enabled = enabled
-        self.error: CalibrationError | None = None
-        """Why the last sweep could not be corrected."""
-        self.outcome = "no sweep yet"
 
-    def __call__(self, cloud: PointCloud) -> PointCloud:
+    def __call__(self, cloud: PointCloud) -> tuple[PointCloud, Deskewed]:
         """Return ``cloud`` as if all of it had been measured at its stamp; as it is where that cannot be."""
-        self.error = None
         times = cloud.time_s
         if not self._enabled:
-            self.outcome = "off"
-        elif times is None or not len(times):
-            self.outcome = "no time per point"
-        elif float(np.abs(times).max()) < SHORTEST_S:
-            self.outcome = "all points at once"
-        else:
-            try:
-                corrected = self._corrected(cloud, times.astype(np.float64))
-            except CalibrationError as error:
-                self.error, self.outcome = error, "no odometry"
-            else:
-                self.outcome = "on"
-                return corrected
-        return cloud
-
-    def report(self, concern: Concern) -> None:
-        """Say what became of the last sweep."""
-        concern.set("deskew", self.outcome)
-        text = None if self.error is None else f"motion within the sweep is not undone: {self.error}"
-        concern.check("deskew", text)
+            return cloud, Deskewed("off")
+        if times is None or not len(times):
+            return cloud, Deskewed("no time per point")
+        if float(np.abs(times).max()) < SHORTEST_S:
+            return cloud, Deskewed("all points at once")
+        try:
+            return self._corrected(cloud, times.astype(np.float64)), Deskewed("on")
+        except CalibrationError as error:
+            return cloud, Deskewed("no odometry", error)
 
     def _corrected(self, cloud: PointCloud, times: Float64Array) -> PointCloud:
         first, last = float(times.min()), float(times.max())

@@ -18,6 +18,8 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
+from kestrel.data.own_vehicle import OwnVehicle
+from kestrel.data.transform_buffer import TransformBuffer
 from kestrel.engine import EngineName
 from kestrel.errors import CalibrationError
 from kestrel.pipelines import Detector, load_detector
@@ -32,13 +34,11 @@ from kestrel_nodes.fusion_messages import detections_message, grid_messages, obj
 from kestrel_nodes.fusion_parameters import FusionParameters
 from kestrel_nodes.fusion_pictures import draw_from_above, draw_map, draw_overlay, markers_message
 from kestrel_nodes.fusion_warm_up import warm_up_frame
-from kestrel_nodes.own_vehicle import OwnVehicle
 from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ports import Input, Output
 from kestrel_nodes.qos import input_qos
 from kestrel_nodes.ros_arrays import image_message
 from kestrel_nodes.stamps import NANOSECONDS, stamp_message, stamp_ns
-from kestrel_nodes.tf_buffer import TransformBuffer
 from kestrel_nodes.transforms import listen
 
 FRAME: Final = "frame"
@@ -240,8 +240,9 @@ class FusionNode(KestrelNode[FusionParameters]):
         self.tracks_in = ""  # or tracks of another time would be waited for
 
     def _process(self, collected: Collected, earlier: tuple[PointCloud2, ...]) -> None:
+        health = self.fusion_health  # once: this may outlast a cleanup, after which there are other sensors
         try:
-            frame = self._build(collected, earlier)
+            frame = self._build(collected, earlier, health)
             output_from_base = self._output_from_base(frame.stamp_ns)
             boxes, bev_map = self.model.ask(lambda detector: detector.detect(frame))
             self._say_map(frame)
@@ -249,9 +250,9 @@ class FusionNode(KestrelNode[FusionParameters]):
             self._publish(frame, boxes, bev_map, output_from_base)
             self._publish_pictures(frame, boxes, bev_map)
         except Exception as error:
-            self.fusion_health.count_failure(collected, error)
+            health.count_failure(collected, error)
             raise
-        self.fusion_health.count_answers(collected, frame)
+        health.count_answers(collected, frame)
 
     def _say_map(self, frame: SensorFrame) -> None:
         if self.detector.layers:
@@ -291,16 +292,20 @@ class FusionNode(KestrelNode[FusionParameters]):
             else self.transforms.lookup(output_frame, base_frame, stamp)
         )
 
-    def _build(self, collected: Collected, earlier: tuple[PointCloud2, ...]) -> SensorFrame:
+    def _build(
+        self, collected: Collected, earlier: tuple[PointCloud2, ...], health: FusionHealth
+    ) -> SensorFrame:
         built = BuiltFrame()
         frame = None
         try:
             frame = self.builder.build(collected, earlier, built)
         finally:
-            self.fusion_health.report(collected, frame, built)
-            self.builder.deskewer.report(self.health["calibration"])
+            self.refuse_outlasted()
+            health.report(collected, frame, built)
+            if built.deskewed is not None:
+                built.deskewed.report(self.health["calibration"])
         for change in built.changes:
-            self.get_logger().info(f"calibration: {change}")
+            self.guard.inform(f"calibration: {change}")
         return frame
 
     def _publish(

@@ -17,20 +17,27 @@ from typing import Any, Final
 
 import numpy as np
 
+from kestrel.data.camera_info import CameraInfo, Intrinsics, read_camera_info
+from kestrel.data.cloud_reader import read_cloud
+from kestrel.data.own_vehicle import NO_BOX, OwnVehicle
+from kestrel.data.picture_reader import read_image
+from kestrel.data.trajectory import moved
+from kestrel.data.transform_buffer import TransformBuffer, invert
+from kestrel.data.undistorter import Undistorter
 from kestrel.errors import CalibrationError, InputError, KestrelError, describe
 from kestrel.pipelines.detector import chosen_sweeps
+from kestrel.pipelines.fusion_frame import lidar_takes_part
 from kestrel.types import Calibration, Float64Array, Image, PointCloud, SensorFrame
-from kestrel_nodes.calibration import CameraInfo, Intrinsics, Undistorter, read_camera_info
 from kestrel_nodes.collector import LIDAR, Collected
-from kestrel_nodes.deskew import Deskewer
-from kestrel_nodes.own_vehicle import NO_BOX, OwnVehicle
+from kestrel_nodes.deskew import Deskewed, Deskewer
 from kestrel_nodes.picture_watch import PictureWatch
-from kestrel_nodes.ros_arrays import read_cloud, read_image
 from kestrel_nodes.stamps import NANOSECONDS, stamp_ns
-from kestrel_nodes.tf_buffer import TransformBuffer, invert, moved
 
 DECODERS: Final = os.cpu_count() or 1
 """Pictures that are decoded at a time, at most."""
+
+UNUSABLE: Final = "all are NaN, infinite, too far or of the vehicle itself"
+"""Why none is left of the points of a sweep."""
 
 
 @dataclass
@@ -40,7 +47,8 @@ class BuiltFrame:
     excluded: by sensor, why it could not take part. no_motion: why earlier sweeps were left out, or None.
     standing: why pictures count as taken where the vehicle is at the stamp of the frame, or None.
     changes: calibrations that are not what they were. notes: what was not understood of the cloud.
-    points: counters of points that were left out.
+    points: counters of points that were left out. deskewed: what became of the motion within the sweep of the
+    frame itself, None without one.
     """
 
     excluded: dict[str, KestrelError] = field(default_factory=dict)
@@ -49,6 +57,7 @@ class BuiltFrame:
     changes: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
     points: Counter[str] = field(default_factory=Counter)
+    deskewed: Deskewed | None = None
 
 
 class FrameBuilder:
@@ -138,7 +147,12 @@ class FrameBuilder:
             )
             raise built.excluded[leading]
         pose = self._pose(collected.stamp_ns)
-        return SensorFrame(collected.stamp_ns, self.base_frame, cloud, images, calibrations, sweeps, pose)
+        frame = SensorFrame(collected.stamp_ns, self.base_frame, cloud, images, calibrations, sweeps, pose)
+        if cloud is None or lidar_takes_part(frame):
+            return frame
+        found = "an empty cloud" if built.points["empty_clouds"] else f"none: {UNUSABLE}"
+        built.excluded[LIDAR] = InputError(describe("usable points", expected="at least one", found=found))
+        return replace(frame, cloud=None, sweeps=())
 
     def _pose(self, stamp: int) -> Float64Array | None:
         """Return where the vehicle is in the frame that stands still, None without odometry."""
@@ -210,7 +224,8 @@ class FrameBuilder:
                 empty_clouds=int(decoded.total == 0),
                 own_points=int(own.sum()),
             )
-            self._sweeps[stamp] = self.deskewer(decoded.cloud.chosen(~own) if own.any() else decoded.cloud)
+            measured = decoded.cloud.chosen(~own) if own.any() else decoded.cloud
+            self._sweeps[stamp], built.deskewed = self.deskewer(measured)
         return self._sweeps[stamp]
 
     def _base_from_lidar(self, sweep: PointCloud) -> Float64Array:
@@ -243,7 +258,7 @@ class FrameBuilder:
         clean = self.undistorter(name, picture.data, intrinsics)
         self._note_change(name, intrinsics, base_from_camera, built)
         motion = self._motion(collected.stamp_ns, collected.skews_ns[name], built)
-        return Image(clean, stamp, frame_id), intrinsics.calibration(motion @ base_from_camera)
+        return Image(clean, stamp, frame_id), intrinsics.calibration(motion @ base_from_camera).pinhole
 
     def _motion(self, now_ns: int, skew_ns: int, built: BuiltFrame) -> Float64Array:
         """Return where the vehicle was ``skew_ns`` after ``now_ns``, as of where it is then, (4, 4)."""

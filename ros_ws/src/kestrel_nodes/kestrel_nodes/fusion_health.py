@@ -12,7 +12,7 @@ from typing import Final
 from kestrel.errors import CalibrationError
 from kestrel.types import SensorFrame
 from kestrel_nodes.collector import LIDAR, Collected, Collector
-from kestrel_nodes.fusion_frame import BuiltFrame
+from kestrel_nodes.fusion_frame import UNUSABLE, BuiltFrame
 from kestrel_nodes.health import Health, Level
 from kestrel_nodes.ports import Input
 from kestrel_nodes.stamps import stamp_ns
@@ -151,8 +151,7 @@ class FusionHealth:
             and not len(frame.cloud)
             and not built.points["empty_clouds"]
         )
-        text = "no usable point: all are NaN, infinite, too far or of the vehicle itself"
-        concern.check("unusable", text if unusable else None)
+        concern.check("unusable", f"no usable point: {UNUSABLE}" if unusable else None)
         concern.check("layout", "; ".join(built.notes) or None)
 
     def show_unused(self, collector: Collector) -> None:

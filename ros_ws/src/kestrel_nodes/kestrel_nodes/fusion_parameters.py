@@ -7,13 +7,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
+from kestrel.data.own_vehicle import OwnVehicle
 from kestrel.engine import EngineName
 from kestrel.errors import ConfigError, describe
 from kestrel.pipelines.runtime import Precision
 from kestrel_nodes.box_selection import BoxSelection
 from kestrel_nodes.collector import LIDAR, CollectorSettings
 from kestrel_nodes.on_device import device_parameter
-from kestrel_nodes.own_vehicle import OwnVehicle, own_vehicle_parameter
+from kestrel_nodes.own_vehicle import own_vehicle_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.qos import RELIABILITY
 

@@ -5,17 +5,26 @@
 from __future__ import annotations
 
 import inspect
+import re
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from kestrel.errors import InputError, KestrelError
+from kestrel.errors import InputError, KestrelError, SetupError
 from kestrel_nodes.health import Concern
 
 LOG_PERIOD_S = 5.0
-"""The same text is logged again only after this long; every occurrence is counted."""
+"""The same text, whatever its numbers, is logged again only after this long; every occurrence is counted."""
+
+
+_NUMBER: Final = re.compile(r"(?<![\w/])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+"""A number that belongs to no name."""
+
+
+class UntimelyError(SetupError):
+    """What was asked for cannot be done because the node is not, or no longer, active; it is sound."""
 
 
 class Logger(Protocol):
@@ -26,6 +35,9 @@ class Logger(Protocol):
 
     def warning(self, message: str) -> object:
         """Log ``message`` at WARN."""
+
+    def info(self, message: str) -> object:
+        """Log ``message`` at INFO."""
 
 
 def _without_traceback(error: Exception) -> Exception:
@@ -96,13 +108,13 @@ class Guard:
         return guarded
 
     def _refuse(self, error: Exception, response: Any, concern: Concern) -> None:
-        """Say why a request failed; only a request that was itself wrong leaves the node healthy."""
+        """Say why a request failed; of one that was wrong, or came at the wrong time, the node is healthy."""
         concern.count("refused_requests")
         if isinstance(error, KestrelError):
             self.log(error)
         else:
             self._bug(error, concern, key="service")
-        if isinstance(error, KestrelError) and not isinstance(error, InputError):
+        if isinstance(error, KestrelError) and not isinstance(error, (InputError, UntimelyError)):
             concern.error("service", str(error))
         if hasattr(response, "success"):
             response.success = False
@@ -111,18 +123,26 @@ class Guard:
 
     def log(self, error: KestrelError) -> None:
         """Log bad data, the same text at most every few seconds."""
-        text = str(error)
+        self.warn(str(error))
+
+    def warn(self, text: str) -> None:
+        """Log ``text`` at WARN, at most every few seconds."""
         if self._due(text):
             self._logger.warning(text)
 
+    def inform(self, text: str) -> None:
+        """Log ``text`` at INFO, at most every few seconds."""
+        if self._due(text):
+            self._logger.info(text)
+
     def _due(self, text: str) -> bool:
         """Whether ``text`` is to be logged now; called from the executor and the worker thread."""
-        now = time.monotonic()
+        key, now = _NUMBER.sub("#", text), time.monotonic()
         with self._lock:
-            if now - self._logged.get(text, -LOG_PERIOD_S) < LOG_PERIOD_S:
+            if now - self._logged.get(key, -LOG_PERIOD_S) < LOG_PERIOD_S:
                 return False
             self._logged = {old: then for old, then in self._logged.items() if now - then < LOG_PERIOD_S}
-            self._logged[text] = now
+            self._logged[key] = now
         return True
 
     def _bug(self, error: Exception, concern: Concern, key: str = "exception") -> None:

@@ -76,6 +76,12 @@ class Concern:
             elif problem is not None:
                 problem.cleared = True
 
+    def forget(self) -> None:
+        """Forget all counters and values; problems stay until they were published."""
+        with self._lock:
+            self._counters.clear()
+            self._values.clear()
+
     def clear_all(self) -> None:
         """End all problems."""
         with self._lock:

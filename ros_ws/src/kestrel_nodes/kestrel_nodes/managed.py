@@ -4,19 +4,22 @@
 
 from __future__ import annotations
 
+import difflib
 import traceback
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_msgs.msg import Header
 
-from kestrel.errors import ConfigError, KestrelError
+from kestrel.errors import ConfigError, InputError, KestrelError, describe
 from kestrel_nodes.guard import Guard
 from kestrel_nodes.health import Health
 from kestrel_nodes.parameters import NodeParameters, build, specs
@@ -46,6 +49,10 @@ class ManagedNode(LifecycleNode, Generic[P]):
         for concern in CONCERNS:
             self.health[concern].clear("")
         self._declare_parameters()
+        self._unknown = self._unknown_parameters()
+        for text in self._unknown:
+            self.get_logger().warning(text)
+        self._say_unknown_parameters()
         self._guard_transitions()
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._heartbeat_publisher = self.create_publisher(Header, "~/heartbeat", 10)
@@ -91,6 +98,26 @@ class ManagedNode(LifecycleNode, Generic[P]):
             )
             self.declare_parameter(spec.name, default, descriptor)
         self.add_on_set_parameters_callback(self._on_set_parameters)
+
+    def _unknown_parameters(self) -> list[str]:
+        """Return what is said of parameters that were set at the start and that no node of this kind has."""
+        known = [spec.name for spec in specs(self.parameters_type)]
+        # rclpy declares those of its own that it knows: use_sim_time, start_type_description_service.
+        unknown = [
+            name
+            for name in self._parameter_overrides
+            if not self.has_parameter(name) and not name.startswith("qos_overrides.")
+        ]
+        said = []
+        for name in unknown:
+            nearest = [f" (the nearest is {near})" for near in difflib.get_close_matches(name, known, 1)]
+            said.append(describe("parameter", expected="a known one" + "".join(nearest), found=name))
+        return said
+
+    def _say_unknown_parameters(self) -> None:
+        """Warn of them as long as the node lives; one in a section `/**` may be meant for another node."""
+        if self._unknown:
+            self.health[LIFE_CYCLE].warn("parameters", "; ".join(self._unknown))
 
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         allowed = {spec.name: spec for spec in specs(self.parameters_type)}
@@ -149,6 +176,8 @@ class ManagedNode(LifecycleNode, Generic[P]):
         self._transition("clean up", self.to_unconfigured, "unconfigured")
         for concern in CONCERNS:
             self.health[concern].clear_all()
+            self.health[concern].forget()  # of another configuration than the next
+        self._say_unknown_parameters()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -188,7 +217,17 @@ class ManagedNode(LifecycleNode, Generic[P]):
     def _guard_transitions(self) -> None:
         """Answer an impossible transition with failure; rclpy would let its error end the process."""
         service = self._service_change_state
-        service.callback = self.guard.wrap_service(service.callback, self.health[LIFE_CYCLE])
+        change_state = service.callback
+
+        def changed(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+            try:
+                return change_state(request, response)
+            except rclpy_implementation.RCLError:
+                name = request.transition.label or f"number {request.transition.id}"
+                expected = f"one from the state {self.state_label}"
+                raise InputError(describe("transition", expected=expected, found=name)) from None
+
+        service.callback = self.guard.wrap_service(changed, self.health[LIFE_CYCLE])
 
     def shut_down(self) -> None:
         """Stop and free everything before the process exits, whatever the state."""

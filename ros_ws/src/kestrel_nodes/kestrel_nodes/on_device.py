@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import torch
 
 from kestrel.engine.device import AUTO, gpu_failure
-from kestrel.errors import ModelError, SetupError, describe
+from kestrel.errors import ModelError, describe
 from kestrel.pipelines.runtime import give_memory_back
+from kestrel_nodes.guard import UntimelyError
 from kestrel_nodes.parameters import parameter
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class OnDevice(Generic[PipelineT]):
     """
 
     def __init__(self, node: WorkingNode[Any], device: str, start: Callable[[str], PipelineT]) -> None:
-        self._concern, self._logger = node.health["model"], node.get_logger()
+        self._node, self._concern, self._logger = node, node.health["model"], node.get_logger()
         self._device, self._start = device, start
         self._pipeline: PipelineT | None = None
         self._freed = False
@@ -75,11 +76,11 @@ class OnDevice(Generic[PipelineT]):
         """The pipeline.
 
         Raises:
-            SetupError: the node was cleaned up, which a message in work may outlast.
+            UntimelyError: the node was cleaned up, which a message in work may outlast.
         """
         pipeline = self._pipeline  # once: a cleanup may go on in the other thread
         if pipeline is None:
-            raise SetupError(describe("pipeline", expected="that of a configured node", found="none"))
+            raise UntimelyError(describe("pipeline", expected="that of a configured node", found="none"))
         return pipeline
 
     def free(self) -> None:
@@ -93,8 +94,10 @@ class OnDevice(Generic[PipelineT]):
 
         Raises:
             ModelError: the GPU failed and was asked for by name; the next question goes to it again.
-            SetupError: there is no pipeline any more.
+            UntimelyError: there is no pipeline any more, or the node was deactivated without waiting for the
+                answer, which would come late in what is another activation by now.
         """
+        self._node.refuse_outlasted()
         where = self.pipeline.device
         try:
             answer = question(self.pipeline)
@@ -103,11 +106,14 @@ class OnDevice(Generic[PipelineT]):
                 raise
             failure = self._failure(error)
         else:
+            self._node.refuse_outlasted()
             self._concern.clear("pipeline")
             return answer
         # Here and not above, where the error would keep what it met in the memory of the GPU.
         self._move_to_cpu(str(where), failure)
-        return question(self.pipeline)
+        answer = question(self.pipeline)
+        self._node.refuse_outlasted()
+        return answer
 
     def _failure(self, error: Exception) -> str:
         """Return what the GPU failed with; raise ``error`` if that is of none, ModelError if it must stay."""

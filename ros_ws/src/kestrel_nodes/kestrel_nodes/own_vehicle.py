@@ -1,62 +1,16 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Points that a LiDAR measures on the vehicle that carries it: roof, mirrors, mast.
-
-The networks have seen no such points in training and take them for an obstacle where the vehicle is.
-"""
+"""The parameter that every node with a LiDAR has."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kestrel.errors import ConfigError, describe
-from kestrel.types import Float64Array, PointCloud
+from kestrel.data.own_vehicle import FIELDS
 from kestrel_nodes.parameters import parameter
-from kestrel_nodes.tf_buffer import moved
-
-FIELDS: Final = "x_min, y_min, z_min, x_max, y_max, z_max"
 
 
 def own_vehicle_parameter() -> Any:
-    """Return the parameter that every node with a LiDAR has."""
+    """Return the box of the vehicle's own points, see `kestrel.data.own_vehicle`."""
     text = f"Box around the vehicle in base_frame, metres: {FIELDS}. Points in it are its own; empty: none."
     return parameter((), text, minimum=-100.0, maximum=100.0)
-
-
-class OwnVehicle:
-    """A box that is fixed to the vehicle.
-
-    Args:
-        box_m: ``x_min, y_min, z_min, x_max, y_max, z_max`` in the frame of the vehicle; empty for no box.
-
-    Raises:
-        ConfigError: not six numbers, or a box without a volume.
-    """
-
-    def __init__(self, box_m: tuple[float, ...]) -> None:
-        self._low = np.array(box_m[:3], np.float32)
-        self._high = np.array(box_m[3:], np.float32)
-        if box_m and not (len(box_m) == 6 and (self._low < self._high).all()):
-            expected = f"nothing, or {FIELDS} with each min below its max"
-            raise ConfigError(describe("parameter own_vehicle_box_m", expected=expected, found=box_m))
-
-    def holds(self, sweep: PointCloud, base_from_lidar: Float64Array) -> NDArray[np.bool_]:
-        """Return which points of ``sweep``, in the frame of its LiDAR, are the vehicle's own (N,).
-
-        To be asked before motion within the sweep is undone: these points move with the vehicle.
-        """
-        if not self._low.size:
-            return np.zeros(len(sweep), np.bool_)
-        inside = np.ones(len(sweep), np.bool_)
-        # Axis by axis: whether all of three values are so, numpy asks point by point.
-        columns = moved(sweep.points, base_from_lidar).T[:3]
-        for values, low, high in zip(columns, self._low, self._high, strict=True):
-            inside &= (values >= low) & (values <= high)
-        return inside
-
-
-NO_BOX: Final = OwnVehicle(())
-"""All points count."""

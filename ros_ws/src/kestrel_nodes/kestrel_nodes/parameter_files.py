@@ -48,7 +48,7 @@ def yaml_text(node: str, kind: type[NodeParameters]) -> str:
     for spec in specs(kind):
         text = f"{spec.description} ({spec.allowed})"
         lines += [f"    # {line}" for line in textwrap.wrap(text, WIDTH - 6)]
-        # An empty list has no type in YAML, and ROS refuses it: [""] stands for one of strings alone.
+        # [] has no type in YAML, and ROS takes it for a parameter that is not set; [""] is one of strings.
         bare = spec.default == () and spec.type_name == "double[]"
         lines.append(
             f"    # {spec.name}: [0.0, ...]" if bare else f"    {spec.name}: {literal(spec.default)}"

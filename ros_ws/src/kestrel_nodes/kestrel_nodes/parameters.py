@@ -100,12 +100,15 @@ class ParameterSpec:
             return value if isinstance(value, int) and not isinstance(value, bool) else None
         if self.type is float:
             return _number(value)
+        if value is None:  # ROS cannot type an empty list in YAML: [] comes as this
+            return ()
         if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
             return None
+        # Nor does [] replace the list of an earlier file; [""] does, and is empty, too.
+        items = [item for item in value if item != ""]
         if self.type == tuple[str, ...]:
-            # ROS cannot type an empty list in YAML; [""] is how an empty string list is written there.
-            return tuple(item for item in value if item) if all(isinstance(v, str) for v in value) else None
-        numbers = tuple(_number(item) for item in value)
+            return tuple(items) if all(isinstance(item, str) for item in items) else None
+        numbers = tuple(_number(item) for item in items)
         return None if None in numbers else typing.cast("tuple[float, ...]", numbers)
 
     def _within(self, element: object) -> bool:

@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from kestrel.data.picture_header import check_compressed
 from kestrel.errors import InputError, SetupError, describe
 from kestrel.types import UInt8Array
-from kestrel_nodes.picture_header import check_compressed
 
 
 def below(root: str, name: str, *, what: str) -> Path:

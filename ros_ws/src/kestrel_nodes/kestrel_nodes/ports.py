@@ -42,9 +42,13 @@ class Output:
             return False
 
     def publish(self, message: Any) -> None:
-        """Send ``message``; the caller has set the header of the data that caused it."""
-        self.publisher.publish(message)
-        self.published += 1
+        """Send ``message``; the caller has set the header of the data that caused it.
+
+        Of a node that was deactivated while the message was in work it is not sent, nor counted.
+        """
+        if self.publisher.is_activated:
+            self.publisher.publish(message)
+            self.published += 1
 
 
 class Input:

@@ -13,6 +13,10 @@ from sensor_msgs.msg import PointCloud2
 from vision_msgs.msg import LabelInfo, VisionClass
 
 from kestrel.classes import IGNORE, POINT_CLASSES, POINT_COLOURS, SEMANTIC_KITTI_CLASSES, Rgb
+from kestrel.data.cloud_reader import DecodedCloud, read_cloud
+from kestrel.data.own_vehicle import OwnVehicle
+from kestrel.data.trajectory import moved
+from kestrel.data.transform_buffer import TransformBuffer
 from kestrel.errors import ConfigError, describe
 from kestrel.label_maps import POINT_CLASS_OF_KITTI
 from kestrel.pipelines.runtime import Precision
@@ -22,17 +26,10 @@ from kestrel.types import Float32Array, Float64Array, PointCloud, PointLabels, U
 from kestrel_nodes.base import KestrelNode
 from kestrel_nodes.deskew import Deskewer
 from kestrel_nodes.on_device import device_parameter
-from kestrel_nodes.own_vehicle import OwnVehicle, own_vehicle_parameter
+from kestrel_nodes.own_vehicle import own_vehicle_parameter
 from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.qos import RELIABILITY, input_qos
-from kestrel_nodes.ros_arrays import (
-    DecodedCloud,
-    chosen_points,
-    cloud_message,
-    finite_points,
-    read_cloud,
-)
-from kestrel_nodes.tf_buffer import TransformBuffer, moved
+from kestrel_nodes.ros_arrays import chosen_points, cloud_message, finite_points
 from kestrel_nodes.transforms import listen
 
 NO_CLASS_COLOUR = (96, 96, 96)
@@ -184,8 +181,8 @@ class SegmentationNode(KestrelNode[SegmentationParameters]):
         self._report(decoded)
         base_from_cloud = self._base_from(decoded.cloud)
         own = self.own_vehicle.holds(decoded.cloud, base_from_cloud)
-        cloud = self.deskewer(decoded.cloud.chosen(~own) if own.any() else decoded.cloud)
-        self.deskewer.report(self.health["calibration"])
+        cloud, deskewed = self.deskewer(decoded.cloud.chosen(~own) if own.any() else decoded.cloud)
+        deskewed.report(self.health["calibration"])
         labels = self.model.ask(
             lambda segmenter: segmenter.segment(self._placed(cloud, base_from_cloud, segmenter))
         )

@@ -60,6 +60,10 @@ class Meter:
             for status in deserialize(raw, DIAGNOSTIC_ARRAY).status:
                 self.said[status.name] = {pair.key: pair.value for pair in status.values}
 
+    def wait_for_room(self, seconds: float) -> bool:
+        """Return at once: nothing waits to be written."""
+        return True
+
     def close(self) -> None:
         """Nothing is kept open."""
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
@@ -28,6 +28,13 @@ PAUSED_S = 0.6
 """Longer than the slowest /clock in use (10 Hz at rate 0.25) pauses between two messages."""
 
 
+class Start(NamedTuple):
+    """When work began (time.monotonic()), and how often the clock had jumped by then."""
+
+    at: float
+    jumps: int
+
+
 class Timing:
     """Publishes the debug timing topics and judges the latency."""
 
@@ -36,6 +43,7 @@ class Timing:
         self._outputs: dict[str, Output] = {}
         self._last_done: float | None = None
         self._late_since: float | None = None
+        self._jumps = 0
 
     def start(self) -> None:
         """Create the topics ``~/debug/{processing_time,pipeline_latency,cyclic_time}_ms``."""
@@ -51,14 +59,24 @@ class Timing:
         """Forget the previous output, which was before the node paused."""
         self._last_done = self._late_since = None
 
-    def done(self, started: float, stamp_ns: int) -> None:
-        """Note that work on data of ``stamp_ns``, begun at ``started`` (time.monotonic()), is published."""
+    def clock_jumped(self) -> None:
+        """Note that the clock was set back."""
+        self._jumps += 1
+
+    def begin(self) -> Start:
+        """Note that work begins; the answer is for `done`."""
+        return Start(time.monotonic(), self._jumps)
+
+    def done(self, start: Start, stamp_ns: int) -> None:
+        """Note that work on data of ``stamp_ns``, which began with ``start``, is published."""
         now = time.monotonic()
         latency_ms = (self._node.get_clock().now().nanoseconds - stamp_ns) / 1e6
-        self._report("processing_time_ms", (now - started) * 1e3)
+        self._report("processing_time_ms", (now - start.at) * 1e3)
         if self._last_done is not None:
             self._report("cyclic_time_ms", (now - self._last_done) * 1e3)
         self._last_done = now
+        if start.jumps != self._jumps:  # the stamp is of the time before, the clock of the time after
+            return
         concern = self._node.health["latency"]
         tolerance_s = self._node.params.clock_tolerance_s
         if abs(latency_ms) > tolerance_s * 1e3:

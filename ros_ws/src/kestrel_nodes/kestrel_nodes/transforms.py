@@ -10,9 +10,9 @@ from typing import Any
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from tf2_msgs.msg import TFMessage
 
+from kestrel.data.transform_buffer import TransformBuffer
 from kestrel_nodes.base import KestrelNode
 from kestrel_nodes.stamps import stamp_ns
-from kestrel_nodes.tf_buffer import TransformBuffer
 
 DYNAMIC_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 STATIC_QOS = QoSProfile(

@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 from vision_msgs.msg import Classification, ObjectHypothesis
 
+from kestrel.data.picture_reader import read_image
 from kestrel.errors import ConfigError, describe
 from kestrel.pipelines.video import VideoUnderstanding
 from kestrel.types import ActionScores, Image
@@ -23,7 +24,6 @@ from kestrel_nodes.parameters import NodeParameters, parameter
 from kestrel_nodes.picture_watch import PictureWatch
 from kestrel_nodes.ports import Input, Output
 from kestrel_nodes.qos import RELIABILITY, input_qos
-from kestrel_nodes.ros_arrays import read_image
 
 WARM_UP_SIZE = (256, 704, 3)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 
 POLL_S = 0.02
@@ -65,8 +65,9 @@ class Worker:
         self._name = name
         self._condition = threading.Condition()
         self._waiting: dict[str, Job] = {}
-        self._urgent: list[Callable[[], None]] = []
+        self._urgent: dict[object, Callable[[], None]] = {}
         self._running = False
+        self._given_up = False
         self._busy_since: float | None = None
         self._thread: threading.Thread | None = None
 
@@ -87,20 +88,25 @@ class Worker:
         if replaced is not None:
             replaced.superseded()
 
-    def before_next(self, action: Callable[[], None], *, drop_waiting: tuple[str, ...] | None = None) -> None:
-        """Run ``action`` in the worker before its next job.
+    def before_next(self, key: object, action: Callable[[], None], *, drop_waiting: Collection[str]) -> None:
+        """Run ``action`` in the worker before its next job, be it after the next `start`.
 
         Args:
+            key: at most one action waits under a key, the newest, so that none pile up while nothing runs.
             action: must not raise.
-            drop_waiting: slots whose waiting jobs are superseded at once; None for all.
+            drop_waiting: slots whose waiting jobs are superseded at once.
         """
         with self._condition:
-            slots = tuple(self._waiting) if drop_waiting is None else drop_waiting
-            dropped = [self._waiting.pop(slot) for slot in slots if slot in self._waiting]
-            self._urgent.append(action)
+            dropped = [self._waiting.pop(slot) for slot in drop_waiting if slot in self._waiting]
+            self._urgent[key] = action
             self._condition.notify()
         for job in dropped:
             job.superseded()
+
+    def forget_actions(self) -> None:
+        """Run no action that waits: what it is about is gone."""
+        with self._condition:
+            self._urgent.clear()
 
     @property
     def busy_s(self) -> float:
@@ -113,13 +119,17 @@ class Worker:
         """Whether the thread exists."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def outlasted(self) -> bool:
+        """Whether the caller is a job that `stop` did not wait for: what it finds out is for nobody."""
+        return self._given_up and threading.current_thread() is self._thread
+
     def stop(self, timeout_s: float) -> bool:
         """Supersede the waiting jobs and wait for the current one; False if it did not end in time."""
         with self._condition:
             self._running = False
             dropped = list(self._waiting.values())
             self._waiting.clear()
-            self._urgent.clear()
             self._condition.notify()
             thread = self._thread
         for job in dropped:
@@ -127,6 +137,9 @@ class Worker:
         if thread is None:
             return True
         thread.join(timeout_s)
+        with self._condition:
+            # Of a job that ended meanwhile the thread may live for a moment longer.
+            self._given_up = thread.is_alive() and self._busy_since is not None
         return not thread.is_alive()
 
     def _work(self) -> None:
@@ -139,9 +152,10 @@ class Worker:
                 work = self._take()
                 self._busy_since = time.monotonic()
             work()
-            self._busy_since = None
+            with self._condition:  # or `stop` might give up a job that has just ended, and with it the next
+                self._busy_since, self._given_up = None, False
 
     def _take(self) -> Callable[[], None]:
         if self._urgent:
-            return self._urgent.pop(0)
+            return self._urgent.pop(next(iter(self._urgent)))
         return self._waiting.pop(next(iter(self._waiting))).run

@@ -4,23 +4,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import PublisherEventCallbacks
-from rclpy.exceptions import InvalidHandle
 from rclpy.service import Service
 from rclpy.timer import Timer
 
-from kestrel.errors import CalibrationError, ModelError, SetupError, describe
+from kestrel.errors import CalibrationError, ModelError, describe
 from kestrel.pipelines.runtime import give_memory_back
 from kestrel.weights import Manifest
+from kestrel_nodes.guard import UntimelyError
 from kestrel_nodes.health import Level
 from kestrel_nodes.managed import ManagedNode
+from kestrel_nodes.offered_service import OfferedService
 from kestrel_nodes.on_device import OnDevice, PipelineT
 from kestrel_nodes.parameters import NodeParameters
 from kestrel_nodes.ports import Output
@@ -47,7 +46,10 @@ class WorkingNode(ManagedNode[P]):
         self._debug_outputs: list[Output] = []
         self._setup_models: list[OnDevice[Any]] = []
         self._setup_timers: list[Timer] = []
-        self._setup_services: list[Service] = []
+        self._setup_services: list[OfferedService] = []
+        self._retired_services: list[OfferedService] = []
+        self.activations = 0
+        """How often the node has become active."""
 
     def setup(self) -> None:
         """Create inputs and outputs, load the pipeline and warm it up; any error fails configure."""
@@ -97,13 +99,19 @@ class WorkingNode(ManagedNode[P]):
         """Offer ``~/<topic>`` until cleanup; ``callback(request, response)`` returns the response.
 
         A coroutine function may wait (`in_worker`) while everything else goes on; requests come one by one.
+        One that is in work at cleanup is answered all the same.
         """
         wrapped = self.guard.wrap_service(callback, self.health["output"])
         group = MutuallyExclusiveCallbackGroup()
         service = self.create_service(kind, f"~/{topic}", wrapped, callback_group=group)
-        service.send_response = _unless_destroyed(service.send_response)
-        self._setup_services.append(service)
+        self._setup_services.append(OfferedService(service))
         return service
+
+    @property
+    def services(self) -> Iterator[Service]:
+        """The services that take requests, which those that only wait for their last answer do no more."""
+        retired = [offered.service for offered in self._retired_services]
+        return (service for service in super().services if service not in retired)
 
     def submit(
         self,
@@ -128,16 +136,23 @@ class WorkingNode(ManagedNode[P]):
         run = partial(self._run, work, stamp_ns, on_error, on_done)
         self.worker.submit(slot, Job(run, superseded or partial(self.health["sync"].count, "superseded")))
 
-    async def in_worker(self, slot: str, work: Callable[[], object]) -> None:
+    async def in_worker(self, slot: str, work: Callable[[], object], *, activation: int) -> None:
         """Run ``work`` in the worker and wait for it without holding up the executor; raises what it raised.
 
+        Args:
+            slot: at most one job waits in a slot.
+            work: what to do.
+            activation: ``activations`` when the request came, which does not go on in a later one.
+
         Raises:
-            SetupError: the node is not active, or newer work for ``slot`` came first.
+            UntimelyError: the node is not active, or is again, or newer work for ``slot`` came first.
         """
         if not self.active:
-            raise SetupError(describe("node state", expected="active", found=self.state_label))
+            raise UntimelyError(describe("node state", expected="active", found=self.state_label))
+        if activation != self.activations:
+            raise _deactivated_meanwhile()
         outcome = Outcome()
-        newer = SetupError(f"{slot}: given up for a newer request, or because the node stopped")
+        newer = UntimelyError(f"{slot}: given up for a newer request, or because the node stopped")
         self.worker.submit(slot, Job(partial(outcome.run, work), partial(outcome.fail, newer)))
         await outcome
 
@@ -154,6 +169,15 @@ class WorkingNode(ManagedNode[P]):
         """Whether anybody subscribes to any output that is not latched."""
         return any(output.wanted for output in self.outputs.values() if not output.latched)
 
+    def refuse_outlasted(self) -> None:
+        """Let nothing come of a job that the last deactivation did not wait for.
+
+        Raises:
+            UntimelyError: the caller is one.
+        """
+        if self.worker.outlasted:
+            raise _deactivated_meanwhile()
+
     def _run(
         self,
         work: Callable[[], None],
@@ -161,17 +185,19 @@ class WorkingNode(ManagedNode[P]):
         on_error: Callable[[Exception], None] | None,
         on_done: Callable[[], None] | None,
     ) -> None:
-        started = time.monotonic()
+        timing = self.timing  # once: a cleanup may go on in the other thread
+        start = timing.begin()
         error = self.guard.call(work, self.health["output"])
-        for kind, concern in ((ModelError, "model"), (CalibrationError, "calibration")):
-            self.health[concern].check(
-                "pipeline", str(error) if isinstance(error, kind) else None, level=Level.ERROR
-            )
+        outlasted = self.worker.outlasted
+        if outlasted and error is None:
+            error = _deactivated_meanwhile()
+        if not outlasted:
+            self._say_failure(error)
         if error is None:
             if on_done is not None:
                 on_done()
             if stamp is not None:
-                self.timing.done(started, stamp)
+                timing.done(start, stamp)
         elif on_error is not None:
             on_error(error)
         if not self.active:  # nobody waited for the end of this work
@@ -180,6 +206,12 @@ class WorkingNode(ManagedNode[P]):
                 error = None  # it keeps what it met in memory
                 give_memory_back()
 
+    def _say_failure(self, error: Exception | None) -> None:
+        for kind, concern in ((ModelError, "model"), (CalibrationError, "calibration")):
+            self.health[concern].check(
+                "pipeline", str(error) if isinstance(error, kind) else None, level=Level.ERROR
+            )
+
     def to_configured(self) -> None:
         """Create everything and warm the pipeline up."""
         self.timing.start()
@@ -187,6 +219,7 @@ class WorkingNode(ManagedNode[P]):
 
     def to_active(self) -> None:
         """Start the worker."""
+        self.activations += 1
         self.timing.restart()
         self.worker.start()
         self.started()
@@ -206,17 +239,25 @@ class WorkingNode(ManagedNode[P]):
 
     def to_unconfigured(self) -> None:
         """Destroy what configure made, first what takes most memory."""
+        self.worker.forget_actions()
         for model in self._setup_models:
             model.free()
         for timer in self._setup_timers:
             self.destroy_timer(timer)
-        for service in self._setup_services:
-            self.destroy_service(service)
+        self._retired_services += self._setup_services
+        self._destroy_idle_services()
         for output in (*self.outputs.values(), *self._debug_outputs):
             self.destroy_lifecycle_publisher(output.publisher)
         self.outputs, self._debug_outputs = {}, []
         self._setup_models, self._setup_timers, self._setup_services = [], [], []
         self.timing = Timing(self)
+
+    def _destroy_idle_services(self) -> None:
+        """Destroy what a cleanup has retired, once its last request is answered."""
+        for offered in self._retired_services:
+            if not offered.busy:
+                self.destroy_service(offered.service)
+        self._retired_services = [offered for offered in self._retired_services if offered.busy]
 
     @property
     def alive(self) -> bool:
@@ -224,7 +265,8 @@ class WorkingNode(ManagedNode[P]):
         return not self.active or self.worker.busy_s < self.params.worker_timeout_s
 
     def check_health(self) -> None:
-        """Look for a stuck worker; show what was published."""
+        """Look for a stuck worker and services to destroy; show what was published."""
+        self._destroy_idle_services()
         busy_s = self.worker.busy_s
         text = f"one message in work for {busy_s:.1f} s" if busy_s > BUSY_ERROR_S else None
         self.health["model"].check("busy", text, level=Level.ERROR)
@@ -232,11 +274,6 @@ class WorkingNode(ManagedNode[P]):
             self.health["output"].set(output.topic, output.published)
 
 
-def _unless_destroyed(send: Callable[..., None]) -> Callable[..., None]:
-    """Return ``send`` of a service that a cleanup may destroy before the request in work has its answer."""
-
-    def sent(*response: Any) -> None:
-        with suppress(InvalidHandle):
-            send(*response)
-
-    return sent
+def _deactivated_meanwhile() -> UntimelyError:
+    expected, found = "an active node", "one that was deactivated meanwhile"
+    return UntimelyError(describe("answer", expected=expected, found=found))

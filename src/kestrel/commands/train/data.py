@@ -42,17 +42,29 @@ def import_(
             show_default="those of its boxes",
         ),
     ] = None,
+    params: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a recording: a ROS parameter file; what it tells the fusion node of the sensors counts "
+            "here."
+        ),
+    ] = None,
 ) -> None:
     """Make training data of labelled clouds or a recording."""
+    from kestrel.data.rig_parameters import read_rig_parameters
     from kestrel.errors import ConfigError, describe
     from kestrel.train.own_clouds import import_clouds
     from kestrel.train.own_recordings import import_recording, is_recording
 
     if is_recording(source):
-        drive = import_recording(source, data, split, None if classes is None else classes.split(","))
+        named = None if classes is None else classes.split(",")
+        drive = import_recording(source, data, split, named, read_rig_parameters(params))
     elif classes is not None:
         expected = "none for labelled clouds, which have a class for every point"
         raise ConfigError(describe("--classes", expected=expected, found=classes))
+    elif params is not None:
+        expected = "none for labelled clouds, whose intensity is theirs"
+        raise ConfigError(describe("--params", expected=expected, found=params))
     else:
         drive = import_clouds(source, data, split)
     print(f"drive: {drive}")

@@ -14,11 +14,11 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 
+from kestrel.data.cloud_reader import read_cloud
 from kestrel.errors import InputError
 from kestrel_nodes.doctor.finding import Finding, Level
 from kestrel_nodes.doctor.listener import Listener
 from kestrel_nodes.replay.player import LABELS, TRUTH
-from kestrel_nodes.ros_arrays import read_cloud
 
 NODES = ("video", "segmentation", "fusion", "augment")
 BASE_FRAME = "base_link"

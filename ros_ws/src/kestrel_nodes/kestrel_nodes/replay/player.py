@@ -84,6 +84,7 @@ class Player:
         selection: what of it.
         answers: of the nodes; told of everything that is published.
         record: called with (topic, msgtype, raw) just before a message is published, and for the truth.
+        room: waits up to so many seconds for whoever records, and returns whether there is room for more.
         stop: ends the replay.
     """
 
@@ -94,6 +95,7 @@ class Player:
         selection: Selection,
         answers: Answers,
         record: Callable[[str, str, bytes], None],
+        room: Callable[[float], bool],
         stop: threading.Event,
     ) -> None:
         from rosgraph_msgs.msg import Clock
@@ -103,6 +105,7 @@ class Player:
         self._selection = selection
         self._answers = answers
         self._record = record
+        self._room = room
         self._stop = stop
         self._clock_type = Clock
         self._clock = node.create_publisher(Clock, "/clock", 10)
@@ -165,6 +168,8 @@ class Player:
         for message in itertools.chain([] if first is None else [first], messages):
             if not self._wait_until(message.log_time_ns, pace):
                 break
+            if self._waited_for_room():
+                pace.resume(message.log_time_ns)
             if not self._published(message.topic):
                 self._record(message.topic, message.msgtype, message.raw)
             for outgoing in self._outgoing(message):
@@ -239,6 +244,16 @@ class Player:
             self._stop.wait(min(left, period))
             self._tick(min(pace.bag_ns, max(bag_ns, self.start_ns)), only_when_due=True)
         return False
+
+    def _waited_for_room(self) -> bool:
+        """Wait until no more is left to be recorded than may wait; return whether that took time.
+
+        Who receives does not wait: answers would be lost, while the bag can be played later.
+        """
+        waited = not self._room(0.0)
+        while waited and not self._stop.is_set() and not self._room(CLOCK_SILENCE_S):
+            pass
+        return waited
 
     def _tick(self, bag_ns: int, *, only_when_due: bool) -> None:
         now = time.monotonic()

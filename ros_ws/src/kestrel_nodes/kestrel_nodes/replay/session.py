@@ -90,7 +90,7 @@ def replay(
     reader = BagReader(options.bag)
     if options.record is not None and options.record.suffix != ".mcap":
         raise InputError(describe("recording", expected="a file that ends with .mcap", found=options.record))
-    recorder = sink if options.record is None else Recorder(options.record)
+    recorder = sink if options.record is None else Recorder(options.record, say)
     stop, finished = threading.Event(), threading.Event()
     handlers = {
         number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
@@ -167,7 +167,8 @@ class _Session:
                 recorder.write(topic, msgtype, clock.now_ns(), raw)
 
         self.listener = Listener(node, self.answers, record, announce, options.exclude)
-        self.player = Player(node, reader, options.selection, self.answers, record, stop)
+        room = (lambda _: True) if recorder is None else recorder.wait_for_room
+        self.player = Player(node, reader, options.selection, self.answers, record, room, stop)
 
     def wait(self) -> None:
         """Wait for the nodes that are to be waited for, and until subscribers and publishers are matched."""

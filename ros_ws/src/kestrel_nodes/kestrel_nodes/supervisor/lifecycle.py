@@ -73,6 +73,11 @@ class NodeLink:
         """Seconds since the last heartbeat, infinite before the first."""
         return math.inf if self.heard is None else now - self.heard
 
+    @property
+    def reached(self) -> bool:
+        """Whether the node beats in the state after the requested transition."""
+        return self.state == ("inactive" if self._requested == CONFIGURE else "active")
+
     def ignored(self, since: float) -> bool:
         """Whether the node still beats in the state before the transition that was requested at ``since``."""
         before = "unconfigured" if self._requested == CONFIGURE else "inactive"

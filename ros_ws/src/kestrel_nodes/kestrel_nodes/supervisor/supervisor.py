@@ -65,6 +65,10 @@ class Link(Protocol):
     def silent_s(self, now: float) -> float:
         """Seconds since the last heartbeat, infinite before the first."""
 
+    @property
+    def reached(self) -> bool:
+        """Whether the node says that it is where the last transition leads."""
+
     def ignored(self, since: float) -> bool:
         """Whether the node is seen to do nothing about a request made at ``since``."""
 
@@ -93,6 +97,8 @@ REASON_S = 2.0
 
 CONFIGURE, ACTIVATE = 1, 3
 """lifecycle_msgs/Transition."""
+ERROR = 2
+"""diagnostic_msgs/DiagnosticStatus."""
 
 
 @dataclass
@@ -192,7 +198,8 @@ class Supervisor:
 
     def _await(self, node: Managed, then: Phase, limit_s: float, now: float) -> None:
         answer, waited = node.link.answer, now - self._since(node)
-        if answer:
+        # A request that seemed lost may only have been late: the one that was sent again is refused then.
+        if answer or (answer is False and node.link.reached):
             if then is Phase.INACTIVE:
                 node.loaded_s = now - node.since
             self._enter(node, then, now)
@@ -214,7 +221,9 @@ class Supervisor:
 
     def _reason(self, node: Managed) -> str:
         """Return why a transition failed: what the node reported, else what it printed, "" before either."""
-        _, reported = node.link.problems.get("life cycle", (0, ""))
+        level, reported = node.link.problems.get("life cycle", (0, ""))
+        if level < ERROR:  # a warning (of a parameter that nobody knows) explains nothing
+            reported = ""
         printed = [line for line in node.process.last_lines if "failed" in line] if node.process else []
         return reported or (printed[-1].partition("]: ")[2] or printed[-1] if printed else "")
 

@@ -4,7 +4,8 @@
 
 A lookup interpolates between the two transforms around the stamp (REP-105 trees: every frame has one parent),
 and lets the motion go on for a while where they end: odometry that is made from a sweep comes after it. What
-is not known is an error that names the frames, never the identity. There is no ROS in this module.
+is not known is an error that names the frames, never the identity. Nodes fill it as transforms come, readers
+of recordings at once.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from threading import RLock
 
-import cv2
 import numpy as np
 
-from kestrel.data.trajectory import Quaternion, Vector3, pose_between, pose_matrix
+from kestrel.data.trajectory import MAX_GAP_S, Quaternion, Vector3, pose_between, pose_matrix
 from kestrel.errors import CalibrationError, describe
-from kestrel.types import Float32Array, Float64Array
+from kestrel.types import Float64Array
 
 NANOSECONDS = 1_000_000_000
 STILL_NS = 50_000_000
 """How far a transform holds before and after its stamp where nothing is known of the motion there."""
+LOOK_EVERY = 5000
+"""How many transforms come between two looks for frames that have ended."""
 QUATERNION_NORM_TOLERANCE = 1e-2
 """How far the norm of a received quaternion may be from 1 (tf2 allows the same)."""
 
@@ -36,16 +38,6 @@ def invert(transform: Float64Array) -> Float64Array:
     return inverse
 
 
-def moved(points: Float32Array, transform: Float64Array) -> Float32Array:
-    """Return ``points`` (N, 4) after the rigid (4, 4) ``transform`` of x, y, z; the fourth column stays."""
-    if not len(points):
-        return points.copy()
-    affine = np.zeros((4, 5))
-    affine[:3, :3], affine[:3, 4], affine[3, 3] = transform[:3, :3], transform[:3, 3], 1.0
-    # One pass of a picture of four channels: many times as fast as a product and a sum of three columns.
-    return np.asarray(cv2.transform(points[None], affine)[0])
-
-
 @dataclass
 class _Edge:
     """What is known between one frame and its parent: one pose for ever, or poses by rising stamp."""
@@ -54,6 +46,8 @@ class _Edge:
     static: bool
     stamps_ns: list[int] = field(default_factory=list)
     poses: list[tuple[Vector3, Quaternion]] = field(default_factory=list)
+    inserted: int = 0
+    """Which transform of the buffer was its last."""
 
 
 class TransformBuffer:
@@ -73,7 +67,7 @@ class TransformBuffer:
         *,
         history_s: float = 10.0,
         tolerance_s: float = 0.25,
-        max_gap_s: float = 1.0,
+        max_gap_s: float = MAX_GAP_S,
         jump_back_s: float = 1.0,
     ) -> None:
         self._history_ns = int(history_s * NANOSECONDS)
@@ -81,6 +75,7 @@ class TransformBuffer:
         self._max_gap_ns = int(max_gap_s * NANOSECONDS)
         self._jump_back_ns = int(jump_back_s * NANOSECONDS)
         self._edges: dict[str, _Edge] = {}
+        self._insertions = 0
         self._lock = RLock()
         self.rejected: Counter[str] = Counter()
         """How many transforms were not taken, by reason."""
@@ -117,6 +112,9 @@ class TransformBuffer:
         edge = self._edges.get(child)
         if edge is None or edge.parent != parent or edge.static != static:
             edge = self._edges[child] = _Edge(parent, static)
+        edge.inserted = self._insertions = self._insertions + 1
+        if self._insertions % LOOK_EVERY == 0:
+            self._forget_ended()
         if static:
             edge.poses = [pose]
             return None
@@ -134,6 +132,20 @@ class TransformBuffer:
         expired = bisect_left(stamps, stamps[-1] - self._history_ns)
         del stamps[:expired], edge.poses[:expired]
         return None if stamp_ns >= stamps[0] else "older than the history"
+
+    def _forget_ended(self) -> None:
+        """Forget frames that are spoken of no more, as those of objects that a tracker names by their number.
+
+        One that is still sent is kept, whatever its clock says.
+        """
+        newest = max((edge.stamps_ns[-1] for edge in self._edges.values() if edge.stamps_ns), default=0)
+        self._edges = {
+            child: edge
+            for child, edge in self._edges.items()
+            if not edge.stamps_ns
+            or edge.stamps_ns[-1] >= newest - self._history_ns
+            or edge.inserted > self._insertions - LOOK_EVERY
+        }
 
     def reset(self) -> None:
         """Forget every dynamic transform; the static ones are latched and would not be sent again."""

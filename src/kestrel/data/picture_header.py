@@ -3,7 +3,7 @@
 """Checks of compressed pictures before they are decoded: kind, size and whether the end is there.
 
 Decoders fill what a truncated file lacks with grey and call it a picture, and they allocate whatever size the
-header claims. There is no ROS in this module.
+header claims.
 """
 
 from __future__ import annotations

@@ -1,18 +1,14 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The layouts of sensor_msgs/PointCloud2: checked before any byte is read, understood by field name and type.
+"""The layouts of sensor_msgs/PointCloud2: packed, padded or organised, of either byte order.
 
-Drivers agree on x, y, z and on little else. What is read here: XYZI (float32 or float64, intensity of any
-integer or float type, or `reflectivity`), with a beam index (`ring`, `channel`, ...) and a time per point
-(`time`, `t`, `timestamp`, `time_stamp`, ...; seconds or nanoseconds, relative to the stamp or absolute),
-packed, padded or organised, of either byte order. There is no ROS in this module; messages are read by their
-attributes.
+All of a layout is checked before any byte is read. Messages are read by their attributes: those of rclpy
+serve as well as those of `kestrel.data.bag`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Protocol
 
@@ -20,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kestrel.errors import InputError, describe
-from kestrel.types import Float32Array, UInt16Array
 
 DATATYPES: Final[dict[int, str]] = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 """Type codes of sensor_msgs/PointField as numpy types without byte order."""
@@ -36,9 +31,6 @@ TIME_NAMES: Final = (
     "offset_time",
     "point_time_offset",
 )
-
-LONGEST_SWEEP_S: Final = 10.0
-"""Times per point further from the stamp than this are in a unit or epoch that is not known here."""
 
 Structured = NDArray[np.void]
 
@@ -153,85 +145,11 @@ def structured(message: PointCloud2) -> Structured:
     return raw.view(dtype)
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a cloud before points are dropped: points (N, 4) float32 [x, y, z, intensity]."""
-
-    points: Float32Array
-    ring: UInt16Array | None
-    time_s: Float32Array | None
-    notes: tuple[str, ...]
-
-
-def columns(table: Structured, *, stamp_ns: int, intensity_max: float) -> Columns:
-    """Return what is understood of the structured points ``table``.
-
-    Args:
-        table: (N,) from `structured`.
-        stamp_ns: what the times per point are made relative to.
-        intensity_max: the value that is intensity 1; 0: the largest of an integer type, 1 for floats.
+def cloud_fields(message: PointCloud2) -> Structured:
+    """Return the points of a message as structured (height * width,), in its order.
 
     Raises:
-        InputError: x, y or z is missing or not a single float.
+        InputError: the message contradicts itself.
     """
-    names = table.dtype.names or ()
-    for axis in ("x", "y", "z"):
-        if axis not in names or table.dtype[axis].kind != "f":
-            found = table.dtype[axis] if axis in names else f"fields {', '.join(names) or 'none'}"
-            raise InputError(describe(f"cloud field {axis!r}", expected="float32 or float64", found=found))
-    points = np.empty((len(table), 4), np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for index, axis in enumerate(("x", "y", "z")):
-            points[:, index] = table[axis]
-        notes = _fill_intensity(points, table, intensity_max)
-    ring = _first(names, RING_NAMES)
-    beams = None if ring is None or table.dtype[ring].kind not in "ui" else table[ring].astype(np.uint16)
-    time_s, note = _relative_time(table, _first(names, TIME_NAMES), stamp_ns)
-    return Columns(points, beams, time_s, (*notes, *note))
-
-
-def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:
-    lower = {name.lower(): name for name in names}
-    return next((lower[name] for name in wanted if name in lower), None)
-
-
-def _fill_intensity(points: Float32Array, table: Structured, intensity_max: float) -> tuple[str, ...]:
-    name = _first(table.dtype.names or (), INTENSITY_NAMES)
-    if name is None or table.dtype[name].shape:
-        points[:, 3] = 0.0
-        return ("no intensity field: 0 is used",)
-    kind = table.dtype[name]
-    full = intensity_max or (float(np.iinfo(kind).max) if kind.kind in "ui" else 1.0)
-    points[:, 3] = table[name]
-    points[:, 3] /= np.float32(full)
-    beyond = bool((points[:, 3] > 1.0).any())
-    np.clip(points[:, 3], 0.0, 1.0, out=points[:, 3])
-    return (f"intensity above {full:g} is clipped: set intensity_max",) if beyond else ()
-
-
-def _relative_time(
-    table: Structured, name: str | None, stamp_ns: int
-) -> tuple[Float32Array | None, tuple[str, ...]]:
-    """Return seconds relative to the stamp.
-
-    Integers (32 bits at most) count nanoseconds from the stamp; floats are seconds or, absolute, nanoseconds.
-    """
-    if name is None or not len(table) or table.dtype[name].shape:
-        return None, ()
-    values = table[name]
-    with np.errstate(invalid="ignore", over="ignore"):
-        magnitude = np.abs(values if values.dtype.kind == "f" else values.astype(np.float64))
-        largest = float(magnitude.max(where=np.isfinite(magnitude), initial=0.0))
-        if values.dtype.kind in "ui":
-            relative = values * 1e-9
-        elif largest > 1e15:
-            relative = (values - float(stamp_ns)) * 1e-9
-        elif largest > 1e8:
-            relative = values.astype(np.float64) - stamp_ns * 1e-9
-        else:
-            relative = values
-        distance = np.abs(relative)
-        usable = distance.max(where=np.isfinite(distance), initial=0.0) <= LONGEST_SWEEP_S
-    if not usable:
-        return None, (f"field {name!r} is not a time near the stamp: not used",)
-    return np.ascontiguousarray(relative, np.float32), ()
+    check_layout(message)
+    return structured(message)

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""From sensor_msgs/CameraInfo and a transform to a Calibration, from a raw picture to one without distortion.
+"""From sensor_msgs/CameraInfo and a transform to a Calibration.
 
 Everything is checked before it is used: a camera whose calibration cannot be trusted is an error with a
-reason, so that the caller leaves the camera out. There is no ROS in this module; messages are read by their
-attributes.
+reason, so that the caller leaves the camera out. The nodes and all that reads recordings have this reader
+alone. Messages are read by their attributes: those of rclpy serve as well as those of `kestrel.data.bag`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from kestrel.errors import CalibrationError, describe
-from kestrel.types import DISTORTION_COEFFICIENTS, Calibration, Float64Array, UInt8Array
+from kestrel.types import DISTORTION_COEFFICIENTS, Calibration, Float64Array
 
-ROS_MODEL_NAMES = {"": "none", "none": "none", "fisheye": "equidistant"}
+ROS_MODEL_NAMES: Final = {"": "none", "none": "none", "fisheye": "equidistant"}
 """Names in use for the models of sensor_msgs/distortion_models.hpp."""
+
+POLYNOMIALS: Final = ("plumb_bob", "rational_polynomial")
+"""Models that are a pinhole where all coefficients are 0; an equidistant lens is none even then."""
 
 
 class CameraInfo(Protocol):
@@ -45,7 +46,8 @@ class CameraInfo(Protocol):
 class Intrinsics:
     """How one camera projects, checked; equal values have an equal ``key``.
 
-    camera_matrix: (3, 3) float64 K, pixels. distortion: coefficients in the order of CameraInfo.
+    camera_matrix: (3, 3) float64 K in pixels of the pictures as they are sent, of ``width`` x ``height``.
+    distortion: coefficients in the order of CameraInfo.
     raw_from_picture: (3, 3) rotation from the axes of the picture to the camera frame (rectified pictures).
     """
 
@@ -59,25 +61,30 @@ class Intrinsics:
 
     @property
     def key(self) -> str:
-        """Hash of everything that decides how the picture has to be changed."""
+        """Hash of everything that decides what a pixel shows."""
         numbers = (self.camera_matrix.tobytes(), self.distortion.tobytes(), self.raw_from_picture.tobytes())
         text = f"{self.distortion_model} {self.width} {self.height} {self.frame_id}"
         return hashlib.sha256(b"".join(numbers) + text.encode()).hexdigest()
 
-    @property
-    def distorted(self) -> bool:
-        """Whether a picture of this camera has to be remapped."""
-        return self.distortion_model != "none" and bool(self.distortion.any())
-
     def calibration(self, base_from_camera: Float64Array) -> Calibration:
-        """Return the calibration of the picture without distortion, for the pose of its camera frame."""
+        """Return the calibration of the picture as it is sent, for the pose (4, 4) of its camera frame."""
         base_from_picture = base_from_camera.copy()
         base_from_picture[:3, :3] = base_from_camera[:3, :3] @ self.raw_from_picture
-        return Calibration(self.camera_matrix, self.width, self.height, base_from_picture)
+        return Calibration(
+            self.camera_matrix,
+            self.width,
+            self.height,
+            base_from_picture,
+            self.distortion_model,
+            self.distortion,
+        )
 
 
 def read_camera_info(camera: str, info: CameraInfo, *, rectified: bool = False) -> Intrinsics:
-    """Return the checked intrinsics in ``info``.
+    """Return the checked intrinsics in ``info`` for the pictures that are sent with it.
+
+    K and P are of the sensor's full picture. Of one that is a region of it, or binned, they are those of what
+    is sent.
 
     Args:
         camera: name for error texts.
@@ -90,7 +97,6 @@ def read_camera_info(camera: str, info: CameraInfo, *, rectified: bool = False) 
     name = f"CameraInfo of {camera}"
     if not info.header.frame_id:
         raise CalibrationError(describe(f"{name} frame_id", expected="a frame", found="an empty name"))
-    _check_whole_picture(name, info)
     if rectified:
         projection = _finite(f"{name} P", info.p, 12).reshape(3, 4)
         rotation = _finite(f"{name} R", info.r, 9).reshape(3, 3)
@@ -100,19 +106,11 @@ def read_camera_info(camera: str, info: CameraInfo, *, rectified: bool = False) 
         raw_from_picture = rotation.T.copy()
     else:
         matrix = _finite(f"{name} K", info.k, 9).reshape(3, 3)
-        model = ROS_MODEL_NAMES.get(info.distortion_model, info.distortion_model)
-        coefficients = _distortion(name, model, info.d)
+        model, coefficients = _distortion(name, info)
         raw_from_picture = np.eye(3)
     _check_matrix(name, matrix, info.width, info.height)
-    return Intrinsics(
-        matrix,
-        int(info.width),
-        int(info.height),
-        model,
-        coefficients,
-        raw_from_picture,
-        info.header.frame_id,
-    )
+    matrix, width, height = _of_what_is_sent(name, matrix, info)
+    return Intrinsics(matrix, width, height, model, coefficients, raw_from_picture, info.header.frame_id)
 
 
 def _finite(name: str, values: Sequence[float], count: int) -> Float64Array:
@@ -122,29 +120,47 @@ def _finite(name: str, values: Sequence[float], count: int) -> Float64Array:
     return array
 
 
-def _distortion(name: str, model: str, values: Sequence[float]) -> Float64Array:
-    """Return the coefficients; drivers fill unused ones with zeros, so trailing zeros may be cut off."""
+def _distortion(name: str, info: CameraInfo) -> tuple[str, Float64Array]:
+    """Return the model and its coefficients; drivers fill unused ones with zeros, which may be cut off.
+
+    ``plumb_bob`` without any coefficient is how some drivers say that there is no distortion.
+    """
+    model = ROS_MODEL_NAMES.get(info.distortion_model, info.distortion_model)
     if model not in DISTORTION_COEFFICIENTS:
         known = sorted(DISTORTION_COEFFICIENTS)
         raise CalibrationError(describe(f"{name} distortion_model", expected=f"one of {known}", found=model))
-    array = np.asarray(values, dtype=np.float64)
+    array = np.asarray(info.d, dtype=np.float64)
     allowed = DISTORTION_COEFFICIENTS[model]
     if len(array) > max(allowed) and not array[max(allowed) :].any():
         array = array[: max(allowed)]
-    if len(array) not in allowed or not np.isfinite(array).all():
+    empty = model == "plumb_bob" and len(array) == 0
+    if not empty and (len(array) not in allowed or not np.isfinite(array).all()):
         expected = f"{' or '.join(map(str, allowed))} finite numbers for {model}"
         raise CalibrationError(describe(f"{name} D", expected=expected, found=array.tolist()))
-    return array
+    if model in POLYNOMIALS and not array.any():
+        return "none", np.zeros(0)
+    return model, array
 
 
-def _check_whole_picture(name: str, info: CameraInfo) -> None:
+def _of_what_is_sent(name: str, matrix: Float64Array, info: CameraInfo) -> tuple[Float64Array, int, int]:
+    """Return matrix, width and height of a region of the full picture, binned."""
     roi = info.roi
-    whole = (roi.width, roi.height) in ((0, 0), (info.width, info.height)) and not (
-        roi.x_offset or roi.y_offset
-    )
-    if max(info.binning_x, info.binning_y) > 1 or not whole:
-        found = f"binning {info.binning_x}x{info.binning_y}, region {roi.width}x{roi.height}"
-        raise CalibrationError(describe(name, expected="the whole picture without binning", found=found))
+    if not any((roi.x_offset, roi.y_offset, roi.width, roi.height)):
+        x, y, width, height = 0, 0, info.width, info.height
+    else:
+        x, y, width, height = roi.x_offset, roi.y_offset, roi.width, roi.height
+    binning = np.array([max(1, info.binning_x), max(1, info.binning_y)])
+    columns, rows = int(width // binning[0]), int(height // binning[1])
+    if not (columns > 0 and rows > 0 and x + width <= info.width and y + height <= info.height):
+        expected = f"pixels within {info.width}x{info.height}"
+        found = f"{width}x{height} at {x}, {y}, binning {binning[0]}x{binning[1]}"
+        raise CalibrationError(describe(f"{name} roi", expected=expected, found=found))
+    sent = matrix.copy()
+    sent[:2, 2] -= x, y
+    # The middle of the first pixel is at 0; that of a binned one lies between those that it is made of.
+    sent[:2, 2] -= (binning - 1) / 2
+    sent[:2] /= binning[:, None]
+    return sent, columns, rows
 
 
 def _check_matrix(name: str, matrix: Float64Array, width: int, height: int) -> None:
@@ -154,43 +170,3 @@ def _check_matrix(name: str, matrix: Float64Array, width: int, height: int) -> N
     if not focal:
         found = "all zero (not calibrated)" if not matrix.any() else matrix.tolist()
         raise CalibrationError(describe(f"{name} K", expected="positive focal lengths", found=found))
-
-
-class Undistorter:
-    """Removes lens distortion with remap tables that are built once per set of intrinsics."""
-
-    def __init__(self, *, capacity: int = 16) -> None:
-        self._capacity = capacity
-        self._maps: dict[str, tuple[NDArray[np.int16], NDArray[np.uint16]]] = {}
-        self.built = 0
-        """How many tables were computed so far."""
-
-    def __call__(self, camera: str, picture: UInt8Array, intrinsics: Intrinsics) -> UInt8Array:
-        """Return ``picture`` (H, W, 3) as a camera with the same K and no distortion would have taken it.
-
-        Raises:
-            CalibrationError: The picture does not have the size that was calibrated.
-        """
-        height, width = picture.shape[:2]
-        if (width, height) != (intrinsics.width, intrinsics.height):
-            expected = f"{intrinsics.width}x{intrinsics.height} as in CameraInfo"
-            raise CalibrationError(
-                describe(f"picture of {camera}", expected=expected, found=f"{width}x{height}")
-            )
-        if not intrinsics.distorted:
-            return picture
-        first, second = self._tables(intrinsics)
-        return np.asarray(cv2.remap(picture, first, second, cv2.INTER_LINEAR), dtype=np.uint8)
-
-    def _tables(self, intrinsics: Intrinsics) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
-        key = intrinsics.key
-        if key not in self._maps:
-            while len(self._maps) >= self._capacity:
-                del self._maps[next(iter(self._maps))]
-            fisheye = intrinsics.distortion_model == "equidistant"
-            build: Any = cv2.fisheye.initUndistortRectifyMap if fisheye else cv2.initUndistortRectifyMap
-            matrix, size = intrinsics.camera_matrix, (intrinsics.width, intrinsics.height)
-            first, second = build(matrix, intrinsics.distortion, np.eye(3), matrix, size, cv2.CV_16SC2)
-            self._maps[key] = (first, second)
-            self.built += 1
-        return self._maps[key]

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation, Slerp
 
+from kestrel.data.trajectory import moved
+from kestrel.data.transform_buffer import TransformBuffer, invert
 from kestrel.errors import CalibrationError
-from kestrel_nodes.tf_buffer import TransformBuffer, invert, moved
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -226,3 +227,22 @@ def test_points_are_moved_and_their_fourth_column_stays(count: int) -> None:
     homogeneous = np.c_[points[:, :3].astype(np.float64), np.ones(count)]
     np.testing.assert_allclose(found[:, :3], (homogeneous @ transform.T)[:, :3], atol=2e-5)
     assert (found[:, 3] == points[:, 3]).all()
+
+
+def test_frames_that_are_spoken_of_no_more_are_forgotten_and_all_others_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kestrel.data.transform_buffer.LOOK_EVERY", 100)
+    buffer = TransformBuffer(history_s=1.0)
+    buffer.add("base_link", "lidar", 0, (0, 0, 2), IDENTITY, static=True)
+    for tick in range(1000):
+        stamp = START + tick * SECOND // 20
+        buffer.add("odom", "base_link", stamp, (tick, 0, 0), IDENTITY)
+        buffer.add("odom", "wrong_clock", START - 3600 * SECOND + tick, (1, 0, 0), IDENTITY)
+        buffer.add("odom", f"object_{tick // 10}", stamp, (0, 0, 0), IDENTITY)
+    objects = [frame for frame in buffer._edges if frame.startswith("object_")]
+    assert len(objects) < 15
+    assert objects[-1] == "object_99"
+    assert buffer.lookup("odom", "lidar", START + 999 * SECOND // 20)[0, 3] == 999
+    assert buffer.lookup("odom", "wrong_clock", START - 3600 * SECOND + 999)[0, 3] == 1
+    assert len(buffer._edges["wrong_clock"].stamps_ns) == 1000
