@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -16,9 +17,10 @@ from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import EarlierPictures, FusionConfig, FusionOutput
 from kestrel.pipelines import FusionDetector
 from kestrel.pipelines.box_decoder import boxes_from_regression, first_boxes, without_neighbours
-from kestrel.pipelines.fusion_frame import camera_rays, stack_sweeps
+from kestrel.pipelines.fusion_frame import camera_rays, distance_scale, stack_sweeps
 from kestrel.sim.rig import load_rig
 from kestrel.types import Float32Array, SensorFrame
+from kestrel.weights import load, save
 from tests.pipelines.conftest import make_calibration, make_frame, make_image
 
 
@@ -231,7 +233,7 @@ def test_rays_meet_the_ground_where_the_pixel_looks() -> None:
     rays, origin = camera_rays(calibration, config)
     row, column = 12, 30
     camera_from_base = np.linalg.inv(calibration.reference_from_camera)
-    place = origin + rays[row, column] * 7.0
+    place = origin + rays[row, column] * 7.0 / distance_scale(calibration, config)
     optical = camera_from_base[:3, :3] @ place + camera_from_base[:3, 3]
     pixel = calibration.camera_matrix @ optical / optical[2]
     assert optical[2] == pytest.approx(7.0, abs=1e-4)
@@ -375,3 +377,13 @@ def test_cameras_of_one_frame_are_not_answered_from_the_index_of_two() -> None:
         detector.engine(together)
         found, wanted = detector.engine(apart), detector.network(apart)
     torch.testing.assert_close(found.map_logits, wanted.map_logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("focal_px", [None, [175.0, 280.0]])
+def test_weights_of_before_all_cameras_had_one_lens_are_refused(tmp_path: Path, focal_px: object) -> None:
+    state, manifest = load("kestrel-fusion")
+    config = {name: value for name, value in manifest.config.items() if name != "focal_px"}
+    older = config if focal_px is None else config | {"focal_px": focal_px}
+    save(tmp_path / "old.safetensors", state, replace(manifest, config=older))
+    with pytest.raises(ModelError, match=r"focal_px of .*old.safetensors: expected the one of all cameras"):
+        FusionDetector(tmp_path / "old.safetensors")

@@ -39,6 +39,13 @@ def test_drives_of_the_simulator_are_told_with_their_towns_rigs_and_seeds(tmp_pa
     }
 
 
+def test_rigs_that_seeds_draw_are_told_by_one_name(tmp_path: Path) -> None:
+    for seed in (5, 6):
+        split = write(tmp_path / "train" / f"{seed}", {**SIMULATED, "seed": seed, "rig": f"drawn:{seed}"})
+    told = drive_file.summary([split])
+    assert (told["rigs"], told["seeds"]) == (["drawn"], [5, 6])
+
+
 def test_drives_from_elsewhere_say_where_from_and_need_no_more(tmp_path: Path) -> None:
     split = write(tmp_path / "train_lidar" / "own", {"source": "clouds of mine", "frames": 4})
     found = drive_file.summary([split])

@@ -178,7 +178,7 @@ def test_depth_bins_hold_the_nearest_point() -> None:
     base_from_camera = np.eye(4)
     base_from_camera[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
     calibration = Calibration(
-        np.array([[280.0, 0, 176], [0, 280, 64], [0, 0, 1]]), 352, 128, base_from_camera
+        np.array([[256.0, 0, 176], [0, 256, 64], [0, 0, 1]]), 352, 128, base_from_camera
     )
     points = np.array([[10.2, 0, 0], [30, 0, 0], [-5, 0, 0], [10, 50, 0]], np.float32)
     depth = depth_bins(points, calibration, CONFIG)
@@ -191,7 +191,7 @@ def test_through_a_longer_lens_things_look_nearer_in_rays_and_depth_alike() -> N
     base_from_camera = np.eye(4)
     base_from_camera[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
     point = np.array([[20.0, 0, 0]], np.float32)
-    for focal, looks in ((140.0, 25.0), (200.0, 20.0), (280.0, 20.0), (560.0, 10.0)):
+    for focal, looks in ((128.0, 40.0), (200.0, 25.6), (256.0, 20.0), (512.0, 10.0)):
         matrix = np.array([[focal, 0, 175.5], [0, focal, 63.5], [0, 0, 1]])
         calibration = Calibration(matrix, 352, 128, base_from_camera)
         depth = depth_bins(point, calibration, CONFIG)

@@ -30,6 +30,14 @@ def last_step(out: Path) -> int:
     return int(torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"])
 
 
+def was_to_be_longer(out: Path, steps: int) -> None:
+    """Make the checkpoint of a run that has ended one of a run that was interrupted."""
+    path = out / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["plan"]["steps"] = steps
+    torch.save(checkpoint, path)
+
+
 @pytest.mark.parametrize(
     ("module", "name", "pipeline", "moves"),
     [
@@ -44,6 +52,7 @@ def test_training_runs_exports_and_resumes(
     weights = module.train(data, tmp_path, PLAN, resume=False)
     assert last_step(tmp_path / name) == 2 * moves
     pipeline(weights)
+    was_to_be_longer(tmp_path / name, 4)
     module.train(data, tmp_path, replace(PLAN, steps=4), resume=True)
     assert last_step(tmp_path / name) == 4 * moves
     assert (tmp_path / name / "curves.png").stat().st_size > 5000
@@ -94,6 +103,7 @@ def test_fusion_trains_in_six_stages_and_resumes_in_the_last(
     earlier = ("fusion-cameras", "fusion-lidar", "fusion-quarters", "fusion-sensors", "fusion-map")
     done = [last_checkpoint(folder) for folder in earlier]
     longer = replace(MUON, steps=3)
+    was_to_be_longer(tmp_path / "fusion", 3)
     fusion.train(
         data,
         tmp_path,

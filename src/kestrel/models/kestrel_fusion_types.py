@@ -16,12 +16,12 @@ class FusionConfig:
     """Sizes of the network.
 
     extent: half side of the square around base_link, metres. pillar_size: metres; the heads work on cells
-        of twice that. image_size: (H, W) the pictures are resized to. focal_px: (lowest, highest) focal
-        length in pixels of that size that it was trained with; to it pictures of others are as of the nearest
-        of these, in which everything is by that ratio nearer or farther. depth: (first, step, count) of the
-        depth bins, metres. sweeps: earlier sweeps that it wants, sweep_s: seconds from one to the next.
-        map_extent, map_resolution: the map's grid. hop_s: seconds from the picture whose features are mixed
-        in to the current one, 0: none are.
+        of twice that. image_size: (H, W) the pictures are resized to. focal_px: focal length in pixels of
+        that size that all cameras have to the network: through twice as long a lens things look half as far
+        away, and are put twice as far. With 256 the cameras of nuScenes reach as far as the grid. depth:
+        (first, step, count) of the depth bins, metres as things look. sweeps: earlier sweeps that it wants,
+        sweep_s: seconds from one to the next. map_extent, map_resolution: the map's grid. hop_s: seconds from
+        the picture whose features are mixed in to the current one, 0: none are.
     """
 
     num_classes: int = 10
@@ -32,7 +32,7 @@ class FusionConfig:
     sweeps: int = 2
     sweep_s: float = 0.2
     image_size: tuple[int, int] = (128, 352)
-    focal_px: tuple[float, float] = (175.0, 280.0)
+    focal_px: float = 256.0
     depth: tuple[float, float, int] = (1.5, 1.0, 48)
     trunk_width: float = 0.75
     camera_channels: int = 32

@@ -15,7 +15,7 @@ from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.engine import EngineName, engine_on
 from kestrel.engine.device import chosen_device
 from kestrel.engine.int8 import Int8Models
-from kestrel.errors import ConfigError, describe
+from kestrel.errors import ConfigError, ModelError, describe
 from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig, FusionInput, FusionOutput
 from kestrel.pipelines.box_decoder import decode_boxes
@@ -84,6 +84,7 @@ class FusionDetector:
         self.device = chosen_device(device)
         set_threads(threads)
         network, manifest = load_network(KestrelFusion, weights, CLASSES, self.device)
+        _expect_one_lens(manifest, weights)
         models = None if int8 is None else Int8Models.open(int8, manifest.sha256)
         self._start(network, manifest, score_threshold, engine, models, precision)
         self.map_memory, self.picture_memory = map_memory, picture_memory
@@ -262,6 +263,17 @@ class FusionDetector:
             has_lidar=torch.tensor([lidar_takes_part(frame)], device=self.device),
             past=self._memory.recall(_pictures(frame)) if self.picture_memory else (),
         )
+
+
+def _expect_one_lens(manifest: Manifest, weights: str | Path) -> None:
+    """Raise ModelError of weights that were trained before all cameras had one focal length to the network.
+
+    They would put everything that cameras see at other distances.
+    """
+    focal_px = manifest.config.get("focal_px")
+    if not isinstance(focal_px, int | float):
+        expected = "the one of all cameras in their manifest (others are to be trained on, with --start)"
+        raise ModelError(describe(f"focal_px of {weights}", expected=expected, found=focal_px))
 
 
 def _pictures(frame: SensorFrame) -> list[tuple[str, int]]:

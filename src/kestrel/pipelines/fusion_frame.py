@@ -48,8 +48,8 @@ def distance_scale(calibration: Calibration, config: FusionConfig) -> float:
 
     Through a lens of twice the focal length they look half as far away, which no picture tells.
     """
-    focal = calibration.camera_matrix[0, 0] * config.image_size[1] / calibration.width
-    return float(focal / np.clip(focal, *config.focal_px))
+    focal_px = calibration.camera_matrix[0, 0] * config.image_size[1] / calibration.width
+    return float(focal_px / config.focal_px)
 
 
 def camera_rays(calibration: Calibration, config: FusionConfig) -> tuple[Float32Array, Float32Array]:

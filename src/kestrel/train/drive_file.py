@@ -157,8 +157,12 @@ def summary(folders: Sequence[Path], needed: Holds | None = None) -> dict[str, A
         "drives": len(told),
         "seconds": sum(drive.get("seconds", 0) for drive in told),
         "key_frames": sum(drive.get("frames", 0) for drive in told),
-        **{
-            f"{key}s": sorted({drive[key] for drive in told if key in drive})
-            for key in ("town", "rig", "seed")
-        },
+        "towns": sorted({drive["town"] for drive in told if "town" in drive}),
+        "rigs": sorted({_kind_of_rig(drive["rig"]) for drive in told if "rig" in drive}),
+        "seeds": sorted({drive["seed"] for drive in told if "seed" in drive}),
     }
+
+
+def _kind_of_rig(rig: str) -> str:
+    """Return the name of a rig; those that a seed draws, that of their drive, have one together."""
+    return "drawn" if rig.startswith("drawn:") else rig
