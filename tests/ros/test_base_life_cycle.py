@@ -131,9 +131,9 @@ def test_parameters_that_contradict_each_other_are_a_config_error() -> None:
 
 
 def test_a_misspelt_parameter_is_a_warning_that_names_the_nearest(graph: Graph) -> None:
-    given = {"sise": 5, "qos_overrides./tf.subscription.depth": 7, "use_sim_time": False}
+    given = {"sizes": 5, "qos_overrides./tf.subscription.depth": 7, "use_sim_time": False}
     node = graph.add(Copier, "copier", active=False, **given)
-    text = "parameter: expected a known one (the nearest is size), found sise"
+    text = "parameter: expected a known one (the nearest is size), found sizes"
     graph.await_status("copier: life cycle", lambda view: (view.level, view.message) == (1, text), "WARN")
     assert node.trigger_configure() is SUCCESS
     assert node.trigger_cleanup() is SUCCESS
