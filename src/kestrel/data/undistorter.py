@@ -4,29 +4,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kestrel.data.camera_info import Intrinsics
 from kestrel.errors import CalibrationError, describe
-from kestrel.types import Float64Array, UInt8Array
-
-
-class Lens(Protocol):
-    """What is read of `Intrinsics` or `Calibration`."""
-
-    @property
-    def camera_matrix(self) -> Float64Array: ...  # noqa: D102
-    @property
-    def width(self) -> int: ...  # noqa: D102
-    @property
-    def height(self) -> int: ...  # noqa: D102
-    @property
-    def distortion_model(self) -> str: ...  # noqa: D102
-    @property
-    def distortion(self) -> Float64Array: ...  # noqa: D102
+from kestrel.types import Calibration, UInt8Array
 
 
 class Undistorter:
@@ -38,7 +24,7 @@ class Undistorter:
         self.built = 0
         """How many tables were computed so far."""
 
-    def __call__(self, camera: str, picture: UInt8Array, lens: Lens) -> UInt8Array:
+    def __call__(self, camera: str, picture: UInt8Array, lens: Intrinsics | Calibration) -> UInt8Array:
         """Return ``picture`` (H, W, 3) as a camera with the same K and no distortion would have taken it.
 
         Raises:
@@ -55,7 +41,7 @@ class Undistorter:
         first, second = self._tables(lens)
         return np.asarray(cv2.remap(picture, first, second, cv2.INTER_LINEAR), dtype=np.uint8)
 
-    def _tables(self, lens: Lens) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+    def _tables(self, lens: Intrinsics | Calibration) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
         matrix, model, size = lens.camera_matrix, lens.distortion_model, (lens.width, lens.height)
         key = model, size, matrix.tobytes(), lens.distortion.tobytes()
         if key not in self._maps:
