@@ -101,6 +101,7 @@ class KestrelFusion(nn.Module):
         frames, side = len(inputs.has_lidar), self.config.pillars // 2
         canvas = pillars(inputs.points, inputs.point_batch, frames)
         depth: Tensor | None = None
+        context: Tensor | None = None
         state: State = ()
         if index is None:
             nothing = canvas.new_zeros(frames, self.config.camera_channels + 1, side, side)
@@ -112,7 +113,7 @@ class KestrelFusion(nn.Module):
             pooled, seen = view(depth, context, index)
         there = inputs.has_lidar.view(-1, 1, 1, 1).to(canvas.dtype)
         heatmap, features, map_logits = bird(canvas, pooled, seen, there)
-        return FusionOutput(heatmap.float(), features, map_logits.float(), depth, state)
+        return FusionOutput(heatmap.float(), features, map_logits.float(), depth, state, context)
 
     def bird(
         self, canvas: Tensor, pooled: Tensor, seen: Tensor, there: Tensor, bearing: Tensor | None = None
