@@ -32,9 +32,9 @@ REACH_M: Final = 65.0
 JPEG_QUALITY: Final = 90
 DONE: Final = "drive.json"
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 """Of key frames, in ``drive.json``: 2 undoes the motion within a sweep, 3 has attributes, 4 poses, 5 those
-of the pictures."""
+of the pictures, 6 maps on whose islands nobody drives."""
 
 UNREADABLE: Final = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 """What numpy raises where a file is not there, cut off or another one."""

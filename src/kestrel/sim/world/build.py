@@ -179,7 +179,7 @@ def build_world(scene: str, town: str, seed: int, seconds: float, weather: str |
     builder.add_mesh(scenery)
     terrain.add(builder, style, REACH)
     motion = script.traffic.run(seconds + AFTERMATH_S)
-    layers = MapRaster(ground.polygons, lower, upper)
+    layers = MapRaster(ground.polygons, ground.islands, lower, upper)
     return TownWorld(builder.build(), cast, motion, layers, build_weather(streams[0], weather))
 
 

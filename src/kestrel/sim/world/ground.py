@@ -37,12 +37,14 @@ _WHITE, _YELLOW = (226, 226, 220), (214, 170, 60)
 class Ground:
     """Collects flat surfaces as geometry and, from the same outlines, the polygons of the map layers.
 
-    polygons: for each of classes.MAP_LAYERS the outlines (K, 2) in ``map``.
+    polygons: for each of classes.MAP_LAYERS the outlines (K, 2) in ``map``. islands: outlines on the
+    carriageway that nobody drives on.
     """
 
     def __init__(self) -> None:
         self.builder = MeshBuilder()
         self.polygons: dict[str, list[Float64Array]] = {layer: [] for layer in MAP_LAYERS}
+        self.islands: list[Float64Array] = []
 
     def strip(
         self, left: Float64Array, right: Float64Array, z: float, finish: Finish, layer: str | None = None
@@ -157,6 +159,8 @@ class Paver:
                     continue
                 self.ribbon(path, (begin, stop), (-inner, inner), KERB + 0.02, self._island)
                 line = samples(path, begin, stop)
+                sides = path.position(line, inner), path.position(line, -inner)
+                self.ground.islands.append(np.concatenate([sides[0], sides[1][::-1]]))
                 for left in (-inner, inner):
                     self.ground.kerb(path.position(line, left), 0.0, KERB + 0.02, self._island)
                 for cap in (begin, stop):

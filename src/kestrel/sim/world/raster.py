@@ -18,7 +18,10 @@ _FREE_CELL = 0.5
 def _fill(
     grid: UInt8Array, polygons: list[Float64Array], lower: Float64Array, cell: float, value: int
 ) -> None:
-    """Set the cells [ix, iy] whose middle lies in one of the outlines (K, 2)."""
+    """Set the cells [ix, iy] in the outlines (K, 2), and those that an outline passes through.
+
+    The masks of nuscenes-devkit hold both too, so that lines as thin as a cell have no gaps.
+    """
     for outline in polygons:
         columns = ((outline - lower) / cell - 0.5)[:, ::-1] * (1 << _SHIFT)
         cv2.fillPoly(grid, [np.rint(columns).astype(np.int32)], value, lineType=cv2.LINE_8, shift=_SHIFT)
@@ -28,7 +31,11 @@ class MapRaster:
     """Map layers of a whole world, one bit each, on a grid of 0.2 m cells."""
 
     def __init__(
-        self, polygons: dict[str, list[Float64Array]], lower: Float64Array, upper: Float64Array
+        self,
+        polygons: dict[str, list[Float64Array]],
+        islands: list[Float64Array],
+        lower: Float64Array,
+        upper: Float64Array,
     ) -> None:
         self._lower = lower
         shape = tuple(np.ceil((upper - lower) / _MAP_CELL).astype(int))
@@ -36,6 +43,8 @@ class MapRaster:
         for index, layer in enumerate(MAP_LAYERS):
             mask = np.zeros(shape, np.uint8)
             _fill(mask, polygons[layer], lower, _MAP_CELL, 1 << index)
+            if layer == "drivable_area":
+                _fill(mask, islands, lower, _MAP_CELL, 0)
             self._bits |= mask
 
     def around(self, map_from_base: Float64Array, *, lower: float, resolution: float, cells: int) -> BevMap:
