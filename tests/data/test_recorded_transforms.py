@@ -156,7 +156,8 @@ def test_what_does_not_tell_the_way_of_the_vehicle_is_not_taken_for_it(told: Tol
     found = told.read(tmp_path)
     assert found.fixed_frame is None
     assert found.vehicle_at(NOW) is None
-    with pytest.raises(CalibrationError, match=r"pose of base_link at .*: expected one, found none"):
+    expected = "a transform or /odometry around that time"
+    with pytest.raises(CalibrationError, match=rf"pose of base_link at .*: expected {expected}, found none"):
         found.pose(NOW, "odom")
 
 

@@ -281,7 +281,7 @@ def test_commands_take_the_file_of_the_node(tmp_path: Path) -> None:
     if not isinstance(drives.exception, SetupError):  # without the libraries of int8 nothing is read
         assert "--params: expected none for drives" in str(drives.exception)
     alone = run("eval", recording, "--params", params)
-    assert "--params: expected it with --weights" in str(alone.exception)
+    assert "--params: expected --weights beside it" in str(alone.exception)
     (tmp_path / "clouds").mkdir()
     clouds = run("train", "import", tmp_path / "clouds", "--data", tmp_path / "other", "--params", params)
     assert "--params: expected none for labelled clouds" in str(clouds.exception)

@@ -349,4 +349,4 @@ def test_what_became_of_an_earlier_sweep_is_not_said_of_the_newest() -> None:
     assert built.deskewed.outcome == "no odometry"
     concern = Concern("calibration")
     built.deskewed.report(concern)
-    assert "motion within the sweep is not undone: transform odom <- lidar" in concern.publish().message
+    assert "the sweep is not deskewed: transform odom <- lidar" in concern.publish().message

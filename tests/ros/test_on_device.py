@@ -129,7 +129,7 @@ def test_with_cuda_a_failing_gpu_is_an_error_and_the_node_goes_on_trying(graph: 
     answers = graph.collect(PointCloud2, "/segmentation/output/points")
     node.gate.error = FULL
     publisher.publish(cloud(POINTS, 10))
-    expected = "answer of cuda: expected one, found OutOfMemoryError: CUDA out of memory."
+    expected = "inference on cuda: expected a result, found OutOfMemoryError: CUDA out of memory."
     graph.await_status("segmentation: model", lambda view: view.said(expected, 2), "ERROR")
     assert not answers
     assert node.segmenter.device == GPU
@@ -175,7 +175,7 @@ def test_the_augment_node_refuses_what_its_gpu_fails_at_and_goes_on_trying(graph
     future = client.call_async(RenderImages.Request(count=1))
     graph.until(future.done, "a response")
     assert not future.result().success
-    assert "answer of cuda: expected one, found AcceleratorError" in future.result().message
+    assert "inference on cuda: expected a result, found AcceleratorError" in future.result().message
     graph.await_status("augment: model", lambda view: view.said("device lost", 2), "ERROR")
     node.gate.error = None
     again = client.call_async(RenderImages.Request(count=1))

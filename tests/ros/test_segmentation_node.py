@@ -259,7 +259,7 @@ def test_motion_within_a_sweep_is_undone_for_the_network_and_not_in_the_answer(g
     rig = Rig(graph)
     moving = timed_cloud([[20.0, 0.0, 1.0]] * 2, [0.0, 0.1], 100)
     assert structured(rig.answer_to(moving))["x"].tolist() == [20, 20]
-    text = "motion within the sweep is not undone: transform odom <- lidar"
+    text = "the sweep is not deskewed: transform odom <- lidar"
     status = "segmentation: calibration"
     graph.await_status(status, lambda view: view.level == 1 and text in view.message, "WARN")
     publisher = graph.publisher(TFMessage, "/tf", DYNAMIC_QOS)

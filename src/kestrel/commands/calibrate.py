@@ -25,7 +25,8 @@ def calibrate(
     params: Annotated[
         Path | None,
         typer.Option(
-            help="Of a bag: a ROS parameter file; what it tells the fusion node of the sensors counts here."
+            help="With a bag: parameter file of the fusion node; its cameras, intensity_max, rectified, "
+            "sensor_offsets_s and own_vehicle_box_m are used."
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,

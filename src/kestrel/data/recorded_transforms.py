@@ -67,7 +67,10 @@ class RecordedTransforms:
             CalibrationError: nobody knows.
         """
         if self.fixed_frame is None:
-            raise CalibrationError(describe(f"pose of {BASE} at {stamp_ns} ns", expected="one", found="none"))
+            expected = "a transform or /odometry around that time"
+            raise CalibrationError(
+                describe(f"pose of {BASE} at {stamp_ns} ns", expected=expected, found="none")
+            )
         return self._buffer.lookup(frame, BASE, stamp_ns)
 
     def vehicle_at(self, stamp_ns: int) -> Float64Array | None:

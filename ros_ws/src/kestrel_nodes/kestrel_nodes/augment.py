@@ -32,7 +32,7 @@ class AugmentParameters(NodeParameters):
 
     weights: str = parameter(
         "kestrel-augment",
-        "Name of shipped weights, or path of a .safetensors file that `kestrel train` wrote.",
+        "Name of shipped weights, or path of a .safetensors file written by `kestrel train`.",
     )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
     device: str = device_parameter()
@@ -42,18 +42,19 @@ class AugmentParameters(NodeParameters):
     labels_depth: int = parameter(2, "Queue depth of the label image input.", minimum=1, maximum=100)
     seed: int = parameter(
         0,
-        "Draws noise and weather for label images; constant, so that a stream does not flicker.",
+        "Random seed of noise and weather for the label image input; constant, so that a stream does not "
+        "flicker.",
         minimum=0,
     )
-    frame_id: str = parameter("camera_synthetic_optical", "Frame of the pictures that a request asked for.")
-    max_count: int = parameter(64, "Most pictures of one request.", minimum=1, maximum=10_000)
+    frame_id: str = parameter("camera_synthetic_optical", "frame_id of the images that a request asked for.")
+    max_count: int = parameter(64, "Maximum number of images per request.", minimum=1, maximum=10_000)
     max_pixels: int = parameter(
-        2_000_000, "Label images with more pixels are refused.", minimum=64, maximum=64_000_000
+        2_000_000, "Label images with more pixels are rejected.", minimum=64, maximum=64_000_000
     )
-    label_folder: str = parameter("", "Folder of the label PNGs that requests may name; empty: none.")
-    output_root: str = parameter("", "Folder below which requests may write; empty: none may.")
+    label_folder: str = parameter("", "Folder of the label PNGs that requests may read; empty: none.")
+    output_root: str = parameter("", "Folder below which requests may write; empty: nowhere.")
     max_folder_mb: int = parameter(
-        1000, "Nothing more is written when a folder holds this much.", minimum=1, maximum=1_000_000
+        1000, "Size at which nothing more is written to an output folder.", minimum=1, maximum=1_000_000
     )
 
 

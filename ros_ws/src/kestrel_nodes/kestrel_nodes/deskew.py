@@ -35,7 +35,7 @@ class Deskewed:
     def report(self, concern: Concern) -> None:
         """Say it."""
         concern.set("deskew", self.outcome)
-        text = None if self.error is None else f"motion within the sweep is not undone: {self.error}"
+        text = None if self.error is None else f"the sweep is not deskewed: {self.error}"
         concern.check("deskew", text)
 
 

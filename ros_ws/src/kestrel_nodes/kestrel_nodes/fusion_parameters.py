@@ -29,97 +29,129 @@ class FusionParameters(NodeParameters):
     )
     engine: str = parameter(
         "auto",
-        "What runs the dense parts; auto: folded, or openvino where it is installed and faster at the start. "
-        "On a GPU: auto, folded, eager or onnxruntime.",
+        "Engine of the dense layers; auto: folded, or openvino if it is installed and measured faster at "
+        "the start. On a GPU: auto, folded, eager or onnxruntime.",
         choices=get_args(EngineName),
     )
     int8_folder: str = parameter(
         "",
-        "Folder of quantized models by `kestrel calibrate`: the engine int8 needs it, any other refuses it.",
+        "Folder of the models that `kestrel calibrate` wrote; required by the engine int8, refused by all "
+        "others.",
     )
     precision: str = parameter(
         "auto",
-        "What convolutions multiply; auto: bfloat16, or else int8 (not in a BEVFusion, nor on a GPU), where "
-        "the processor has instructions for it.",
+        "Arithmetic of the convolutions; auto: bfloat16 where the processor has instructions for it, else "
+        "int8 where the CPU has int8 (VNNI) instructions (not for a BEVFusion, not on a GPU), else float32.",
         choices=get_args(Precision),
     )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
     device: str = device_parameter()
-    score_threshold: float = parameter(0.1, "Boxes below this score are dropped.", minimum=0.0, maximum=1.0)
+    score_threshold: float = parameter(
+        0.1, "Boxes with a lower score are not published.", minimum=0.0, maximum=1.0
+    )
     class_thresholds: tuple[str, ...] = parameter(
-        (), "Other thresholds: CLASS=SCORE, or CLASS@METRES=SCORE from this distance on."
+        (),
+        "Score thresholds of single classes in place of score_threshold: CLASS=SCORE, or "
+        "CLASS@METRES=SCORE from this distance on.",
     )
-    class_remap: tuple[str, ...] = parameter(
-        (), "Other names for classes, CLASS=NAME; CLASS= leaves the class out."
+    class_remap: tuple[str, ...] = parameter((), "New names for classes, CLASS=NAME; CLASS= drops the class.")
+    track: bool = parameter(
+        True,
+        "Tracking: boxes get persistent ids, and velocities and headings filtered over time. false: no "
+        "ids, and the network's velocities and headings.",
     )
-    track: bool = parameter(True, "Whether boxes get lasting ids, and velocity and course from their motion.")
-    track_memory_s: float = parameter(0.6, "How long a track lives without a box.", minimum=0.0, maximum=10.0)
+    track_memory_s: float = parameter(
+        0.6, "How long a track survives without a matching box.", minimum=0.0, maximum=10.0
+    )
     track_position_std_m: float = parameter(
-        0.5, "Standard deviation of the centres of boxes along x and y.", minimum=0.01, maximum=10.0
+        0.5, "Tracker: standard deviation of box centres along x and y.", minimum=0.01, maximum=10.0
     )
     map_memory: bool = parameter(
-        True, "Whether a map is that of all frames so far, which needs odometry, or of its frame by itself."
+        True,
+        "true: the map accumulates all frames so far (needs odometry); false: it is that of a single frame.",
     )
     cameras: tuple[str, ...] = parameter(
         ("front", "front_right", "back_right", "back", "back_left", "front_left"),
-        "Names of the cameras; none: LiDAR alone.",
+        "Camera names; empty: LiDAR-only.",
     )
-    use_lidar: bool = parameter(True, "Whether there is a LiDAR; without: cameras alone.")
+    use_lidar: bool = parameter(True, "Whether there is a LiDAR; false: camera-only.")
     reference_camera: str = parameter(
-        "", "The camera that gives the stamp when the LiDAR is silent; empty: the first of `cameras`."
+        "",
+        "Camera that triggers frames, and gives their stamp, without LiDAR; empty: the first of `cameras`.",
     )
-    compressed: bool = parameter(True, "Whether the cameras send CompressedImage (JPEG, PNG) or raw Image.")
+    compressed: bool = parameter(
+        True, "true: the cameras publish CompressedImage (JPEG, PNG); false: raw Image."
+    )
     rectified: bool = parameter(
-        False, "Whether the images are rectified already (image_proc): P and R count."
+        False,
+        "true: images are rectified (image_proc), P and R of CameraInfo are used; false: raw images, K and "
+        "D are used and lens distortion is removed.",
     )
     base_frame: str = parameter(
-        "base_link", "Frame of the vehicle: x forward, origin on the ground below it."
+        "base_link", "Frame of the vehicle: x forward, y left, z up, origin on the ground."
     )
-    odom_frame: str = parameter("odom", "Frame that stands still while the vehicle moves.")
-    output_frame: str = parameter("base_link", "Frame of the published boxes and maps.")
+    odom_frame: str = parameter("odom", "Fixed frame in which TF gives the motion of the vehicle (odometry).")
+    output_frame: str = parameter(
+        "base_link", "Frame of the published detections, objects, markers and map layers."
+    )
     window_s: float = parameter(
         0.1,
-        "Largest distance in time of an image from its sweep, before or after.",
+        "Largest time difference between an image and the sweep it is fused with, before or after.",
         minimum=0.001,
         maximum=5.0,
     )
-    lidar_timeout_s: float = parameter(0.2, "How long a sweep waits for images.", minimum=0.0, maximum=10.0)
+    lidar_timeout_s: float = parameter(0.2, "Longest wait of a sweep for images.", minimum=0.0, maximum=10.0)
     camera_timeout_s: float = parameter(
-        0.1, "Without LiDAR, how long the leading image waits for the others.", minimum=0.0, maximum=10.0
+        0.1,
+        "Without LiDAR: longest wait of an image of the leading camera for the other cameras.",
+        minimum=0.0,
+        maximum=10.0,
     )
     lost_after_s: float = parameter(
-        1.0, "A sensor silent for longer is not waited for; the LiDAR hands over.", minimum=0.05, maximum=60.0
+        1.0,
+        "A camera silent for longer is not waited for; a LiDAR silent for longer hands over to "
+        "`reference_camera` until its next sweep.",
+        minimum=0.05,
+        maximum=60.0,
     )
     sensor_offsets_s: tuple[float, ...] = parameter(
-        (), "How far the stamps of the LiDAR and of each of `cameras` are ahead; empty: not at all."
+        (),
+        "Seconds by which header stamps are later than the measurement: first the LiDAR, then each of "
+        "`cameras` in order; subtracted before matching. Empty: all 0.",
     )
     tf_tolerance_s: float = parameter(
         0.25,
-        "How far beyond the last stamp of a transform its motion is taken to go on.",
+        "How far beyond the newest (or before the oldest) stamp of a TF transform its motion is "
+        "extrapolated.",
         minimum=0.0,
         maximum=10.0,
     )
     deskew: bool = parameter(
-        True, "Whether to undo the vehicle's motion within a sweep; needs a time per point and odometry."
+        True,
+        "Whether to deskew sweeps; needs a time per point and odometry (odom_frame to the sensor in TF).",
     )
     own_vehicle_box_m: tuple[float, ...] = own_vehicle_parameter()
     max_sweeps: int = parameter(
-        10, "At most so many earlier sweeps; the network may want fewer.", minimum=0, maximum=20
+        10, "Maximum number of earlier sweeps per frame; the network may use fewer.", minimum=0, maximum=20
     )
     sweep_max_age_s: float = parameter(
-        1.0, "Earlier sweeps older than this are left out.", minimum=0.01, maximum=10.0
+        1.0, "Earlier sweeps older than this are not used.", minimum=0.01, maximum=10.0
     )
     capacity: int = parameter(
-        400_000, "More points per cloud than this are thinned out evenly.", minimum=1, maximum=10_000_000
+        400_000,
+        "Maximum number of points per cloud; larger clouds are subsampled evenly.",
+        minimum=1,
+        maximum=10_000_000,
     )
     intensity_max: float = parameter(
         0.0,
-        "Intensity that means 1; 0: the largest of an integer type, 1 for floats.",
+        "Raw intensity that is scaled to 1 (255 for 0..255); higher values are clipped. 0: the maximum of an "
+        "integer field, 1.0 for a float field.",
         minimum=0.0,
         maximum=1e9,
     )
     max_missing_cameras: int = parameter(
-        3, "More missing cameras than this are ERROR, fewer WARN.", minimum=0, maximum=64
+        3, "More missing cameras than this are ERROR, up to this many WARN.", minimum=0, maximum=64
     )
     points_reliability: str = parameter(
         "best_effort", "Reliability of the point cloud input.", choices=RELIABILITY
@@ -129,15 +161,18 @@ class FusionParameters(NodeParameters):
     image_depth: int = parameter(5, "Queue depth of each image input.", minimum=1, maximum=100)
     frozen_after: int = parameter(
         10,
-        "So many equal pictures in a row are WARN: the camera is frozen; 0: never.",
+        "This many identical images in a row are WARN: the camera is frozen; 0: never.",
         minimum=0,
         maximum=10000,
     )
     display_score: float = parameter(
-        0.3, "Boxes below this score are published but not drawn.", minimum=0.0, maximum=1.0
+        0.3,
+        "Boxes with a lower score are published but not drawn (markers, images).",
+        minimum=0.0,
+        maximum=1.0,
     )
     pixels_per_metre: float = parameter(
-        8.0, "Resolution of the bird's-eye picture.", minimum=1.0, maximum=40.0
+        8.0, "Resolution of the bird's-eye images.", minimum=1.0, maximum=40.0
     )
 
     def check(self) -> None:

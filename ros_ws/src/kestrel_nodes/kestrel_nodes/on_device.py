@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def device_parameter() -> Any:
     """Return the parameter that every node with a network has."""
     text = (
-        "Where the network runs: cpu, cuda (the first GPU), cuda:N, or auto: a GPU where there is one, and "
-        "the CPU once that fails."
+        "Where the network runs: cpu; cuda (the first GPU); cuda:N; or auto, the first GPU if there is "
+        "one, else the CPU, and the CPU once that GPU fails."
     )
     return parameter("cpu", text)
 
@@ -124,7 +124,7 @@ class OnDevice(Generic[PipelineT]):
             # What a GPU is blamed for may be a mistake of ours, which the trace shows.
             self._logger.error("".join(traceback.format_exception(error)))
             return failure
-        failed = ModelError(describe(f"answer of {self._device}", expected="one", found=failure))
+        failed = ModelError(describe(f"inference on {self._device}", expected="a result", found=failure))
         # Requests of a service are not looked at by WorkingNode, which says this of messages.
         self._concern.error("pipeline", str(failed))
         raise failed from error

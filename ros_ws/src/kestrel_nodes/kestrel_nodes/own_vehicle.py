@@ -12,5 +12,5 @@ from kestrel_nodes.parameters import parameter
 
 def own_vehicle_parameter() -> Any:
     """Return the box of the vehicle's own points, see `kestrel.data.own_vehicle`."""
-    text = f"Box around the vehicle in base_frame, metres: {FIELDS}. Points in it are its own; empty: none."
+    text = f"Box in base_frame whose points are removed as the vehicle's own, metres: {FIELDS}; empty: none."
     return parameter((), text, minimum=-100.0, maximum=100.0)

@@ -136,31 +136,33 @@ class NodeParameters:
 
     jump_back_limit_s: float = parameter(
         0.5,
-        "A stamp older than the newest by up to this is late and dropped; further back, time has restarted.",
+        "A stamp older than the newest of its input by up to this is out of order and dropped; older "
+        "still, time has restarted (a bag loops) and state over time is reset.",
         minimum=0.0,
         maximum=3600.0,
     )
     input_timeout_s: float = parameter(
         1.0,
-        "An input silent, or without anything usable, for longer is reported as ERROR.",
+        "An input without a usable message for longer than this (at least two of its periods) is ERROR.",
         minimum=0.01,
         maximum=3600.0,
     )
     latency_warn_ms: float = parameter(
         200.0,
-        "Latency from stamp to output above this is WARN; for longer than 1 s, ERROR.",
+        "Latency from input stamp to output above this is WARN; if it stays above for more than 1 s, ERROR.",
         minimum=0.0,
         maximum=60000.0,
     )
     clock_tolerance_s: float = parameter(
         10.0,
-        "Stamps that differ more than this from the node's clock are reported as another clock domain.",
+        "Stamps that differ from the node's clock by more than this are reported as another clock domain.",
         minimum=0.1,
         maximum=1e9,
     )
     worker_timeout_s: float = parameter(
         30.0,
-        "The heartbeat stops when one input takes longer than this, so that a supervisor restarts the node.",
+        "The heartbeat stops while one message has been processed for longer than this, so that `kestrel up` "
+        "restarts the node.",
         minimum=1.0,
         maximum=3600.0,
     )

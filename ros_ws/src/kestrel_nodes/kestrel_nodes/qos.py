@@ -26,9 +26,6 @@ LATCHED: Final = QoSProfile(
 OUTPUT: Final = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 """Reliable, which serves reliable and best-effort subscribers alike."""
 
-DEBUG: Final = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-"""Timing topics: losing one matters to nobody."""
-
 
 def is_kept(publishers: Iterable[Any]) -> bool:
     """Whether any of these (rclpy's TopicEndpointInfo) keeps its last message for late subscribers."""

@@ -48,40 +48,54 @@ class SegmentationParameters(NodeParameters):
     device: str = device_parameter()
     precision: str = parameter(
         "auto",
-        "What the convolutions multiply; auto: int8 where the CPU has instructions for it, float32 on a GPU.",
+        "Arithmetic of the convolutions; auto: int8 where the CPU has int8 (VNNI) instructions, else "
+        "float32; float32 on a GPU and for converted networks.",
         choices=PRECISIONS,
     )
     base_frame: str = parameter(
-        "base_link", "Frame on the ground in which the network works; empty: the cloud is in it already."
+        "base_link",
+        "Frame of the vehicle (x forward, origin on the ground) into which clouds are transformed for the "
+        "network; empty: clouds are in it already.",
     )
     points_reliability: str = parameter(
         "best_effort", "Reliability of the point cloud input.", choices=RELIABILITY
     )
     points_depth: int = parameter(2, "Queue depth of the point cloud input.", minimum=1, maximum=100)
     capacity: int = parameter(
-        400_000, "More points per cloud than this are thinned out evenly.", minimum=1, maximum=10_000_000
+        400_000,
+        "Maximum number of points per cloud; larger clouds are subsampled evenly.",
+        minimum=1,
+        maximum=10_000_000,
     )
     intensity_max: float = parameter(
         0.0,
-        "Intensity that means 1; 0: the largest of an integer type, 1 for floats.",
+        "Raw intensity that is scaled to 1 (255 for 0..255); higher values are clipped. 0: the maximum of an "
+        "integer field, 1.0 for a float field.",
         minimum=0.0,
         maximum=1e9,
     )
     deskew: bool = parameter(
-        True, "Whether to undo the vehicle's motion within a sweep; needs a time per point and odometry."
+        True,
+        "Whether to deskew sweeps; needs a time per point and odometry (odom_frame to the sensor in TF).",
     )
-    odom_frame: str = parameter("odom", "Frame that stands still while the vehicle moves.")
+    odom_frame: str = parameter("odom", "Fixed frame in which TF gives the motion of the vehicle (odometry).")
     own_vehicle_box_m: tuple[float, ...] = own_vehicle_parameter()
     removed_classes: tuple[str, ...] = parameter(
-        (), "Points of these classes are left out of `points_filtered`; those without a class stay."
+        (), "Classes left out of `points_filtered`; points without a class stay in."
     )
     kept_classes: tuple[str, ...] = parameter(
-        (), "Only points of these classes are in `points_filtered`; not together with `removed_classes`."
+        (), "The only classes in `points_filtered`; not together with `removed_classes`."
     )
     test_time_turns: int = parameter(
-        1, "Turned views of a sweep that are averaged; each costs a whole answer.", minimum=1, maximum=16
+        1,
+        "Test-time augmentation: views of a sweep, rotated evenly about z, whose probabilities are "
+        "averaged; the time grows in proportion.",
+        minimum=1,
+        maximum=16,
     )
-    test_time_mirror: bool = parameter(False, "Whether every view is also mirrored, at twice the time.")
+    test_time_mirror: bool = parameter(
+        False, "Test-time augmentation: whether every view is also mirrored, at twice the time."
+    )
 
     def check(self) -> None:
         """Refuse two filters at once, and a box that is none."""

@@ -34,17 +34,19 @@ class VideoParameters(NodeParameters):
 
     weights: str = parameter(
         "kestrel-video",
-        "Name of shipped weights, or path of a .safetensors file that `kestrel train` wrote.",
+        "Name of shipped weights, or path of a .safetensors file written by `kestrel train`.",
     )
     threads: int = parameter(0, "Threads of the network; 0 lets torch choose.", minimum=0, maximum=256)
     device: str = device_parameter()
-    cameras: tuple[str, ...] = parameter(("front",), "Names of the cameras; all share one network.")
-    compressed: bool = parameter(True, "Whether the cameras send CompressedImage (JPEG, PNG) or raw Image.")
+    cameras: tuple[str, ...] = parameter(("front",), "Camera names; one network serves all of them.")
+    compressed: bool = parameter(
+        True, "true: the cameras publish CompressedImage (JPEG, PNG); false: raw Image."
+    )
     image_reliability: str = parameter("best_effort", "Reliability of the image inputs.", choices=RELIABILITY)
     image_depth: int = parameter(2, "Queue depth of each image input.", minimum=1, maximum=100)
     frozen_after: int = parameter(
         10,
-        "So many equal pictures in a row are WARN: the camera is frozen; 0: never.",
+        "This many identical images in a row are WARN: the camera is frozen; 0: never.",
         minimum=0,
         maximum=10000,
     )

@@ -45,8 +45,8 @@ def import_(
     params: Annotated[
         Path | None,
         typer.Option(
-            help="Of a recording: a ROS parameter file; what it tells the fusion node of the sensors counts "
-            "here."
+            help="With a recording: parameter file of the fusion node; its cameras, intensity_max, "
+            "rectified, sensor_offsets_s and own_vehicle_box_m are used."
         ),
     ] = None,
 ) -> None:

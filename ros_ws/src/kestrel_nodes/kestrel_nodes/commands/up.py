@@ -15,7 +15,13 @@ def up(
         str | None,
         typer.Option(help="Rig whose cameras and topics are used: a name in config/rigs or a file."),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Folder with parameters instead of config/.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder whose files replace those of the installed config; files that it lacks come from "
+            "there."
+        ),
+    ] = None,
     nodes: Annotated[str | None, typer.Option(help="Names with commas between; default: all.")] = None,
     use_sim_time: Annotated[
         bool, typer.Option("--use-sim-time", help="Follow /clock, as a replay publishes it.")

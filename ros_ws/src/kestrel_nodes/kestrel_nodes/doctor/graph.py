@@ -146,7 +146,7 @@ def check_clouds(listener: Listener) -> Iterator[Finding]:
         try:
             points = read_cloud(message).cloud.points
         except InputError as error:
-            yield Finding(Level.BROKEN, topic, str(error), "mend the driver: the nodes refuse such clouds")
+            yield Finding(Level.BROKEN, topic, str(error), "fix the driver: the nodes refuse such clouds")
             continue
         close = np.square(points[:, :2]).sum(axis=1) < CLOSE_M**2
         if len(points) and close.mean() > CLOSE_SHARE:
