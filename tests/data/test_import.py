@@ -18,6 +18,7 @@ from kestrel.data.camera_info import read_camera_info
 from kestrel.data.cloud_reader import read_cloud
 from kestrel.data.kitti import tracking_messages
 from kestrel.data.kitti_files import read_sweep
+from kestrel.data.kitti_recordings import tracking_recording
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.perception_messages import DONT_CARE, boxes_from_message
 from kestrel.data.picture_reader import read_image
@@ -168,22 +169,32 @@ def test_tracked_boxes_hold_points_and_keep_their_tracks(tracking):
 
 def test_regions_without_labels_surround_the_view_of_the_camera(tracking):
     truth = boxes_from_message(first(tracking, "/truth/objects"), DETECTION_CLASSES)
-    assert [truth.class_names[label] for label in truth.label][:3] == [DONT_CARE] * 3
+    assert [truth.class_names[label] for label in truth.label][:2] == [DONT_CARE] * 2
+    beside = truth.chosen(np.arange(len(truth)) < 2)
+    places = np.array([(-10, 3, 0), (5, 20, 0), (5, -20, 0), (20, 0, 0), (20, 14, 0)], np.float32)
+    assert beside.contain(places).any(0).tolist() == [True, True, True, False, False]
 
-    def ignored(x, y):
-        return any(
-            abs(offset[0] * np.cos(yaw) + offset[1] * np.sin(yaw)) <= size[0] / 2
-            and abs(offset[1] * np.cos(yaw) - offset[0] * np.sin(yaw)) <= size[1] / 2
-            for offset, yaw, size in zip(
-                (x, y) - truth.center[:3, :2], truth.yaw[:3], truth.size[:3], strict=True
-            )
-        )
 
-    assert ignored(-10, 3)
-    assert ignored(5, 20)
-    assert ignored(5, -20)
-    assert not ignored(20, 0)
-    assert not ignored(20, 14)
+def test_within_40_m_as_much_of_the_view_is_unknown_as_the_labels_say(tracking):
+    recording = tracking_recording(folder("kitti_tracking_0000"), "0000")
+    camera = recording.calibrations.base_from_camera
+    side = np.arange(-40, 40, 0.25) + 0.125
+    x, y = (each.ravel() for each in np.meshgrid(side, side))
+    places = np.stack((x, y, np.full(len(x), camera[2, 3])), 1)[np.hypot(x, y) < 40]
+    pixels = (places - camera[:3, 3]) @ camera[:3, :3] @ recording.calibrations.camera_matrix.T
+    columns = np.where(pixels[:, 2] > 0, pixels[:, 0] / pixels[:, 2], -np.inf)
+    seen = (columns > 0) & (columns < 1218)
+    found, wanted = [], []
+    for number, message in enumerate(tracking.messages(["/truth/objects"])):
+        if number % 10 == 0:
+            truth = boxes_from_message(message.decode(), DETECTION_CLASSES)
+            regions = truth.chosen(truth.label == truth.class_names.index(DONT_CARE))
+            found.append(regions.contain(places[seen].astype(np.float32)).any(0).mean())
+            edges = [np.array(row[5:8:2], float) for row in recording.labels[number] if row[1] == "DontCare"]
+            within = [(left < columns[seen]) & (columns[seen] < right) for left, right in edges]
+            wanted.append(np.logical_or.reduce(within).mean())
+    np.testing.assert_allclose(found, wanted, rtol=0.05)
+    assert 0.05 < np.mean(found) < 0.15
 
 
 def test_poses_begin_at_the_origin_and_move_ahead(tracking):

@@ -14,7 +14,7 @@ from kestrel.data.cloud_reader import read_cloud
 from kestrel.data.kitti import raw_messages, tracking_messages
 from kestrel.data.kitti_files import EARTH_RADIUS_M, read_stamps
 from kestrel.data.messages import stamp_of, transform_from_message
-from kestrel.data.perception_messages import boxes_from_message
+from kestrel.data.perception_messages import DONT_CARE, boxes_from_message
 from kestrel.data.picture_reader import read_image
 from kestrel.errors import InputError
 
@@ -196,13 +196,89 @@ def test_a_tracking_sequence_has_pictures_and_boxes_of_its_sweeps(training):
     assert boxes.num_points[car] == 1
 
 
-def test_a_tracking_sequence_may_have_no_pictures(training):
+def without_pictures(training):
     for path in (training / "image_02" / "0004").iterdir():
         path.unlink()
     (training / "image_02" / "0004").rmdir()
+
+
+def test_a_tracking_sequence_may_have_no_pictures(training):
+    without_pictures(training)
     topics = by_topic(tracking_messages(training, "0004"))
     assert "/camera/front/image/compressed" not in topics
     assert set(mounts(topics)) == {"lidar"}
+
+
+def unlabelled(training, *regions):
+    """Return what the truth of frame 0 says nothing of, the labels having regions of these columns."""
+    lines = "".join(
+        f"0 -1 DontCare -1 -1 -10 {left} 150 {right} 190" + " -1000" * 7 + "\n" for left, right in regions
+    )
+    (training / "label_02" / "0004.txt").write_text(lines)
+    (_, message), *_ = by_topic(tracking_messages(training, "0004"))["/truth/objects"]
+    boxes = boxes_from_message(message, DETECTION_CLASSES)
+    return boxes.chosen(boxes.label == boxes.class_names.index(DONT_CARE))
+
+
+def columns_of(places):
+    """Return the columns of the picture at which places in base_link are, by the published calibration."""
+    rectified = np.eye(4)
+    rectified[:3, :3] = RECTIFIED
+    pixels = (
+        np.c_[places - (0, 0, 1.73), np.ones(len(places))] @ (PROJECTION @ rectified @ CAMERA_FROM_LIDAR).T
+    )
+    return np.where(pixels[:, 2] > 0, pixels[:, 0] / pixels[:, 2], -np.inf)
+
+
+def around(step=0.25, reach=40.0, height=1.65):
+    """Return places (N, 3) in base_link within a reach, as high as the camera sits."""
+    side = np.arange(-reach, reach, step) + step / 2
+    x, y = (each.ravel() for each in np.meshgrid(side, side))
+    return np.c_[x, y, np.full(len(x), height)][np.hypot(x, y) < reach]
+
+
+def covered(boxes, places):
+    return boxes.contain(places.astype(np.float32)).any(0)
+
+
+REGIONS = ((40, 180), (300, 340), (900, 1100))
+
+
+def test_regions_are_unknown_in_their_directions_from_the_camera_on_and_nowhere_else(training):
+    boxes, places = unlabelled(training, *REGIONS), around()
+    columns = columns_of(places)
+    seen = (columns > 0) & (columns < 1241)
+    directions = np.logical_or.reduce([(left < columns) & (columns < right) for left, right in REGIONS])
+    found = covered(boxes, places)
+    assert directions.sum() == pytest.approx((found & seen).sum(), rel=0.03)
+    assert ((found != directions) & seen).sum() < 0.07 * directions.sum(), "half of it beyond the edges"
+
+
+def test_what_is_beside_a_narrow_region_is_known_however_near(training):
+    boxes, places = unlabelled(training, (300, 340)), around()
+    columns, away = columns_of(places), np.hypot(*places[:, :2].T)
+    for metres in (5, 10, 20, 39):
+        here = abs(away - metres) < 0.5
+        within, beside = abs(columns - 320) < 15, abs(columns - 320) < 20 + 720 / metres
+        assert covered(boxes, places[here & within]).all(), metres
+        others = here & ~beside & (columns > 10) & (columns < 1230)
+        assert others.sum() > 50
+        assert not covered(boxes, places[others]).any(), f"a metre beside it at {metres} m"
+
+
+@pytest.mark.parametrize(("pictures", "last"), [(True, 1241), (False, 1219)])
+def test_beside_the_view_of_the_camera_nothing_is_known(training, pictures, last):
+    """Without a picture as much is taken for seen to the right as to the left."""
+    if not pictures:
+        without_pictures(training)
+    places = around()
+    columns = columns_of(places)
+    beyond = (columns < 0) | (columns > last)
+    assert (covered(unlabelled(training), places) != beyond).mean() < 1e-3
+
+
+def test_a_region_without_a_width_is_none(training):
+    assert len(unlabelled(training, (300, 300))) == len(unlabelled(training))
 
 
 def test_stamps_are_counted_in_utc(tmp_path):

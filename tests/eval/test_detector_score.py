@@ -192,9 +192,9 @@ def test_sensors_that_a_network_has_not_are_refused(bag: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--results", "r.json"], "--results: expected it with --weights"),
-        (["--sensors", "lidar"], "--sensors: expected it with --weights"),
-        (["--device", "cuda"], "--device: expected it with --weights"),
+        (["--results", "r.json"], "--results: expected --weights beside it"),
+        (["--sensors", "lidar"], "--sensors: expected --weights beside it"),
+        (["--device", "cuda"], "--device: expected --weights beside it"),
         (["--weights", "kestrel-fusion", "--baseline"], "--baseline: expected one without --weights"),
         (["--weights", "kestrel-seg"], "expected a BEVFusion or KestrelFusion, found KestrelSeg"),
         (["other.mcap"], "recordings: expected one, or --weights to score, found 2"),
@@ -204,6 +204,61 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, options: li
     result = run(write_drive(tmp_path / "drive.mcap"), *options)
     assert isinstance(result.exception, ConfigError)
     assert text in str(result.exception)
+
+
+@pytest.fixture
+def unanswered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No recording is answered."""
+
+    def answered(*_: Any) -> None:
+        raise AssertionError("answered a recording")
+
+    monkeypatch.setattr(DetectorScore, "add", answered)
+
+
+@pytest.mark.usefixtures("unanswered")
+def test_a_place_that_no_results_can_be_written_to_is_found_before_the_first_frame(
+    bag: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for results in (tmp_path, tmp_path / "file" / "r.json"):
+        result = run(bag, "--weights", "kestrel-fusion", "--results", results)
+        assert isinstance(result.exception, InputError)
+        assert "--results: expected a file that can be written, found" in str(result.exception)
+    assert not [*tmp_path.glob("*.part")]
+
+
+@pytest.mark.usefixtures("unanswered")
+def test_a_recording_that_is_not_there_or_damaged_is_found_before_the_first_is_answered(
+    bag: Path, tmp_path: Path
+) -> None:
+    whole = write_drive(tmp_path / "whole.mcap")
+    (tmp_path / "damaged.mcap").write_bytes(whole.read_bytes()[:-200])
+    for name in ("none.mcap", "damaged.mcap"):
+        result = run(bag, whole, tmp_path / name, "--weights", "kestrel-fusion")
+        assert isinstance(result.exception, InputError)
+        assert name in str(result.exception)
+
+
+def test_the_score_is_printed_even_if_the_results_cannot_be_written_in_the_end(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise InputError("no space left")
+
+    monkeypatch.setattr(DetectorScore, "write_results", full)
+    options = (
+        "--weights",
+        "kestrel-fusion",
+        "--sensors",
+        "lidar",
+        "--results",
+        tmp_path / "r.json",
+        "--json",
+    )
+    result = run(bag, *options)
+    assert isinstance(result.exception, InputError)
+    assert json.loads(result.stdout)["figures"]["detection/frames"]["value"] == 3
 
 
 def test_layers_of_the_map_are_all_scored(tmp_path: Path) -> None:

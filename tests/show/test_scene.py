@@ -85,6 +85,21 @@ def test_boxes_without_a_place_are_left_out(tmp_path, topic):
     assert [len(each) for each in (frame.objects, frame.truth) if each is not None] == [1]
 
 
+def test_the_moment_of_most_objects_is_not_that_of_most_regions_of_which_nothing_is_known(tmp_path):
+    with BagWriter(tmp_path / "out.mcap") as bag:
+        mounted(bag)
+        for index, objects in enumerate((1, 1, 2, 0)):
+            stamp = EPOCH + index * 10**8
+            bag.write("/lidar/points", sweep(stamp), stamp)
+            truth = perception_messages.objects_message(boxes([(10, 0, 1)] * 4, stamp=stamp))
+            for item in truth.objects[objects:]:
+                item.class_id = perception_messages.DONT_CARE
+            bag.write("/truth/objects", truth, stamp)
+    scene = Scene(tmp_path / "out.mcap")
+    assert scene.best_stamp() == EPOCH + 2 * 10**8
+    assert [len(frame.truth) for frame in scene.frames()] == [1, 1, 2, 0]
+
+
 def test_a_transform_that_is_no_rotation_is_said(tmp_path):
     with BagWriter(tmp_path / "out.mcap") as bag:
         mounted(bag, {"x": 0.0, "y": 0.0, "z": 0.0, "w": 0.0})

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from kestrel.classes import DETECTION_CLASSES
+from kestrel.data import messages
 from kestrel.data.bag import BagWriter
 from kestrel.data.perception_messages import DONT_CARE, objects_message
 from kestrel.data.sensor_messages import cloud_message
@@ -68,6 +69,8 @@ def bag(tmp_path: Path) -> Path:
         true=True,
     )
     with BagWriter(tmp_path / "bag") as out:
+        mount = messages.transform_message(np.eye(4), "base_link", "lidar", STAMP)
+        out.write("/tf_static", messages.tf_message([mount]), STAMP)
         for stamp in (STAMP, 2 * STAMP):
             cloud = PointCloud(np.zeros((1, 4), np.float32), stamp, "lidar")
             out.write("/lidar/points", cloud_message(cloud), stamp)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kestrel.eval.labelled import judged, outside
 from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig, FusionOutput
 from kestrel.train import cache
@@ -27,7 +28,6 @@ from kestrel.train.fusion_loss import (
     velocity_loss,
 )
 from kestrel.train.fusion_sample import FusionSample, collate
-from kestrel.train.labelled import judged, outside
 
 CONFIG = FusionConfig()
 CAR = 0

@@ -57,17 +57,17 @@ def labels(*values: int) -> UInt8Array:
 
 def test_a_truck_in_the_box_of_a_car_is_a_vehicle(bag: Path) -> None:
     values = score_points(lambda cloud: labels(CAR, TRUCK, ROAD, ROAD, ROAD), bag)
-    assert values == {"recall/vehicle": 1.0, "precision/vehicle": 1.0}
+    assert values == {"sweeps": 1.0, "recall/vehicle": 1.0, "precision/vehicle": 1.0}
 
 
 def test_points_outside_count_where_something_is_known(bag: Path) -> None:
     values = score_points(lambda cloud: labels(CAR, ROAD, CAR, CAR, CAR), bag)
-    assert values == {"recall/vehicle": 0.5, "precision/vehicle": 0.5}
+    assert values == {"sweeps": 1.0, "recall/vehicle": 0.5, "precision/vehicle": 0.5}
 
 
 def test_group_without_a_box_has_precision_alone(bag: Path) -> None:
     values = score_points(lambda cloud: labels(ROAD, WALKER, ROAD, ROAD, ROAD), bag)
-    assert values == {"recall/vehicle": 0.0, "precision/pedestrian": 0.0}
+    assert values == {"sweeps": 1.0, "recall/vehicle": 0.0, "precision/pedestrian": 0.0}
 
 
 def test_bag_without_boxes_is_refused(tmp_path: Path) -> None:

@@ -149,7 +149,9 @@ class Scene:
 
     def best_stamp(self) -> int:
         """Return the stamp at which most detections are sure: a moment worth a picture."""
-        found = self.recording.predicted.objects or self.recording.truth.objects
+        found = self.recording.predicted.objects or {
+            stamp: _known(truth) for stamp, truth in self.recording.truth.objects.items()
+        }
         later = [stamp for stamp in self.stamps if stamp in found][len(found) // 4 :]
         if not later:
             return self.stamps[len(self.stamps) // 2]
@@ -163,7 +165,7 @@ class Scene:
         """Return what there is at ``stamp``."""
         points, classes = self._points(stamp)
         cameras = tuple(view for name in self.cameras if (view := self._view(name, stamp)) is not None)
-        events = self.recording.truth.events
+        truth, events = self.recording.truth.objects.get(stamp), self.recording.truth.events
         truth_events = sorted((picture.stamp_ns, event) for picture, event in events.items())
         return Frame(
             stamp_ns=stamp,
@@ -172,7 +174,7 @@ class Scene:
             classes=classes,
             cameras=cameras,
             objects=_finite(self.recording.predicted.objects.get(stamp)),
-            truth=_finite(_known(self.recording.truth.objects.get(stamp))),
+            truth=_finite(None if truth is None else _known(truth)),
             bev_map=self.recording.predicted.maps.get(stamp),
             truth_event=_newest(truth_events, stamp),
             latencies_ms=self._newest_latencies(stamp),
@@ -245,9 +247,9 @@ class Scene:
         return result
 
 
-def _known(truth: Boxes3D | None) -> Boxes3D | None:
+def _known(truth: Boxes3D) -> Boxes3D:
     """Return the truth without the regions of which it knows nothing."""
-    if truth is None or DONT_CARE not in truth.class_names:
+    if DONT_CARE not in truth.class_names:
         return truth
     return truth.chosen(truth.label != truth.class_names.index(DONT_CARE))
 

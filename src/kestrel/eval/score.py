@@ -118,19 +118,25 @@ def _untold(truth: detection.BoxTable) -> set[str]:
 
 
 def _allowed(found: Boxes3D | None, truth: Boxes3D) -> Boxes3D:
-    """Return the predictions of a frame outside the regions of which the truth knows nothing."""
+    """Return the predictions of a frame of which its truth says whether they are right.
+
+    In a region of which it knows nothing these are those around its boxes: an object that was labelled there
+    all the same is found or missed like any other.
+    """
     if found is None:
         return truth.chosen(np.zeros(len(truth), bool))
-    if DONT_CARE not in truth.class_names or len(found) == 0:
+    regions = np.array([name == DONT_CARE for name in truth.class_names], np.bool_)[truth.label]
+    if not regions.any() or len(found) == 0:
         return found
-    keep = np.ones(len(found), bool)
-    for index in np.flatnonzero(truth.label == truth.class_names.index(DONT_CARE)):
-        offset = found.center[:, :2] - truth.center[index, :2]
-        cos, sin = np.cos(truth.yaw[index]), np.sin(truth.yaw[index])
-        along, across = offset @ (cos, sin), offset @ (-sin, cos)
-        inside = (np.abs(along) <= truth.size[index, 0] / 2) & (np.abs(across) <= truth.size[index, 1] / 2)
-        keep &= ~inside
-    return found.chosen(keep)
+    import torch  # takes two seconds, and most recordings have no regions
+
+    from kestrel.eval.labelled import judged
+
+    unknown = truth.chosen(regions)
+    gaps = np.concatenate((unknown.center, unknown.size, unknown.yaw[:, None]), 1)
+    every = np.ones(len(found.class_names), np.bool_)
+    arrays = (found.center, found.label, truth.center[~regions], gaps, every)
+    return found.chosen(judged(*(torch.from_numpy(array) for array in arrays)).numpy())
 
 
 def point_values(truth: Answers, predicted: Answers) -> Values:

@@ -45,7 +45,7 @@ def score_detections(detect: Detector, bag: Path) -> dict[str, float]:
     the first of THRESHOLDS and the first match.
 
     Raises:
-        InputError: the bag has no sweeps with /truth/objects.
+        InputError, CalibrationError: see judged_sweeps.
     """
     counts: Counts = Counter()
     sweeps = judged_sweeps(bag)

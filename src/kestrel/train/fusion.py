@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.errors import ConfigError, describe
+from kestrel.eval.labelled import judged
 from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig, FusionOutput
 from kestrel.pipelines.box_decoder import DecodedBoxes, first_boxes
@@ -30,7 +31,6 @@ from kestrel.train.fusion_loss import fusion_loss
 from kestrel.train.fusion_map import MapEvidence, MapSource, MapTask
 from kestrel.train.fusion_motion import MotionSource, MotionTask, Surroundings
 from kestrel.train.fusion_sample import FusionBatch, collate
-from kestrel.train.labelled import judged
 from kestrel.train.loop import Task, fit, mean_loss
 from kestrel.train.picture_kinds import KINDS, kinds_loss
 from kestrel.train.plan import Plan, scaled

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kestrel.eval.labelled import outside
 from kestrel.models.kestrel_fusion import KestrelFusion
 from kestrel.models.kestrel_fusion_types import FusionConfig, FusionOutput
 from kestrel.train.fusion_sample import FusionBatch, FusionSample
-from kestrel.train.labelled import outside
 
 REGRESSION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 1.0, 1.0])
 """Of what BoxRegression answers but the velocity."""

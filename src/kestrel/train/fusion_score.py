@@ -16,10 +16,10 @@ import torch
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS, NO_ATTRIBUTE
 from kestrel.errors import InputError, describe
 from kestrel.eval.fusion import EDGES_M, ScoredFrame, Values, by_class, by_range, compare, summary
+from kestrel.eval.labelled import judged
 from kestrel.eval.overlap import MapOverlap
 from kestrel.train import cache, drive_file
 from kestrel.train.drive_file import Holds
-from kestrel.train.labelled import judged
 from kestrel.train.progress import track
 from kestrel.train.sensor_cases import (
     CAMERAS,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,11 +14,15 @@ from numpy.typing import NDArray
 
 from kestrel.classes import DETECTION_CLASSES
 from kestrel.data.bag import BagReader
-from kestrel.data.messages import stamp_of, transform_from_message
+from kestrel.data.messages import source_of
 from kestrel.data.perception_messages import DONT_CARE, boxes_from_message
-from kestrel.data.recorded_sweeps import SweepReader
+from kestrel.data.recorded_sensors import CLOUD
+from kestrel.data.recorded_sweeps import RecordedSweeps
+from kestrel.data.recorded_transforms import RecordedTransforms
 from kestrel.data.rig_parameters import ALL_THERE_IS
 from kestrel.errors import InputError, describe
+from kestrel.eval.recording import BASE_FRAME
+from kestrel.train.recorded_moments import OBJECTS
 from kestrel.types import Boxes3D, Float32Array, PointCloud
 
 GROUPS: Final = {
@@ -45,30 +50,39 @@ class JudgedSweep:
 
     def known(self, points: Float32Array) -> NDArray[np.bool_]:
         """Return at which points (P, 3) in base_link the truth says what is there, (P,)."""
-        unknown = self.truth.chosen(self.names == DONT_CARE).contain(points).any(0)
-        return ~unknown & (np.hypot(points[:, 0], points[:, 1]) < JUDGED_RANGE_M)
+        known = np.hypot(points[:, 0], points[:, 1]) < JUDGED_RANGE_M
+        regions = self.truth.chosen(self.names == DONT_CARE)
+        known[known] = ~regions.contain(points[known]).any(0)
+        return known
 
 
 def judged_sweeps(bag: Path) -> list[JudgedSweep]:
-    """Return the sweeps of a bag that have true boxes, in the order of time.
+    """Return the sweeps of a bag that have true boxes, in the order of time, read as the nodes read them.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, the true boxes are in another frame, or the bag is damaged.
+        CalibrationError: it is not known where the LiDAR sits.
     """
-    sweeps: dict[int, PointCloud] = {}
-    truth: dict[int, Boxes3D] = {}
-    base_from_lidar, read = np.eye(4), SweepReader(bag, ALL_THERE_IS)
-    for message in BagReader(bag).messages(["/tf_static", "/lidar/points", "/truth/objects"]):
-        decoded = message.decode()
-        if message.topic == "/tf_static":
-            for transform in decoded.transforms:
-                if transform.child_frame_id == "lidar":
-                    base_from_lidar = transform_from_message(transform.transform)
-        elif message.topic == "/lidar/points":
-            sweeps[stamp_of(decoded)] = read(message).cloud
-        else:
-            truth[stamp_of(decoded)] = boxes_from_message(decoded, DETECTION_CLASSES)
-    both = sorted(sweeps.keys() & truth.keys())
-    if not both:
-        raise InputError(describe(f"bag {bag}", expected="/lidar/points with /truth/objects", found="none"))
-    return [JudgedSweep(sweeps[stamp].moved(base_from_lidar, "base_link"), truth[stamp]) for stamp in both]
+    reader = BagReader(bag)
+    truth = {boxes.stamp_ns: boxes for boxes in _true_boxes(reader)}
+    transforms = RecordedTransforms(reader)
+    reader.raise_if_damaged()  # before what is missing is put down to anything else
+    read, judged = RecordedSweeps(bag, transforms, ALL_THERE_IS), {}
+    for message in reader.messages([CLOUD]):
+        source = source_of(message.msgtype, message.raw)
+        if source is not None and source.stamp_ns in truth:
+            cloud = read(message)
+            placed = cloud.moved(transforms.mount(cloud.frame_id, cloud.stamp_ns), BASE_FRAME)
+            judged[source.stamp_ns] = JudgedSweep(placed, truth[source.stamp_ns])
+    reader.raise_if_damaged()
+    if not judged:
+        raise InputError(describe(f"bag {bag}", expected=f"{CLOUD} with {OBJECTS}", found="none"))
+    return [judged[stamp] for stamp in sorted(judged)]
+
+
+def _true_boxes(reader: BagReader) -> Iterator[Boxes3D]:
+    for message in reader.messages([OBJECTS]):
+        boxes = boxes_from_message(message.decode(), DETECTION_CLASSES)
+        if boxes.frame_id != BASE_FRAME:
+            raise InputError(describe(f"frame of {OBJECTS}", expected=BASE_FRAME, found=boxes.frame_id))
+        yield boxes

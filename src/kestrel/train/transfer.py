@@ -23,15 +23,17 @@ def score_points(labels_of: Labeller, bag: Path) -> dict[str, float]:
 
     Recall: points inside of boxes of the group that got a class of it. Precision: points with a class of the
     group, within 40 m and outside of the regions of which the truth says nothing, that are inside of a box of
-    the group. Boxes stand on the road: its points below a vehicle count as missed ones.
+    the group. Boxes stand on the road: its points below a vehicle count as missed ones. ``sweeps`` says how
+    many there are.
 
     Raises:
-        InputError: the bag has no sweeps with /truth/objects.
+        InputError, CalibrationError: see judged_sweeps.
     """
     counts: Counter[tuple[str, str]] = Counter()
-    for sweep in track(judged_sweeps(bag), "boxes"):
+    sweeps = judged_sweeps(bag)
+    for sweep in track(sweeps, "boxes"):
         _count(counts, sweep, labels_of(sweep.cloud))
-    values = {}
+    values = {"sweeps": float(len(sweeps))}
     for group in GROUPS:
         for name, whole in (("recall", "true"), ("precision", "judged")):
             if counts[group, whole]:
@@ -41,10 +43,10 @@ def score_points(labels_of: Labeller, bag: Path) -> dict[str, float]:
 
 def _count(counts: Counter[tuple[str, str]], sweep: JudgedSweep, label: UInt8Array) -> None:
     points = sweep.cloud.points[:, :3]
-    inside, known = sweep.truth.contain(points), sweep.known(points)
+    known = sweep.known(points)
     for group, members in GROUPS.items():
         called = np.isin(label, [POINT_CLASSES.index(name) for name in members])
-        true = inside[np.isin(sweep.names, members)].any(0)
+        true = sweep.truth.chosen(np.isin(sweep.names, members)).contain(points).any(0)
         counts[group, "true"] += int(true.sum())
         counts[group, "recall"] += int((true & called).sum())
         counts[group, "judged"] += int((called & known).sum())
