@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from kestrel.errors import ConfigError, InputError
+from kestrel.errors import ConfigError, InputError, ModelError
 from kestrel.models.bevfusion import BEVFusion
-from kestrel.models.bevfusion_config import build_bevfusion
+from kestrel.models.bevfusion_config import build_bevfusion, check_constants, config_of, network_of
 from kestrel.models.bevfusion_released import released_config
+from kestrel.nn.boxes import DecodedBoxes
 from kestrel.nn.camera_geometry import CameraGeometry
+from kestrel.nn.center_head import CenterHead
 
 VARIANTS = [(task, sensors) for task in ("det", "seg") for sensors in ("camera+lidar", "camera", "lidar")]
 
@@ -154,3 +156,132 @@ def test_unknown_part_is_refused_by_name() -> None:
     config["encoders"]["camera"]["backbone"]["type"] = "VoVNet"
     with pytest.raises(ConfigError, match="VoVNet"):
         build_bevfusion(config)
+
+
+def found_twice(width: float, length: float, apart: float, label: int = 0) -> DecodedBoxes:
+    """Two boxes beside each other."""
+    boxes = torch.tensor([[x, 5.0, -1.0, width, length, 1.7, 0.0, 0, 0] for x in (10.0, 10.0 + apart)])
+    return DecodedBoxes(boxes, torch.tensor([0.8, 0.7]), torch.tensor([label, label]))
+
+
+@pytest.mark.parametrize(
+    ("task", "found", "kept"),
+    [
+        ("car", found_twice(1.9, 4.5, 1.95), 1),  # 2 m: the circle of cars
+        ("truck", found_twice(2.5, 8.0, 3.3), 2),
+        ("bus", found_twice(2.9, 11.0, 3.0), 2),
+        ("barrier", found_twice(2.5, 0.5, 0.9), 1),  # 1 m: the circle of barriers
+        ("motorcycle", found_twice(0.8, 2.1, 0.5), 1),
+        ("pedestrian", found_twice(0.7, 0.7, 0.6), 1),
+        ("pedestrian", found_twice(0.7, 0.7, 1.5), 2),
+        ("pedestrian", found_twice(0.4, 0.4, 1.0, label=1), 1),  # a traffic cone
+    ],
+)
+def test_the_released_camera_detector_keeps_neighbours_and_drops_what_it_found_twice(
+    task: str, found: DecodedBoxes, kept: int
+) -> None:
+    config = released_config("det", "camera")
+    with torch.device("meta"):
+        head = build_bevfusion(config).heads["object"]
+    assert isinstance(head, CenterHead)
+    number = next(number for number, names in enumerate(head.tasks) if task in names)
+    assert len(head.suppress(number, found)) == kept
+
+
+def test_one_kind_of_suppression_may_be_named_for_all_tasks() -> None:
+    config = small_config("det", "camera")
+    config["heads"]["object"]["test_cfg"] = {"nms_type": "rotate", "nms_scale": 2.0, "nms_thr": 0.3}
+    head = build_bevfusion(config).heads["object"]
+    assert isinstance(head, CenterHead)
+    assert head.nms_type == ("rotate",) * 6
+    assert head.nms_scale[1:3] == ((2.0, 2.0), (2.0, 2.0))
+    assert head.nms_threshold == 0.3
+    del config["heads"]["object"]["test_cfg"]
+    assert build_bevfusion(config).heads["object"].nms_type == ("circle",) * 6
+
+
+def test_floats_where_the_network_has_integers_are_refused() -> None:
+    network = small("seg", "camera")
+    state = network.state_dict()
+    names = [name for name, value in state.items() if not value.is_floating_point()]
+    for ending in ("nx", "relative_position_index"):
+        name = next(name for name in names if name.endswith(ending))
+        with pytest.raises(ModelError, match=rf"{name} torch\.float32 instead of torch\.int64"):
+            network.load_state_dict({**state, name: state[name].float()})
+    network.load_state_dict(state)
+
+
+def test_constants_of_another_grid_are_found_without_the_network() -> None:
+    manifest = {"network": small_config("seg", "camera+lidar")}
+    state = small("seg", "camera+lidar").state_dict()
+    check_constants(state, manifest)
+    check_constants({}, {"task": "det", "modality": "lidar"})
+    key = "encoders.camera.vtransform.bx"
+    with pytest.raises(ModelError, match=rf"{key} of the weights: expected \[-6\.2, -6\.2, 0\.0\].*found"):
+        check_constants({**state, key: state[key] + 0.2}, manifest)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ({"task": "detection", "modality": "lidar"}, r"task.*one of \('det', 'seg'\), found 'detection'"),
+        ({"task": "det", "modality": "radar"}, r"modality.*'camera\+lidar'.*found 'radar'"),
+        ({"task": "det", "modality": ["lidar"]}, r"modality.*found \['lidar'\]"),
+        ({"task": "det", "modality": 3}, r"modality.*found 3"),
+        ({"task": "det", "modality": "camera", "backbone": "vovnet"}, r"backbone.*found 'vovnet'"),
+        ({"network": []}, r"network: expected an object.*found \[\]"),
+        ({"network": {"encoders": None}}, r"network: encoders: expected an object.*found None"),
+        ({"network": {"encoders": {"radar": {}}, "decoder": {}, "heads": {}}}, r"encoders.*camera or lidar"),
+        (
+            {"network": {"encoders": {"lidar": 5}, "decoder": {}, "heads": {}}},
+            r"encoders.*found \{'lidar': 5\}",
+        ),
+        (
+            {"network": {"encoders": {"lidar": {}}, "decoder": {}, "heads": {"map": None}}},
+            r"heads.*object or map",
+        ),
+    ],
+)
+def test_what_is_no_configuration_is_refused(manifest: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        config_of(manifest)
+    with pytest.raises(ModelError, match=f"det.safetensors.*{message}"):
+        network_of(manifest, "det.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            ("encoders", "lidar", "voxelize", "voxel_size"),
+            None,
+            r"det\.safetensors config: expected.*TypeError",
+        ),
+        (("decoder", "backbone"), [], r"det\.safetensors config: expected.*found"),
+        (("heads", "object", "bbox_coder"), {}, r"det\.safetensors config: expected an entry 'pc_range'"),
+    ],
+)
+def test_sizes_that_build_nothing_are_refused(path: tuple[str, ...], value: object, message: str) -> None:
+    config = part = small_config("det", "lidar")
+    for name in path[:-1]:
+        part = part[name]
+    part[path[-1]] = value
+    with pytest.raises(ModelError, match=message):
+        network_of({"network": config}, "det.safetensors")
+
+
+def test_the_first_layer_of_a_narrow_lidar_encoder_sees_metres_as_they_are() -> None:
+    encoder = small("det", "lidar").encoders["lidar"]
+    seen: list[torch.Tensor] = []
+    encoder.backbone.conv_input.register_forward_hook(lambda *args: seen.append(args[2].features))
+    later: list[torch.dtype] = []
+    encoder.backbone.encoder_layers.register_forward_pre_hook(
+        lambda *args: later.append(args[1][0].features.dtype)
+    )
+    clouds = frame()["clouds"]
+    with torch.inference_mode():
+        wide = encoder(clouds)
+        narrow = encoder.map_of(*encoder.voxels(clouds), 1, torch.bfloat16)
+    assert torch.equal(*seen)
+    assert later == [torch.float32, torch.bfloat16]
+    assert 0 < float((narrow.float() - wide).norm() / wide.norm()) < 0.05

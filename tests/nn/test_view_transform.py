@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from kestrel.errors import ModelError
 from kestrel.nn.camera_geometry import CameraGeometry, depth_images, frustum_points, frustum_rays
 from kestrel.nn.view_transform import DepthLSSTransform, LSSTransform, cells_of
 from kestrel.ops.bev_pool import bev_cells
@@ -153,3 +155,57 @@ def test_gradients_reach_every_parameter_and_the_features(kind: type[LSSTransfor
     network(features, cameras(), [torch.rand(50, 4) + 2]).square().sum().backward()
     assert features.grad is not None
     assert all(value.grad is not None for value in network.parameters())
+
+
+def test_depths_and_places_are_exact_under_autocast() -> None:
+    """Steps of bfloat16 are 0.25 m from 32 m on, and its probabilities do not add up to 1."""
+    network, features = transform(DepthLSSTransform), torch.randn(1, 2, 6, 4, 8)
+    assert isinstance(network, DepthLSSTransform)
+    both = cameras()
+    cloud = torch.rand(200, 4) * torch.tensor([60.0, 40, 2, 1]) + torch.tensor([1.0, -20, 0, 0])
+    with torch.no_grad():
+        pictures = network.depth_images(features, both, [cloud])
+        wanted = network.depth_features(pictures)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(network.depth_images(features.bfloat16(), both, [cloud]), pictures)
+            assert torch.equal(network.depth_features(pictures), wanted)
+            runs = network.index(both).runs
+            depth, _ = network.lift(features, both, [cloud])
+    assert pictures.max() > 32
+    assert torch.equal(runs, network.index(both).runs)
+    torch.testing.assert_close(depth.sum(dim=1), torch.ones(2, 4, 8), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"dx": [0.5, 1.0, 10.0]},
+            r"dx of the weights: expected \[1\.0, 1\.0, 10\.0\].*found \[0\.5, 1\.0, 10\.0\]",
+        ),
+        ({"bx": [-7.0, -7.5, 0.0]}, r"bx .*expected \[-7\.5, -7\.5, 0\.0\].*found \[-7\.0, -7\.5, 0\.0\]"),
+        ({"nx": [16, 16, 2]}, r"nx .*expected \[16, 16, 1\].*found \[16, 16, 2\]"),
+    ],
+)
+def test_weights_of_another_grid_are_refused(changed: dict[str, Any], message: str) -> None:
+    network = transform()
+    state = {**network.state_dict(), **{name: torch.tensor(value) for name, value in changed.items()}}
+    with pytest.raises(ModelError, match=message):
+        network.load_state_dict(state)
+
+
+def test_weights_of_another_frustum_are_refused() -> None:
+    network = transform()
+    state = network.state_dict()
+    other = state["frustum"].clone()
+    other[3, 1, 7, 2] += 0.5
+    with pytest.raises(ModelError, match=r"frustum at point 111 .*\[63\.0, 10\.\d+, 4\.0\].*found .*4\.5\]"):
+        network.load_state_dict({**state, "frustum": other})
+
+
+def test_constants_may_have_been_stored_in_half_precision() -> None:
+    network = transform()
+    state = network.state_dict()
+    halves = {name: state[name].half().float() for name in ("dx", "bx", "frustum")}
+    assert not torch.equal(halves["frustum"], state["frustum"])
+    network.load_state_dict({**state, **halves})

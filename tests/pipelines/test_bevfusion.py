@@ -14,8 +14,9 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.data.undistorter import Undistorter
 from kestrel.errors import ConfigError, InputError, ModelError
-from kestrel.models.bevfusion_released import CENTER_TASKS
+from kestrel.models.bevfusion_released import CENTER_TASKS, released_config
 from kestrel.models.checkpoints import STANDARD_BOXES
 from kestrel.nn.boxes import DecodedBoxes
 from kestrel.pipelines import BEVFusionDetector, FusionDetector, load_detector
@@ -57,6 +58,68 @@ def test_every_released_network_answers_in_its_engine_as_in_eager_torch(task: st
     with torch.inference_mode():
         found, wanted = (dense(each.engine(each.inputs(frame))) for each in (engines, plain))
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_boxes_in_bfloat16_are_where_they_are_in_float32(tmp_path: Path) -> None:
+    """On the released grid of 180 x 180 cells; compared is what became boxes, not the dense answers."""
+    path = tmp_path / "det.safetensors"
+    config = released_config("det", "lidar")
+    config["decoder"]["backbone"]["layer_nums"] = [1, 1]
+    points = np.random.default_rng(0).uniform((-54, -54, 0, 0), (54, 54, 3, 1), (20000, 4))
+    cloud = PointCloud(points.astype(np.float32), 200_000_000, "base_link")
+    frame = replace(make_frame(cameras=0), cloud=cloud, sweeps=())
+    network = BEVFusionDetector.untrained(config, DETECTION_CLASSES, 1).network
+    # As of a training on this frame: without, hardly a cell differs from the next.
+    for part in network.modules():
+        if isinstance(part, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            part.momentum = 1.0
+    network.train()(clouds=read_frame(frame, config).clouds)
+    save(path, network.state_dict(), Manifest("det", "BEVFusion", {"network": config}, DETECTION_CLASSES))
+    wanted, found = (
+        BEVFusionDetector(path, 0.0, engine="folded", precision=precision).detect(frame)[0]
+        for precision in ("float32", "bfloat16")
+    )
+    assert np.abs(wanted.center[:, :2]).max() > 40
+    one_class = wanted.label[:, None] == found.label[None]
+    offsets = np.linalg.norm(wanted.center[:, None] - found.center[None], axis=-1)
+    nearest = np.where(one_class, offsets, np.inf).min(1)
+    # Which of two equally high peaks is the last to become a box may change.
+    assert (nearest < 0.05).mean() > 0.95
+
+
+def test_depths_in_bfloat16_are_those_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, narrow = (detector("det", "camera+lidar", precision=name) for name in ("float32", "bfloat16"))
+    seen: list[list[torch.Tensor]] = []
+    for each in (exact, narrow):
+        inner = each.engine._run_camera
+
+        def run(*given: torch.Tensor, inner: Any = inner) -> Any:
+            seen.append([given[1]])
+            return inner(*given)
+
+        view = each.network.encoders["camera"].vtransform
+
+        def splat(depth: torch.Tensor, *rest: Any, inner: Any = view.splat) -> torch.Tensor:
+            seen[-1].append(depth.sum(dim=1))
+            return inner(depth, *rest)
+
+        monkeypatch.setattr(each.engine, "_run_camera", run)
+        monkeypatch.setattr(view, "splat", splat)
+        with torch.inference_mode():
+            each.engine(each.inputs(make_frame()))
+    assert torch.equal(seen[0][0], seen[1][0])
+    for _, sums in seen:
+        torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-6)
+
+
+def test_the_first_lidar_layer_in_bfloat16_sees_what_it_sees_in_float32() -> None:
+    seen: list[torch.Tensor] = []
+    for precision in ("float32", "bfloat16"):
+        made = detector("seg", "lidar", precision=precision)
+        first = made.network.encoders["lidar"].backbone.conv_input
+        first.register_forward_pre_hook(lambda *args: seen.append(args[1][0].features))
+        made.detect(make_frame(cameras=0))
+    assert torch.equal(*seen)
 
 
 def test_resnet50_cameras_answer_in_their_engine_as_in_eager_torch() -> None:
@@ -231,6 +294,50 @@ def test_classes_of_the_camera_detector_are_put_in_order(monkeypatch: pytest.Mon
     assert boxes.class_names == DETECTION_CLASSES
 
 
+@pytest.mark.parametrize("order", [MAP_LAYERS, MAP_LAYERS[::-1], MAP_LAYERS[2:] + MAP_LAYERS[:2]])
+def test_map_layers_are_named_as_the_weights_have_them(order: tuple[str, ...]) -> None:
+    config = small_config("seg", "lidar")
+    made, usual = (
+        BEVFusionDetector.untrained(config, classes, 1, precision="float32").detect(make_frame(cameras=0))[1]
+        for classes in (order, MAP_LAYERS)
+    )
+    assert made.layer_names == usual.layer_names == MAP_LAYERS
+    assert len({float(layer.mean()) for layer in usual.probability}) == len(MAP_LAYERS)
+    for name, layer in zip(order, usual.probability, strict=True):
+        np.testing.assert_array_equal(made.probability[MAP_LAYERS.index(name)], layer)
+
+
+@pytest.mark.parametrize(
+    ("model", "coefficients"),
+    [("plumb_bob", [-0.3, 0.1, 0.0, 0.0, 0.0]), ("equidistant", [-0.02, 0.004, -0.002, 0.0003])],
+)
+def test_lens_distortion_is_removed(model: str, coefficients: list[float]) -> None:
+    frame = make_frame(lidar=False)
+    lenses = {
+        name: replace(calibration, distortion_model=model, distortion=np.array(coefficients))
+        for name, calibration in frame.calibrations.items()
+    }
+    bent = replace(frame, calibrations=lenses)
+    straight = replace(
+        frame,
+        images={
+            name: replace(image, data=Undistorter()(name, image.data, lenses[name]))
+            for name, image in frame.images.items()
+        },
+    )
+    cameras = detector("det", "camera")
+    found, wanted, raw = (cameras.inputs(each).images for each in (bent, straight, frame))
+    assert found is not None
+    assert raw is not None
+    torch.testing.assert_close(found, wanted)
+    assert not torch.allclose(found, raw)
+    again = cameras.inputs(bent).images
+    assert again is not None
+    assert torch.equal(again, found)
+    assert cameras._undistort.built == 1, "both cameras have one lens, whose table is kept"
+    torch.testing.assert_close(read_frame(bent, cameras.config).images, wanted)
+
+
 def write_weights(path: Path, task: str, sensors: str, **training: str) -> BEVFusionDetector:
     """Write the weights of a small network as a conversion does, with its sizes; return its detector."""
     made = detector(task, sensors)
@@ -266,3 +373,35 @@ def test_a_conversion_from_mmdetection3d_keeps_its_box_convention(tmp_path: Path
 def test_weights_of_another_network_are_refused() -> None:
     with pytest.raises(ModelError, match=r"kestrel-fusion.*BEVFusion.*KestrelFusion"):
         BEVFusionDetector("kestrel-fusion")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"task": "detection", "modality": "lidar"}, r"task.*found 'detection'"),
+        ({"task": "det", "modality": ["lidar"]}, r"modality.*found \['lidar'\]"),
+        ({"task": "det"}, r"config: expected an entry 'modality'"),
+        ({"network": []}, r"network: expected an object.*found \[\]"),
+        ({"network": {"encoders": None}}, r"network: encoders.*found None"),
+    ],
+)
+def test_a_manifest_that_describes_no_network_is_refused(
+    tmp_path: Path, config: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "det.safetensors"
+    save(path, {"weight": torch.zeros(1)}, Manifest("det", "BEVFusion", config, DETECTION_CLASSES))
+    with pytest.raises(ModelError, match=rf"det\.safetensors.*{message}"):
+        BEVFusionDetector(path)
+
+
+def test_weights_of_another_grid_than_the_manifest_says_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "seg.safetensors"
+    made = detector("seg", "camera")
+    config = small_config("seg", "camera")
+    for axis in ("xbound", "ybound"):
+        config["encoders"]["camera"]["vtransform"][axis] = [-3.2, 3.2, 0.2]
+    manifest = Manifest("seg", "BEVFusion", {"network": config}, MAP_LAYERS)
+    save(path, made.network.state_dict(), manifest, exact=True)
+    expected = r"vtransform\.dx.*expected \[0\.2, 0\.2, 20\.0\].*found \[0\.4, 0\.4, 20\.0\]"
+    with pytest.raises(ModelError, match=expected):
+        BEVFusionDetector(path)

@@ -10,21 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kestrel.errors import InputError, describe
-from kestrel.models.sparse_encoder import SparseEncoder
+from kestrel.errors import InputError, ModelError, describe
+from kestrel.models.sparse_encoder import SparseEncoder, dense_map
 from kestrel.nn.bev_decoder import ConvFuser
 from kestrel.nn.bev_segmentation_head import BEVSegmentationHead
 from kestrel.nn.boxes import DecodedBoxes
 from kestrel.nn.camera_geometry import CameraGeometry
 from kestrel.nn.center_head import CenterHead
 from kestrel.nn.lss_fpn import GeneralizedLSSFPN
+from kestrel.nn.sparse import SparseTensor
 from kestrel.nn.transfusion_head import TransFusionHead
 from kestrel.nn.view_transform import LSSTransform
-from kestrel.ops import voxelize
+from kestrel.ops import coordinate_set, voxelize
 from kestrel.ops.frustum import LiftSplatIndex
 
 
@@ -91,10 +93,28 @@ class LidarEncoder(nn.Module):
             indices.append(nn.functional.pad(voxels.indices, (1, 0), value=sample))
         return torch.cat(features), torch.cat(indices)
 
+    def map_of(
+        self, features: Tensor, cells: Tensor, samples: int, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Return the map (B, C, X, Y) of voxels.
+
+        Args:
+            features: (M, 5) of voxels.
+            cells: (M, 4) of them.
+            samples: number of clouds.
+            dtype: of all layers but the first one, which multiplies metres: of those bfloat16 has quarters
+                alone from 32 on. None: that of the features.
+        """
+        backbone = self.backbone
+        coordinates, rows = coordinate_set(cells, spatial_shape=backbone.sparse_shape)
+        ordered = torch.zeros_like(features).index_copy(0, rows, features)
+        first: SparseTensor = backbone.conv_input(SparseTensor(ordered, coordinates))
+        rest = backbone.encoder_layers(first.replace(first.features.to(dtype or features.dtype)))
+        return dense_map(backbone.conv_out(rest), samples)
+
     def forward(self, clouds: Sequence[Tensor]) -> Tensor:
         """Per sample (P, 5) x, y, z, intensity 0..255, age in seconds to (B, C, X, Y)."""
-        bev: Tensor = self.backbone(*self.voxels(clouds), len(clouds))
-        return bev
+        return self.map_of(*self.voxels(clouds), len(clouds))
 
 
 class BEVDecoder(nn.Module):
@@ -135,6 +155,25 @@ class BEVFusion(nn.Module):
         self.fuser = fuser
         self.decoder = decoder
         self.heads = nn.ModuleDict(dict(heads))
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Take weights over.
+
+        Raises:
+            ModelError: floats where the network has integers, which would be cut off, or constants of another
+                configuration than that of the network (kestrel.nn.view_transform).
+        """
+        floats = [
+            f"{key} {state_dict[key].dtype} instead of {own.dtype}"
+            for key, own in self.state_dict().items()
+            if key in state_dict and not own.is_floating_point() and state_dict[key].is_floating_point()
+        ]
+        if floats:
+            expected = "integers where the network has integers"
+            raise ModelError(describe("weights of a BEVFusion", expected=expected, found=floats))
+        return super().load_state_dict(state_dict, strict, assign)
 
     def encode(
         self,

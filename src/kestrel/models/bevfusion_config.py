@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
-from torch import nn
+from torch import Tensor, nn
 
-from kestrel.errors import ConfigError, describe
+from kestrel.errors import ConfigError, ModelError, describe
 from kestrel.models.bevfusion import BEVDecoder, BEVFusion, CameraEncoder, LidarEncoder, Voxelization
 from kestrel.models.bevfusion_released import released_config
 from kestrel.models.resnet import ResNetFeatures
@@ -24,6 +24,9 @@ from kestrel.nn.transfusion_head import TransFusionHead
 from kestrel.nn.view_transform import DepthLSSTransform, LSSTransform
 
 Config: TypeAlias = Mapping[str, Any]
+
+_CANNOT_BUILD: Final = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What building from sizes that cannot be raises, besides errors of Kestrel."""
 
 
 def build_bevfusion(config: Config) -> BEVFusion:
@@ -55,10 +58,75 @@ def config_of(manifest: Config) -> Config:
     Args:
         manifest: ``task`` and ``modality`` of a released network, ``backbone`` unless it is Swin-T; where the
             sizes are others, ``network`` with all of the configuration.
+
+    Raises:
+        ModelError: there is no such released network, or ``network`` is no configuration.
     """
     if "network" in manifest:
+        _check_parts(manifest["network"])
         return cast(Config, manifest["network"])
     return released_config(manifest["task"], manifest["modality"], manifest.get("backbone", "swin-t"))
+
+
+def network_of(manifest: Config, source: object) -> tuple[Config, BEVFusion]:
+    """Return the configuration of weights and the network that it describes, with random weights.
+
+    Args:
+        manifest: as for config_of.
+        source: where it is from, named in errors.
+
+    Raises:
+        ModelError: nothing can be built from it.
+        ConfigError: as of build_bevfusion.
+    """
+    name = f"{source} config"
+    try:
+        config = config_of(manifest)
+        return config, build_bevfusion(config)
+    except ModelError as error:
+        raise ModelError(f"{source}: {error}") from error
+    except KeyError as error:
+        raise ModelError(describe(name, expected=f"an entry {error}", found="none")) from error
+    except _CANNOT_BUILD as error:
+        expected = "what builds a BEVFusion"
+        raise ModelError(describe(name, expected=expected, found=repr(error))) from error
+
+
+def check_constants(state: Mapping[str, Tensor], manifest: Config) -> None:
+    """Look at the constants of the view transform among converted weights, without building all the network.
+
+    Args:
+        state: of the whole network, by its keys.
+        manifest: as for config_of.
+
+    Raises:
+        ModelError: they are of another grid, depths or size of pictures than the configuration.
+    """
+    camera = config_of(manifest)["encoders"].get("camera")
+    if camera is not None:
+        _configured_view(camera).check_constants(state, "encoders.camera.vtransform.")
+
+
+def _check_parts(network: object) -> None:
+    """Raise ModelError unless all parts of a configuration are where build_bevfusion looks for them."""
+    parts = {"network": network}
+    if isinstance(network, Mapping):
+        parts |= {f"network: {name}": network.get(name) for name in ("encoders", "decoder", "heads")}
+    for name, part in parts.items():
+        if not isinstance(part, Mapping):
+            expected = "an object with its parts"
+            raise ModelError(describe(f"config of a BEVFusion, {name}", expected=expected, found=repr(part)))
+    for name, known in (("encoders", ("camera", "lidar")), ("heads", ("object", "map"))):
+        given = {key: part for key, part in cast(Config, network)[name].items() if part is not None}
+        if not given or not given.keys() <= set(known) or not all(map(_is_object, given.values())):
+            expected = f"an object for {' or '.join(known)}, or for both"
+            found = repr(cast(Config, network)[name])
+            where = f"config of a BEVFusion, network: {name}"
+            raise ModelError(describe(where, expected=expected, found=found))
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _choose(part: str, config: Config, builders: Mapping[str, Callable[[Config], Any]]) -> Any:
@@ -72,13 +140,17 @@ def _camera_encoder(config: Config) -> CameraEncoder:
     backbone: nn.Module = _choose(
         "the camera backbone", config["backbone"], {"SwinTransformer": _swin, "ResNet": _resnet}
     )
-    neck = config["neck"]
-    vtransform: LSSTransform = _choose(
+    neck, view = config["neck"], _configured_view(config)
+    return CameraEncoder(backbone, GeneralizedLSSFPN(neck["in_channels"], neck["out_channels"]), view)
+
+
+def _configured_view(config: Config) -> LSSTransform:
+    view: LSSTransform = _choose(
         "the view transform",
         config["vtransform"],
         {kind.__name__: partial(_view_transform, kind) for kind in (LSSTransform, DepthLSSTransform)},
     )
-    return CameraEncoder(backbone, GeneralizedLSSFPN(neck["in_channels"], neck["out_channels"]), vtransform)
+    return view
 
 
 def _swin(config: Config) -> SwinTransformer:
@@ -193,17 +265,22 @@ def _transfusion_head(config: Config) -> TransFusionHead:
 
 def _center_head(config: Config) -> CenterHead:
     coder, test = config["bbox_coder"], config.get("test_cfg") or {}
+    tasks, kind, scale = config["tasks"], test.get("nms_type", "circle"), test.get("nms_scale") or 1.0
     return CenterHead(
         config["in_channels"],
-        config["tasks"],
+        tasks,
         tuple(coder["pc_range"][:2]),
         _cell_size(coder),
         share_channels=config.get("share_conv_channel", 64),
         post_center_range=coder["post_center_range"],
         score_threshold=coder["score_threshold"],
         max_num=coder["max_num"],
+        nms_type=[kind] * len(tasks) if isinstance(kind, str) else kind,
         nms_limit=test.get("post_max_size", 83),
         min_radius=test.get("min_radius", (4, 12, 10, 1, 0.85, 0.175)),
+        nms_threshold=test.get("nms_thr", 0.2),
+        nms_scale=scale if isinstance(scale, list | tuple) else [[scale] * len(task) for task in tasks],
+        pre_max_size=test.get("pre_max_size", 1000),
     )
 
 

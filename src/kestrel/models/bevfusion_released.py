@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from copy import deepcopy
+from typing import Any, Final, Literal, get_args
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.errors import ModelError, describe
 
 Task = Literal["det", "seg"]
 Modality = Literal["camera+lidar", "camera", "lidar"]
@@ -22,6 +24,15 @@ CENTER_TASKS: Final = (
 )
 """Groups of classes of the camera-only detector."""
 
+CENTER_SUPPRESSION: Final[dict[str, Any]] = {
+    "nms_type": ["circle", "rotate", "rotate", "circle", "rotate", "rotate"],
+    "nms_scale": [[1.0], [1.0, 1.0], [1.0, 1.0], [1.0], [1.0, 1.0], [2.5, 4.0]],
+    "nms_thr": 0.2,
+    "min_radius": [4, 12, 10, 1, 0.85, 0.175],
+    "pre_max_size": 1000,
+    "post_max_size": 83,
+}
+"""How each of these groups loses what it found twice (configs/nuscenes/det/centerhead/lssfpn/camera)."""
 
 _CAMERA_BACKBONES: Final[dict[Backbone, tuple[dict[str, Any], list[int]]]] = {
     "swin-t": ({"type": "SwinTransformer"}, [192, 384, 768]),
@@ -38,7 +49,15 @@ def released_config(task: Task, modality: Modality, backbone: Backbone = "swin-t
         modality: sensors.
         backbone: of the cameras; resnet50 is that of CUDA-BEVFusion, alike in all else
             (Lidar_AI_Solution, configs/nuscenes/det/transfusion/secfpn/camera+lidar/resnet50).
+
+    Raises:
+        ModelError: there is no such task, modality or backbone.
     """
+    asked = {"task": (task, Task), "modality": (modality, Modality), "backbone": (backbone, Backbone)}
+    for name, (value, known) in asked.items():
+        if value not in get_args(known):
+            expected = f"one of {get_args(known)}"
+            raise ModelError(describe(f"{name} of a BEVFusion", expected=expected, found=repr(value)))
     # Detection with LiDAR works on a finer and slightly larger grid than everything else.
     fine = task == "det" and "lidar" in modality
     half, voxel = (54.0, 0.075) if fine else (51.2, 0.1)
@@ -158,6 +177,7 @@ def _released_heads(task: Task, modality: Modality, half: float, voxel: float) -
                 "tasks": [list(task) for task in CENTER_TASKS],
                 "share_conv_channel": 64,
                 "bbox_coder": {**coder, "max_num": 500, "score_threshold": 0.1},
+                "test_cfg": deepcopy(CENTER_SUPPRESSION),
             }
         }
     return {

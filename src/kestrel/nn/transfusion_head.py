@@ -4,12 +4,15 @@
 
 Proposals are the peaks of a class heat map; a transformer decoder layer lets each look at all others and at
 the whole map; small networks regress a box for each.
+
+Places on the map, the heat whose peaks are sought and what is regressed are float32 also where the rest of
+the head is not: bfloat16 has no half cells from the 128th on, and neighbours of equal heat are peaks all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -43,13 +46,53 @@ class Proposals(TypedDict):
     query_labels: Tensor
 
 
+class _Wide(nn.Module):
+    """Goes before the class of a layer: one that computes in float32, whatever autocast says.
+
+    Its parameters are not narrowed with those of the network that it is in.
+    """
+
+    weight: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Do what the layer does, in the type of its parameters."""
+        with torch.autocast(x.device.type, enabled=False):
+            out: Tensor = super().forward(x.to(self.weight.dtype))
+        return out
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def without_narrowing(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            narrowed = changed.dtype.itemsize < tensor.dtype.itemsize
+            return tensor.to(changed.device) if narrowed else changed
+
+        return super()._apply(without_narrowing, recurse)  # type: ignore[no-untyped-call]
+
+
+class WideConv1d(_Wide, nn.Conv1d):
+    """nn.Conv1d in float32."""
+
+
+class WideConv2d(_Wide, nn.Conv2d):
+    """nn.Conv2d in float32."""
+
+
+def _as_wide(layer: nn.Module) -> WideConv1d:
+    """Return a layer of size 1 with the same parameters."""
+    assert isinstance(layer, nn.Conv1d)
+    with torch.device("meta"):
+        wide = WideConv1d(layer.in_channels, layer.out_channels, 1)
+    wide.weight, wide.bias = layer.weight, layer.bias
+    return wide
+
+
 class PositionEmbedding(nn.Module):
     """Two position-wise layers from map coordinates to features."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.position_embedding_head = nn.Sequential(
-            nn.Conv1d(2, channels, 1),
+            WideConv1d(2, channels, 1),
             nn.BatchNorm1d(channels),
             nn.ReLU(inplace=True),
             nn.Conv1d(channels, channels, 1),
@@ -151,7 +194,7 @@ class TransFusionHead(nn.Module):
         self.shared_conv = nn.Conv2d(in_channels, hidden_channels, 3, padding=1)
         self.heatmap_head = nn.Sequential(
             ConvModule(hidden_channels, hidden_channels, 3, padding=1),
-            nn.Conv2d(hidden_channels, num_classes, 3, padding=1),
+            WideConv2d(hidden_channels, num_classes, 3, padding=1),
         )
         self.class_encoding = nn.Conv1d(num_classes, hidden_channels, 1)
         self.decoder = nn.ModuleList(
@@ -162,6 +205,11 @@ class TransFusionHead(nn.Module):
             SeparateHead(hidden_channels, heads, kernel_size=1, dimensions=1)
             for _ in range(num_decoder_layers)
         )
+        for head in self.prediction_heads:
+            for name in heads:
+                stack = head.get_submodule(name)
+                assert isinstance(stack, nn.Sequential)
+                stack[-1] = _as_wide(stack[-1])
 
     def _peaks(self, heat: Tensor) -> Tensor:
         """Return the heat map with everything but its local maxima set to zero."""
@@ -233,6 +281,7 @@ class TransFusionHead(nn.Module):
 
 
 def _cell_centers(x: Tensor) -> Tensor:
-    """Return (1, X * Y, 2): the centre of every cell in cells."""
-    axes = (torch.arange(size, dtype=x.dtype, device=x.device) + 0.5 for size in x.shape[2:])
+    """Return (1, X * Y, 2): the centre of every cell in cells, float32 at least."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    axes = (torch.arange(size, dtype=dtype, device=x.device) + 0.5 for size in x.shape[2:])
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).view(1, -1, 2)

@@ -8,12 +8,13 @@ parameters and buffers are those of the released checkpoints. BEV tensors are (B
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from kestrel.errors import ModelError, describe
 from kestrel.nn.camera_geometry import CameraGeometry, depth_images, frustum_points, frustum_rays
 from kestrel.nn.conv import conv_bn_relu
 from kestrel.ops.bev_pool import lift_splat
@@ -21,6 +22,12 @@ from kestrel.ops.frustum import BevGrid, FrustumRays, LiftSplatIndex
 
 Bound: TypeAlias = Sequence[float]
 """Lower end, upper end, step; metres. The number of cells is truncated, never rounded up."""
+
+CONSTANTS: Final = ("dx", "bx", "nx", "frustum")
+"""What checkpoints hold beside weights: size and middle of the first cell, number of cells, frustum."""
+
+TOLERANCE: Final = 1e-3
+"""By which they may differ from what the configuration says, relative to it: float16 has half of that."""
 
 
 def cells_of(bound: Bound) -> int:
@@ -87,13 +94,15 @@ class LSSTransform(nn.Module):
 
     def points(self, cameras: CameraGeometry) -> Tensor:
         """Return where every point of the frustums is: (B, N, D, H, W, 3) metres."""
-        return frustum_points(self.frustum, cameras)
+        with _without_rounding(self.frustum):
+            return frustum_points(self.frustum, cameras)
 
     def index(self, cameras: CameraGeometry) -> LiftSplatIndex:
         """Assign the frustum points to cells; worth keeping for as long as the calibration stays."""
         x, y, z = (self.bx - self.dx / 2).tolist()
         grid = BevGrid((x, y, z), tuple(self.dx.tolist()), self.grid_shape, truncated=True)
-        rays, origins = frustum_rays(self.frustum, cameras)
+        with _without_rounding(self.frustum):
+            rays, origins = frustum_rays(self.frustum, cameras)
         batch, count = origins.shape[:2]
         frames = torch.arange(batch, device=rays.device)[:, None].expand(batch, count)
         if cameras.present is not None:
@@ -115,33 +124,61 @@ class LSSTransform(nn.Module):
         Returns:
             (B * N, D, H, W) probabilities over the depths and (B * N, out_channels, H, W) context.
         """
-        return self.predict(features.flatten(0, 1), self.depth_images(features, cameras, clouds))
+        pictures = self.depth_images(features, cameras, clouds)
+        depth = None if pictures is None else self.depth_features(pictures)
+        logits, context = self.predict(features.flatten(0, 1), depth)
+        return self.distribution(logits), context
 
     def depth_images(
         self, features: Tensor, cameras: CameraGeometry, clouds: Sequence[Tensor] | None
     ) -> Tensor | None:
-        """Return the (B * N, 1, H, W) depth pictures that predict wants, or None if it wants none."""
+        """Return the pictures that depth_features wants, (B * N, 1, H, W) metres; None: it wants none."""
+        return None
+
+    def depth_features(self, pictures: Tensor) -> Tensor | None:
+        """Return what predict wants of depth pictures, (B * N, 64, h, w); None: it wants nothing."""
         return None
 
     def predict(self, features: Tensor, depth: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Do the dense part of lift.
+        """Do the dense part of lift, which may be in bfloat16.
 
         Args:
             features: (B * N, C, H, W).
-            depth: what depth_images returned.
+            depth: what depth_features returned.
 
         Returns:
-            What lift returns.
+            (B * N, D, H, W) logits of the depths and (B * N, out_channels, H, W) context.
         """
         return self._split(self.depthnet(features))
 
+    @staticmethod
+    def distribution(logits: Tensor) -> Tensor:
+        """(B * N, D, H, W) logits to probabilities, float32 at least."""
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        return logits.to(wide).softmax(dim=1)
+
     def _split(self, prediction: Tensor) -> tuple[Tensor, Tensor]:
         depth, context = torch.split(prediction, [self.num_depths, self.out_channels], dim=1)
-        return depth.softmax(dim=1), context
+        return depth, context
 
     def splat(self, depth: Tensor, context: Tensor, index: LiftSplatIndex) -> Tensor:
         """Sum what lift returned over the cells: (B, nz * C, nx, ny) at full resolution."""
         return lift_splat(depth, context, index)
+
+    def check_constants(self, state: Mapping[str, Tensor], prefix: str = "") -> None:
+        """Look at the CONSTANTS among weights, whose names begin with ``prefix``.
+
+        Raises:
+            ModelError: one is not what the configuration says: the weights are of another grid or picture.
+        """
+        for name in CONSTANTS:
+            given, own = state.get(prefix + name), getattr(self, name)
+            if given is not None and given.shape == own.shape and not (given.is_meta or own.is_meta):
+                _refuse_other(prefix + name, given, own)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        self.check_constants(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(
         self,
@@ -205,13 +242,26 @@ class DepthLSSTransform(LSSTransform):
         self, features: Tensor, cameras: CameraGeometry, clouds: Sequence[Tensor] | None
     ) -> Tensor:
         """See LSSTransform.depth_images; without clouds the depth pictures are empty."""
-        empty = features.new_zeros(0, 3)
+        empty = self.frustum.new_zeros(0, 3)
         clouds = [empty] * len(features) if clouds is None else clouds
-        return depth_images(clouds, cameras, self.image_size).to(features.dtype).flatten(0, 1)
+        with _without_rounding(features):
+            return depth_images(clouds, cameras, self.image_size).flatten(0, 1)
+
+    def depth_features(self, pictures: Tensor) -> Tensor:
+        """See LSSTransform.depth_features; not in bfloat16, which has steps of 0.25 m from 32 m on."""
+        with _without_rounding(pictures):
+            features: Tensor = self.dtransform(pictures)
+        return features
 
     def predict(self, features: Tensor, depth: Tensor | None) -> tuple[Tensor, Tensor]:
         """See LSSTransform.predict."""
-        return self._split(self.depthnet(torch.cat((self.dtransform(depth), features), dim=1)))
+        assert depth is not None
+        return self._split(self.depthnet(torch.cat((depth.to(features.dtype), features), dim=1)))
+
+
+def _without_rounding(tensor: Tensor) -> torch.autocast:
+    """Return the context in which geometry is computed: autocast would round metres and pixels."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def _frustum(image_size: tuple[int, int], feature_size: tuple[int, int], dbound: Bound) -> Tensor:
@@ -221,3 +271,18 @@ def _frustum(image_size: tuple[int, int], feature_size: tuple[int, int], dbound:
     column = torch.linspace(0, image_size[1] - 1, feature_size[1])
     d, v, u = torch.meshgrid(depth, row, column, indexing="ij")
     return torch.stack((u, v, d), dim=-1)
+
+
+def _refuse_other(name: str, given: Tensor, own: Tensor) -> None:
+    """Raise ModelError where a constant of weights is not that of the configuration."""
+    own = own.to(given.device)
+    if torch.allclose(given.double(), own.double(), rtol=TOLERANCE, atol=TOLERANCE):
+        return
+    rows = given.reshape(-1, given.shape[-1]), own.reshape(-1, own.shape[-1])
+    # Of a frustum the point that is farthest from where it should be; the others have one row.
+    apart = (rows[0].double() - rows[1].double()).abs().nan_to_num(torch.inf).amax(dim=1).argmax()
+    found, expected = ([round(value, 4) for value in each[apart].tolist()] for each in rows)
+    at = f" at point {int(apart)}" if len(rows[0]) > 1 else ""
+    raise ModelError(
+        describe(f"{name}{at} of the weights", expected=f"{expected} as configured", found=found)
+    )

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
+from kestrel.data.undistorter import Undistorter
 from kestrel.engine import EngineName, engine_on
 from kestrel.engine.device import chosen_device
 from kestrel.errors import InputError, ModelError, describe
 from kestrel.models.bevfusion import BEVFusion
-from kestrel.models.bevfusion_config import build_bevfusion, config_of
+from kestrel.models.bevfusion_config import build_bevfusion, network_of
 from kestrel.models.checkpoints import STANDARD_BOXES
 from kestrel.nn.boxes import DecodedBoxes, standard_boxes
 from kestrel.pipelines.bevfusion_engine import BEVFusionEngine
@@ -73,13 +74,7 @@ class BEVFusionDetector:
             raise ModelError(
                 describe(f"network of {weights}", expected=BEVFusion.__name__, found=manifest.network)
             )
-        try:
-            config = config_of(manifest.config)
-            network = build_bevfusion(config)
-        except KeyError as error:
-            raise ModelError(
-                describe(f"{weights} config", expected=f"an entry {error}", found="none")
-            ) from error
+        config, network = network_of(manifest.config, weights)
         assign(network, state, weights)
         self._start(network, config, manifest.classes, manifest, score_threshold, engine, precision)
 
@@ -125,6 +120,7 @@ class BEVFusionDetector:
     ) -> None:
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.config = config
+        self._undistort = Undistorter()
         self.precision = chosen_precision(precision, ["bfloat16"], self.device)
         self.engine = BEVFusionEngine(
             network,
@@ -140,7 +136,9 @@ class BEVFusionDetector:
         if sorted(classes) != sorted(known):
             raise ModelError(describe("classes of the weights", expected=known, found=classes))
         # The camera-only detector groups its classes and so has them in another order.
-        self._label = torch.tensor([known.index(name) for name in classes])
+        objects, layers = ([name for name in classes if name in own] for own in (self.classes, self.layers))
+        self._label = torch.tensor([self.classes.index(name) for name in objects])
+        self._layer = torch.tensor([layers.index(name) for name in self.layers])
         self._released_boxes = manifest is None or manifest.training.get("boxes") != STANDARD_BOXES
 
     sweeps = SWEEPS
@@ -174,10 +172,10 @@ class BEVFusionDetector:
             return stage("post-processing", lambda: (self._boxes(answers, frame), self._map(answers, frame)))
 
     def inputs(self, frame: SensorFrame) -> BEVFusionInput:
-        """Return what the network sees of a frame."""
+        """Return what the network sees of a frame, pictures without lens distortion."""
         for name, image in frame.images.items():
             check_size(name, image, frame.calibrations[name])
-        inputs = read_frame(frame, self.config)
+        inputs = read_frame(frame, self.config, self._undistort)
         if inputs.images is None and inputs.clouds is None:
             wanted = " or ".join(self.network.encoders)
             raise InputError(describe("sensors of the frame", expected=wanted, found=frame.modality))
@@ -213,6 +211,7 @@ class BEVFusionDetector:
             empty = np.zeros((0, round(2 * extent), round(2 * extent)), np.float32)
             return BevMap(empty, (), (-extent, -extent), 1.0, frame.frame_id, frame.stamp_ns)
         logits: Tensor = check_finite("BEVFusion map", answers["map"][0])
+        logits = logits[self._layer.to(logits.device)]
         across, ahead = self.config["heads"]["map"]["grid_transform"]["output_scope"]
         turned = logits.sigmoid().transpose(1, 2).flip(2)
         return BevMap(

@@ -1,6 +1,11 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs BEVFusion with its dense parts in engines and what depends on the calibration kept."""
+"""Runs BEVFusion with its dense parts in engines and what depends on the calibration kept.
+
+With bfloat16 some parts stay in float32, as in the training: what takes in metres or cells (voxels, depth
+pictures, places on the map), the heat whose peaks are sought, what is regressed, and the distribution over
+the depths.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ from kestrel.engine.folded import FoldedEngine
 from kestrel.models.bevfusion import BEVFusion, CameraEncoder, LidarEncoder
 from kestrel.nn.camera_geometry import CameraGeometry
 from kestrel.nn.sparse import use_int8
+from kestrel.nn.view_transform import DepthLSSTransform, LSSTransform
 from kestrel.ops.frustum import LiftSplatIndex
 from kestrel.pipelines.bevfusion_frame import BEVFusionInput
 from kestrel.pipelines.fusion_engine import Stage, run_stage
@@ -24,14 +30,14 @@ _Key = tuple[Tensor, Tensor, Tensor]
 
 
 class CameraBranch(nn.Module):
-    """Pictures to depth distribution and context of every feature cell: all that is dense."""
+    """Pictures to logits of the depths and context of every feature cell: all that is dense and narrow."""
 
     def __init__(self, encoder: CameraEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, images: Tensor, depth: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) pictures and, where the network wants them, (N, 1, H, W) depths of LiDAR points."""
+        """(N, 3, H, W) pictures and, where the network wants them, the features of their depth pictures."""
         features = self.encoder.neck(self.encoder.backbone(images))[0]
         return self.encoder.vtransform.predict(features, depth)
 
@@ -65,7 +71,7 @@ class BEVFusionEngine:
     Args:
         network: in evaluation mode.
         engine: how the camera branch and the bird's-eye view run; the heads run folded except with "eager".
-        bfloat16: whether they may use bfloat16.
+        bfloat16: whether they, and sparse convolutions, may use bfloat16.
         dynamic_int8: whether sparse convolutions and the 3x3 ones of decoder and heads may multiply bytes;
             the camera branch then is in bfloat16 where the CPU has it.
     """
@@ -84,6 +90,7 @@ class BEVFusionEngine:
         self.camera_bfloat16 = bfloat16 or (dynamic_int8 and has_fast_bfloat16())
         self.device = next(network.parameters()).device
         use_int8(network, dynamic_int8)
+        self._depth: nn.Module | None = None
         self._camera: Engine | None = None
         self._bird: Engine | None = None
         self._heads: Mapping[str, nn.Module] = (
@@ -120,21 +127,27 @@ class BEVFusionEngine:
             nx, ny, nz = view.grid_shape
             return torch.zeros(1, nz * view.out_channels, nx, ny, device=self.device)
         index = stage("index", lambda: self._lift_splat_index(view.index, cameras))
-        depth = stage("depth pictures", lambda: view.depth_images(images, cameras, inputs.clouds))
-        flat = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        given = (flat,) if depth is None else (flat, depth)
-        lifted = stage("camera", lambda: self._run_camera(*given))
-        return stage("view transform", lambda: view.splat(lifted[0].float(), lifted[1].float(), index))
+        pictures = stage("depth pictures", lambda: view.depth_images(images, cameras, inputs.clouds))
+        given = [images.flatten(0, 1).contiguous(memory_format=torch.channels_last)]
+        if pictures is not None:
+            given.append(stage("depth features", lambda: self._depth_features(view, pictures)))
+        logits, context = stage("camera", lambda: self._run_camera(*given))
+        return stage("view transform", lambda: view.splat(view.distribution(logits), context.float(), index))
+
+    def _depth_features(self, view: LSSTransform, pictures: Tensor) -> Tensor:
+        if self._depth is None:
+            dense = cast(DepthLSSTransform, view).dtransform
+            self._depth = dense if self.engine_name == "eager" else FoldedEngine(dense).module
+        features: Tensor = self._depth(pictures)
+        return features
 
     def _lidar_map(self, inputs: BEVFusionInput, stage: Stage) -> Tensor:
         encoder = cast(LidarEncoder, self.network.encoders["lidar"])
         # Without a point there is no voxel, and so nothing in the map either.
         clouds = [torch.zeros(0, 5, device=self.device)] if inputs.clouds is None else inputs.clouds
-        features, cells = stage("voxelize", lambda: encoder.voxels(clouds))
+        voxels = stage("voxelize", lambda: encoder.voxels(clouds))
         dtype = torch.bfloat16 if self.bfloat16 else torch.float32
-        return stage(
-            "sparse encoder", lambda: cast(Tensor, encoder.backbone(features.to(dtype), cells, 1)).float()
-        )
+        return stage("sparse encoder", lambda: encoder.map_of(*voxels, 1, dtype).float())
 
     def _run_camera(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self._camera is None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kestrel.data.undistorter import Undistorter
 from kestrel.nn.camera_geometry import CameraGeometry
 from kestrel.nn.image_augmentation import ImageAugmentation
 from kestrel.pipelines.fusion_frame import lidar_takes_part
@@ -62,13 +63,21 @@ class BEVFusionInput:
         )
 
 
-def read_frame(frame: SensorFrame, config: Mapping[str, Any]) -> BEVFusionInput:
-    """Return the input of the network of a configuration (kestrel.models.bevfusion_config)."""
+def read_frame(
+    frame: SensorFrame, config: Mapping[str, Any], undistort: Undistorter | None = None
+) -> BEVFusionInput:
+    """Return the input of a network.
+
+    Args:
+        frame: its pictures may be those of lenses that distort: the network has learned from pinholes.
+        config: of the network (kestrel.models.bevfusion_config).
+        undistort: keeps the tables that make pinholes of lenses from frame to frame.
+    """
     encoders = config["encoders"]
     images = cameras = clouds = None
     if "camera" in encoders and frame.images:
         size: tuple[int, int] = tuple(encoders["camera"]["vtransform"]["image_size"])
-        images, cameras = _cameras(frame, size)
+        images, cameras = _cameras(frame, size, undistort or Undistorter())
     # A network of the LiDAR alone answers an empty sweep, whatever pictures come with it.
     if "lidar" in encoders and frame.cloud is not None and (lidar_takes_part(frame) or images is None):
         clouds = [_points(frame, encoders["lidar"]["voxelize"]["point_cloud_range"])]
@@ -91,10 +100,12 @@ def picture_augmentation(image_size: tuple[int, int], size: tuple[int, int]) -> 
     return ImageAugmentation.evaluation(image_size, size, resize)
 
 
-def _cameras(frame: SensorFrame, size: tuple[int, int]) -> tuple[Tensor, CameraGeometry]:
+def _cameras(
+    frame: SensorFrame, size: tuple[int, int], undistort: Undistorter
+) -> tuple[Tensor, CameraGeometry]:
     network_from_base = np.linalg.inv(BASE_FROM_NETWORK)
     augmentations = [picture_augmentation(image.data.shape[:2], size) for image in frame.images.values()]
-    shown = [image.data for image in frame.images.values()]
+    shown = [undistort(name, image.data, frame.calibrations[name]) for name, image in frame.images.items()]
     pictures = torch.empty(len(shown), *size, 3)
     # Pillow and numpy let go of the interpreter while they work.
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
