@@ -146,9 +146,7 @@ def test_values_that_are_no_plain_floating_point_are_refused() -> None:
     state = NETWORKS["SPVCNN"]().state_dict()
     key = "classifier.0.weight"
     for wrong in (state[key].to(torch.int8), state[key].to(torch.complex64), state[key].to_sparse()):
-        with pytest.raises(
-            ModelError, match=rf"ill-shaped \['{key} torch\..* instead of dense floating point"
-        ):
+        with pytest.raises(ModelError, match=rf"ill-shaped \['{key} torch\..* instead of dense torch"):
             convert({**state, key: wrong}, "file", network="SPVCNN")
     halves = {name: value.half() for name, value in state.items()}
     assert convert(halves, "file", network="SPVCNN").network == "SPVCNN"
@@ -178,6 +176,42 @@ def test_a_net_config_that_is_no_object_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(build_app(), ["convert-checkpoint", *arguments, *options])
     assert isinstance(result.exception, ModelError)
     assert "net.config: expected a JSON object, found list" in str(result.exception)
+
+
+def test_a_net_config_for_a_network_that_takes_none_is_refused() -> None:
+    state = OnlineTSMMobileNetV2(27).state_dict()
+    with pytest.raises(ConfigError, match="net_config: expected none for OnlineTSMMobileNetV2, found one"):
+        convert(state, "file", net_config={"vres": 0.05})
+    assert (
+        convert(NETWORKS["SPVCNN"]().state_dict(), "spvcnn", net_config={"vres": 0.1}).config["vres"] == 0.1
+    )
+
+
+def test_counters_of_batch_norms_may_be_missing() -> None:
+    """Files of before torch 0.4.1 have none, and no answer needs them."""
+    whole = OnlineTSMMobileNetV2(27).state_dict()
+    state = {key: value for key, value in whole.items() if not key.endswith("num_batches_tracked")}
+    found = convert(state, "file")
+    assert found.state.keys() == whole.keys()
+    counters = [key for key in whole if key not in state]
+    assert all(found.state[key].dtype == torch.int64 and found.state[key] == 0 for key in counters)
+    assert found.notes["num_batches_tracked"].startswith(f"0 assumed in {len(counters)} batch norms")
+    assert "num_batches_tracked" not in convert(whole, "file").notes
+    del state["features.0.1.running_mean"]
+    with pytest.raises(ModelError, match=r"missing \['features\.0\.1\.running_mean'\]"):
+        convert(state, "file")
+
+
+def test_command_says_which_of_several_weights_were_taken(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained, mean = (OnlineTSMMobileNetV2(27).state_dict() for _ in range(2))
+    torch.save({"state_dict": trained, "state_dict_ema": mean}, tmp_path / "jester.pth.tar")
+    arguments = [str(tmp_path / "jester.pth.tar"), str(tmp_path / "out.safetensors")]
+    result = CliRunner().invoke(build_app(), ["convert-checkpoint", *arguments])
+    assert "weights: those under state_dict; there are others under state_dict_ema" in result.output
+    state, manifest = load(tmp_path / "out.safetensors")
+    assert torch.equal(state["classifier.weight"], trained["classifier.weight"])
+    assert manifest.training["weights"].startswith("those under state_dict")
 
 
 def test_command_writes_weights_that_load_unchanged(tmp_path: Path) -> None:

@@ -73,16 +73,45 @@ def test_both_branches_learn() -> None:
     assert features.grad.abs().sum() > 0
 
 
-def test_network_has_the_names_and_sizes_of_the_release() -> None:
-    network = PVCNN(13)
-    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    assert shapes["point_features.0.voxel_layers.0.weight"] == (64, 9, 3, 3, 3)
-    assert shapes["point_features.3.voxel_layers.4.running_var"] == (128,)
-    assert shapes["point_features.3.point_features.layers.0.weight"] == (128, 64, 1)
-    assert shapes["point_features.4.layers.0.weight"] == (1024, 128, 1)
-    assert shapes["cloud_features.3.weight"] == (128, 256)
-    assert shapes["classifier.0.layers.0.weight"] == (512, 64 * 3 + 128 + 1024 + 128, 1)
-    assert shapes["classifier.4.weight"] == (13, 256, 1)
+def layer(*shape: int) -> dict[str, tuple[int, ...]]:
+    return {"weight": shape, "bias": shape[:1]}
+
+
+def norm(channels: int) -> dict[str, tuple[int, ...]]:
+    names = ("weight", "bias", "running_mean", "running_var")
+    return {**dict.fromkeys(names, (channels,)), "num_batches_tracked": ()}
+
+
+def released(width: float) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of the S3DIS release, of points with nine values and 13 classes, as its code says."""
+    narrow, middle, wide = int(width * 64), int(width * 128), int(width * 1024)
+    layers: dict[str, dict[str, tuple[int, ...]]] = {}
+    for number, (inputs, outputs) in enumerate(((9, narrow), *[(narrow, narrow)] * 2, (narrow, middle))):
+        name = f"point_features.{number}"
+        layers[f"{name}.voxel_layers.0"] = layer(outputs, inputs, 3, 3, 3)
+        layers[f"{name}.voxel_layers.1"] = norm(outputs)
+        layers[f"{name}.voxel_layers.3"] = layer(outputs, outputs, 3, 3, 3)
+        layers[f"{name}.voxel_layers.4"] = norm(outputs)
+        layers[f"{name}.point_features.layers.0"] = layer(outputs, inputs, 1)
+        layers[f"{name}.point_features.layers.1"] = norm(outputs)
+    cloud, seen = int(width * 256), 3 * narrow + middle + wide + middle
+    for name, kernel, inputs, outputs in (
+        ("point_features.4.layers.", (1,), middle, wide),
+        ("cloud_features.0.", (), wide, cloud),
+        ("cloud_features.1.", (), cloud, middle),
+        ("classifier.0.layers.", (1,), seen, int(width * 512)),
+        ("classifier.2.layers.", (1,), int(width * 512), cloud),
+    ):
+        layers[f"{name}0"] = layer(outputs, inputs, *kernel)
+        layers[f"{name}1"] = norm(outputs)
+    layers["classifier.4"] = layer(13, cloud, 1)
+    return {f"{name}.{key}": shape for name, keys in layers.items() for key, shape in keys.items()}
+
+
+@pytest.mark.parametrize("width", [0.125, 0.25, 1.0, 1.5])
+def test_network_has_the_names_and_sizes_of_the_release(width: float) -> None:
+    shapes = {name: tuple(value.shape) for name, value in PVCNN(13, width=width).state_dict().items()}
+    assert shapes == released(width)
 
 
 @torch.no_grad()

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,9 @@ def test_a_drive_is_made_again_where_it_is_not_complete_or_would_be_another(tmp_
     del told["frame_hz"]
     cache.finish(tmp_path, told)
     assert not is_current(drive, tmp_path)
+    for damaged in ('{"name": "d", "ri', "", "[]"):
+        (tmp_path / cache.DONE).write_text(damaged)
+        assert not is_current(drive, tmp_path)
 
 
 def test_motion_within_a_sweep_is_undone() -> None:
@@ -111,15 +116,76 @@ def test_a_process_that_was_killed_is_said(tmp_path: Path, monkeypatch: pytest.M
         prepare([drive], tmp_path, 1)
 
 
+def _full_disk_or_long(drive: DriveSpec, out: Path) -> None:
+    if drive.name == "fails":
+        raise OSError(28, "No space left on device")
+    threading.Event().wait(20)
+    (out / f"{drive.name} is made").touch()
+
+
+def test_a_drive_that_cannot_be_written_is_named_and_nothing_that_waits_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kestrel.train.prepare.prepare_drive", _full_disk_or_long)
+    names = ("first", "fails", "third", "fourth")
+    drives = [DriveSpec(name, "nuscenes", "suburban", "alder", 1, 2.0, "day", "lidar") for name in names]
+    before = set(active_children())
+    with pytest.raises(
+        InputError, match=r"drive .*/fails: expected a folder to write to, found .*No space left"
+    ):
+        prepare(drives, tmp_path, 2)
+    assert not [*tmp_path.glob("* is made")]
+    assert not set(active_children()) - before
+
+
+def test_how_far_it_is_goes_where_no_results_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare([], tmp_path, 1)
+    told = capsys.readouterr()
+    assert not told.out
+    assert "drives" in told.err
+
+
+def test_ctrl_c_ends_all_that_was_to_be_made_without_a_word_of_the_processes(tmp_path: Path) -> None:
+    options = ["--data", str(tmp_path), "--split", "train_video", "--drives", "16", "--workers", "2"]
+    # A shell lets what it runs in the background ignore it.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeding}; from kestrel.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "train", "prepare", *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # as in a terminal, where all of them are told
+    ) as command:
+        workers = _workers(command)
+        os.killpg(command.pid, signal.SIGINT)
+        try:
+            _, told = command.communicate(timeout=60)
+        finally:
+            command.kill()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    for process in alive:
+        process.kill()
+    assert not alive
+    assert command.returncode == 130
+    assert "Traceback" not in told
+    assert not [*tmp_path.rglob(cache.DONE)]
+
+
+def _workers(command: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the processes of a command that makes drives, as soon as there are two."""
+    started = psutil.Process(command.pid)
+    while len(workers := [each for each in started.children() if "spawn_main" in str(each.cmdline())]) < 2:
+        assert command.poll() is None, "it ended before it started them"
+        time.sleep(0.1)
+    return workers
+
+
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     options = ["--data", str(tmp_path), "--split", "train_video", "--drives", "4", "--workers", "2"]
-    with subprocess.Popen([sys.executable, "-m", "kestrel", "train", "prepare", *options]) as command:
-        started = psutil.Process(command.pid)
-        while (
-            len(workers := [each for each in started.children() if "spawn_main" in str(each.cmdline())]) < 2
-        ):
-            assert command.poll() is None, "it ended before it started them"
-            time.sleep(0.1)
+    with subprocess.Popen(
+        [sys.executable, "-m", "kestrel", "train", "prepare", *options], text=True
+    ) as command:
+        workers = _workers(command)
         command.terminate()
     gone, alive = psutil.wait_procs(workers, timeout=60)
     for process in alive:

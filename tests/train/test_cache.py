@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from kestrel.errors import InputError
+from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.sim.rig import load_rig
-from kestrel.train import cache
+from kestrel.train import cache, fusion, seg
 from kestrel.train.prepare import SELECTIONS, training_rig
 from tests.train.conftest import make_cached_frame
 
@@ -76,7 +77,8 @@ def test_key_frames_of_an_earlier_format_are_refused(data: Path, tmp_path: Path)
     assert len(cache.frame_files(tmp_path / "validation")) == 2
     told = json.loads((tmp_path / "validation" / "d0" / cache.DONE).read_text())
     cache.finish(tmp_path / "validation" / "d0", {**told, "format": 4})
-    with pytest.raises(InputError, match=r"d0: expected key frames of format 5.*prepare.*found format 4"):
+    expected = rf"d0: expected key frames of format {cache.FORMAT}.*prepare.*found format 4"
+    with pytest.raises(InputError, match=expected):
         cache.frame_files(tmp_path / "validation")
 
 
@@ -118,6 +120,81 @@ def test_a_file_that_is_cut_off_or_empty_is_named(tmp_path: Path) -> None:
             cache.read(cache.CachedFrame, path)
         with pytest.raises(InputError, match=r"frame_0000\.npz: expected a CachedFrame"):
             cache.pictures(path, frame.base_from_camera)
+
+
+@pytest.mark.parametrize("method", [b"\x09\x00", b"\x08\x00"], ids=["unknown", "deflated"])
+def test_a_file_that_is_said_to_be_compressed_and_is_not_is_named(tmp_path: Path, method: bytes) -> None:
+    path = tmp_path / "frame_0000.npz"
+    cache.write(path, make_cached_frame())
+    whole = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = whole.find(mark) + place
+        whole[at : at + 2] = method
+    whole[whole.find(b"\x93NUMPY")] = 255  # begins nothing that was deflated
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match=r"frame_0000\.npz: expected a CachedFrame"):
+        cache.read(cache.CachedFrame, path)
+
+
+def test_a_file_of_one_array_is_named(tmp_path: Path) -> None:
+    with (tmp_path / "frame_0000.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(InputError, match=r"frame_0000\.npz: expected a CachedFrame"):
+        cache.read(cache.CachedFrame, tmp_path / "frame_0000.npz")
+
+
+@pytest.fixture
+def splits(data: Path, tmp_path: Path) -> Path:
+    """Data that a test may damage."""
+    return Path(shutil.copytree(data, tmp_path / "data"))
+
+
+@pytest.mark.parametrize("left", [0, 0.5, 0.99])
+def test_a_frame_that_is_cut_off_ends_a_training_with_its_name_and_what_to_do(
+    splits: Path, tmp_path: Path, left: float
+) -> None:
+    path = splits / "train" / "d0" / "frame_0001.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(left * len(whole))])
+    assert_refused(splits, tmp_path, r"frame_0001\.npz: expected .* \(to have it again, remove the folder")
+
+
+def test_a_drive_file_that_is_cut_off_ends_a_training_with_its_name(splits: Path, tmp_path: Path) -> None:
+    path = splits / "train" / "d0" / cache.DONE
+    path.write_text(path.read_text()[:30])
+    assert_refused(splits, tmp_path, r"drive\.json: expected a JSON object")
+    for told in (cache.key_frames, cache.frame_hz):
+        for text in ('{"frame_hz": ', "[1]", "\xff"):
+            path.write_text(text, encoding="latin1")
+            with pytest.raises(InputError, match=r"drive\.json: expected a JSON object \(to have it again"):
+                told(path.parent)
+
+
+@pytest.mark.parametrize("told", ['"2"', "null", "NaN", "[]"])
+def test_a_rate_of_key_frames_that_is_none_is_named(tmp_path: Path, told: str) -> None:
+    (tmp_path / cache.DONE).write_text(f'{{"frame_hz": {told}}}')
+    with pytest.raises(InputError, match=r"drive\.json: expected frame_hz"):
+        cache.frame_hz(tmp_path)
+
+
+def test_a_frame_with_a_wrong_byte_is_named_by_who_looks_for_its_classes(splits: Path) -> None:
+    path = splits / "train" / "d0" / "frame_0001.npz"
+    whole = bytearray(path.read_bytes())
+    whole[whole.find(b"label.npy") + 300] ^= 255  # behind the name and numpy's header: within the classes
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match=r"frame_0001\.npz: expected a CachedFrame .*found Bad CRC-32"):
+        seg.SweepSource(cache.frame_files(splits / "train"))
+
+
+def assert_refused(splits: Path, out: Path, match: str) -> None:
+    """Check that neither Kestrel-Seg nor Kestrel-Fusion is trained on damaged data."""
+    plans = fusion.Plans(*[seg.PLAN] * 6)
+    for start in (
+        lambda: seg.train(splits, out, seg.PLAN, resume=False),
+        lambda: fusion.train(splits, out, plans, FusionConfig(), resume=False),
+    ):
+        with pytest.raises(InputError, match=match):
+            start()
 
 
 @pytest.mark.parametrize("cells", [100, 199, 400])

@@ -66,7 +66,8 @@ def test_a_damaged_drive_file_is_named(tmp_path: Path, content: str) -> None:
 
 def test_a_drive_of_sensors_that_none_has_is_named(tmp_path: Path) -> None:
     write(tmp_path / "train_lidar" / "mine", {"sensors": "points"})
-    expected = "one of all, cameras, lidar, video (import labelled clouds of before again), found points"
+    again = "re-import labelled clouds that an earlier version imported"
+    expected = f"one of all, cameras, lidar, video ({again}), found points"
     with pytest.raises(InputError, match=rf"sensors of .*mine/drive\.json: expected {re.escape(expected)}"):
         drive_file.held([tmp_path / "train_lidar"])
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kestrel.errors import ConfigError, ModelError
+from kestrel.errors import ConfigError, InputError, ModelError
 from kestrel.models.kestrel_fusion_types import FusionConfig
-from kestrel.train import fusion
+from kestrel.train import fusion, fusion_cameras
 from kestrel.train.loop import Task, fit
 from kestrel.train.plan import Plan
+from kestrel.train.resume import last_checkpoint, moves_done
 from kestrel.weights import load, save
 
 PLAN = Plan(steps=4, batch_size=2, lr=1e-3, validate_every=2, validation_batches=1, workers=0)
@@ -178,6 +180,76 @@ def test_a_run_keeps_the_length_over_which_its_rate_falls(tmp_path: Path) -> Non
     task.plan = replace(PLAN, steps=8)
     with pytest.raises(ConfigError, match=r"--steps: expected 4, that of the run in .*found 8"):
         run(task, tmp_path, resume=True)
+
+
+class Sized(Counting):
+    """The same of a network with sizes."""
+
+    def __init__(self, *, stop_at: int | None = None, **sizes: Any) -> None:
+        super().__init__({2: 0.1, 4: 0.2}, stop_at=stop_at)
+        self.sizes = sizes
+
+    def config(self) -> dict[str, Any]:
+        """Return them."""
+        return self.sizes
+
+
+@pytest.mark.usefixtures("checkpoints_every_step")
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"hop_s": 0.0}, r"--hop: expected 0\.5, that of the run in .*found 0\.0"),
+        (
+            {"image_size": (64, 64)},
+            r"image_size: expected \(128, 352\), that of the run in .*found \(64, 64\)",
+        ),
+    ],
+)
+def test_a_run_keeps_its_network_to_the_end(tmp_path: Path, other: dict[str, Any], message: str) -> None:
+    sizes = {"hop_s": 0.5, "image_size": (128, 352)}
+    interrupted(Sized(stop_at=3, **sizes), tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        run(Sized(**{**sizes, **other}), tmp_path, resume=True)
+    assert run(Sized(**sizes, new_size=1), tmp_path, resume=True) == {"val/worth": 0.2}
+
+
+def test_a_fusion_training_without_hops_does_not_go_on_with_one_that_has_them(
+    data: Path, tmp_path: Path
+) -> None:
+    task = fusion_cameras.CameraTask(PLAN, FusionConfig(hop_s=0.5))
+    checkpoint: dict[str, Any] = {"global_step": 2}
+    task.on_save_checkpoint(checkpoint)
+    path = tmp_path / "fusion-cameras" / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save(checkpoint, path)
+    plans = fusion.Plans(PLAN, PLAN, PLAN, PLAN, PLAN, PLAN)
+    with pytest.raises(ConfigError, match=r"--hop: expected 0\.5, that of the run in .*found 0"):
+        fusion.train(data, tmp_path, plans, FusionConfig(hop_s=0), resume=True)
+
+
+@pytest.mark.usefixtures("checkpoints_every_step")
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[: len(whole) // 2], lambda _: b"", lambda _: b"other"]
+)
+def test_a_damaged_checkpoint_is_named_with_what_to_do(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    interrupted(Counting({2: 0.1, 4: 0.2}, stop_at=3), tmp_path)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.write_bytes(damage(path.read_bytes()))
+    expected = r"last\.ckpt: expected the checkpoint of a run \(begin it again without --resume"
+    with pytest.raises(InputError, match=expected):
+        run(Counting({2: 0.1, 4: 0.2}), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("content", [[1], {"epoch": 3}, {"global_step": "3"}])
+def test_another_file_in_place_of_a_checkpoint_is_named(tmp_path: Path, content: object) -> None:
+    last_checkpoint(tmp_path).parent.mkdir()
+    torch.save(content, last_checkpoint(tmp_path))
+    with pytest.raises(
+        InputError, match=r"last\.ckpt: expected the checkpoint of a run .*found something else"
+    ):
+        moves_done(tmp_path, PLAN)
 
 
 class Playing(Counting):

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from kestrel.errors import ConfigError
 from kestrel.models.point_baselines import NETWORKS
 from kestrel.train import cache, point_networks
 from kestrel.train.plan import Plan
@@ -42,6 +44,25 @@ def test_each_network_is_trained_and_judged_and_an_interrupted_comparison_goes_o
     )
     assert {name for name, time in trained().items() if time != before[name]} == {"pvcnn"}
     assert not capsys.readouterr().out  # which --json has for itself
+    for other, option in (({"lr": 0.5}, "--lr"), ({"seed": 5}, "--seed")):
+        with pytest.raises(ConfigError, match=rf"{option}: expected .*, that of the run in .*pointnet"):
+            point_networks.compare(splits, tmp_path, replace(PLAN, **other), resume=True)
+    assert {name: time for name, time in trained().items() if name != "pvcnn"} == {
+        name: time for name, time in before.items() if name != "pvcnn"
+    }
+
+
+def test_that_one_network_was_trained_otherwise_is_found_before_another_goes_on(
+    splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = tmp_path / "point-networks" / "spvcnn" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    torch.save({"global_step": 1, "plan": {"seed": 5}}, last)
+    begun: list[Path] = []
+    monkeypatch.setattr(point_networks, "fit", lambda *arguments, **_: begun.append(arguments[4]))
+    with pytest.raises(ConfigError, match=r"--seed: expected 5, that of the run in .*spvcnn"):
+        point_networks.compare(splits, tmp_path, PLAN, resume=True)
+    assert not begun
 
 
 def test_clouds_of_a_batch_have_equally_many_points_and_lie_within_range(data: Path) -> None:

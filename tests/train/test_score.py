@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS
 from kestrel.cli import build_app
-from kestrel.errors import ConfigError
+from kestrel.errors import ConfigError, InputError
 from kestrel.train import cache, score, seg
 from kestrel.train.fusion_score import Answers, score_fusion
 from kestrel.train.plan import Plan
@@ -96,6 +96,18 @@ def test_weights_without_a_score_are_refused_by_name(data: Path, tmp_path: Path)
     save(tmp_path / "painter.safetensors", {}, manifest)
     with pytest.raises(ConfigError, match="KestrelAugment"):
         score.score(tmp_path / "painter.safetensors", data / "validation", "validation")
+
+
+def test_that_no_drive_has_six_cameras_is_found_before_the_first_frame(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looked(*_: object, **__: object) -> None:
+        raise AssertionError("looked at a frame")
+
+    monkeypatch.setattr(score, "FusionDetector", looked)
+    expected = r"validation: expected a drive with six cameras.*\(--sensors-out\), found none"
+    with pytest.raises(InputError, match=expected):
+        score.score("kestrel-fusion", data / "validation", "validation", sensors_out=True)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import random
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ from kestrel.errors import ConfigError, InputError
 from kestrel.models.spvnas import SPVNAS
 from kestrel.models.spvnas_space import NetConfig, SearchSpace
 from kestrel.models.spvnas_supernet import SPVNASSuperNet
-from kestrel.train import cache
+from kestrel.train import cache, spvnas_search
 from kestrel.train.evolution import Candidate, SearchLog, SearchPlan, best, search
-from kestrel.train.spvnas_search import recalibrate
+from kestrel.train.spvnas_search import Frame, recalibrate
 from kestrel.weights import Manifest, load, save
 from tests.models.points.test_networks import cloud
 
@@ -44,7 +45,12 @@ class StopSearchError(Exception):
     pass
 
 
-def run(path: Path, plan: SearchPlan = PLAN, stop_after: int | None = None) -> tuple[list[Candidate], int]:
+SETTING = {"network_sha256": "a", "frames": ["d0/frame_0000.npz b"], "machine": {"threads": 2}}
+
+
+def run(
+    path: Path, plan: SearchPlan = PLAN, stop_after: int | None = None, setting: dict[str, object] = SETTING
+) -> tuple[list[Candidate], int]:
     """Search; return the candidates and how many were judged in this call."""
     judged = 0
 
@@ -55,7 +61,7 @@ def run(path: Path, plan: SearchPlan = PLAN, stop_after: int | None = None) -> t
             raise StopSearchError
         return width(config)
 
-    log = SearchLog(path, plan, TINY)
+    log = SearchLog(path, plan, TINY, setting)
     return list(search(TINY, plan, log, latency_ms=size, accuracy=accuracy)), judged
 
 
@@ -94,6 +100,36 @@ def test_a_finished_search_can_be_made_longer_but_not_changed(tmp_path):
     assert len(found) == PLAN.candidates + PLAN.population
     with pytest.raises(InputError, match="the log of a search"):
         run(tmp_path / "log", replace(PLAN, seed=1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network_sha256": "other"},
+        {"frames": ["d1/frame_0000.npz b"]},
+        {"frames": []},
+        {"machine": {"threads": 4}},
+    ],
+)
+def test_measurements_of_another_network_other_data_or_another_machine_are_not_taken_up(tmp_path, change):
+    short = replace(PLAN, generations=0)
+    run(tmp_path / "log", short)
+    assert run(tmp_path / "log", short, setting={**SETTING})[1] == 0
+    (name,) = change
+    with pytest.raises(InputError) as caught:
+        run(tmp_path / "log", short, setting={**SETTING, **change})
+    told = str(caught.value)
+    assert f"the log of a search with {change} (another search needs another --out)" in told
+    assert told.endswith(f"found { {name: SETTING[name]} }")
+
+
+def test_a_log_of_before_these_were_kept_is_refused(tmp_path):
+    run(tmp_path / "log", replace(PLAN, generations=0))
+    first, *others = (tmp_path / "log").read_text().splitlines(keepends=True)
+    older = {name: value for name, value in json.loads(first).items() if name not in SETTING}
+    (tmp_path / "log").write_text(json.dumps(older) + "\n" + "".join(others))
+    with pytest.raises(InputError, match=r"found \{'network_sha256': None, "):
+        run(tmp_path / "log", replace(PLAN, generations=0))
 
 
 def test_a_last_line_of_any_bytes_that_was_not_finished_is_measured_again(tmp_path):
@@ -194,19 +230,76 @@ def drive(folder: Path) -> None:
     cache.finish(folder, {"format": cache.FORMAT})
 
 
-def test_the_command_writes_a_net_config_and_weights_that_belong_together(tmp_path):
-    drive(tmp_path / "data" / "drive")
-    torch.manual_seed(0)
+def save_supernet(path: Path, seed: int = 0) -> None:
+    torch.manual_seed(seed)
     network = SPVNASSuperNet(16, TINY, pres=0.5, vres=0.5).train()
-    for seed in range(3):
-        network(*cloud(300, seed=seed), TINY.sample(random.Random(seed)))
+    for number in range(3):
+        network(*cloud(300, seed=number), TINY.sample(random.Random(number)))
     config = {"num_classes": 16, "space": asdict(TINY), "pres": 0.5, "vres": 0.5}
     manifest = Manifest("super", "SPVNASSuperNet", config, POINT_CLASSES)
-    save(tmp_path / "super.safetensors", network.state_dict(), manifest, exact=True)
-    arguments = ["search-spvnas", str(tmp_path / "super.safetensors"), "--out", str(tmp_path / "out")]
-    arguments += ["--data", str(tmp_path / "data"), "--latency-limit-ms", "10000"]
-    arguments += ["--population", "2", "--generations", "1", "--parents", "2"]
-    result = CliRunner().invoke(build_app(), arguments)
+    save(path, network.state_dict(), manifest, exact=True)
+
+
+def command(folder: Path, generations: int = 1) -> Any:
+    arguments = ["search-spvnas", str(folder / "super.safetensors"), "--out", str(folder / "out")]
+    arguments += ["--data", str(folder / "data"), "--latency-limit-ms", "10000"]
+    arguments += ["--population", "2", "--generations", str(generations), "--parents", "2"]
+    return CliRunner().invoke(build_app(), arguments)
+
+
+def test_the_command_refuses_what_another_search_measured(tmp_path, monkeypatch):
+    drive(tmp_path / "data" / "drive")
+    save_supernet(tmp_path / "super.safetensors")
+    assert command(tmp_path, generations=0).exit_code == 0
+    before = (tmp_path / "out" / "search.jsonl").read_bytes()
+    assert command(tmp_path, generations=0).exit_code == 0, "the same search goes on"
+    assert (tmp_path / "out" / "search.jsonl").read_bytes() == before
+
+    def refused(what: str) -> None:
+        error = command(tmp_path, generations=0).exception
+        assert isinstance(error, InputError)
+        assert what in str(error).split("found")[1]
+        assert (tmp_path / "out" / "search.jsonl").read_bytes() == before
+
+    save_supernet(tmp_path / "super.safetensors", seed=1)
+    refused("'network_sha256': ")
+    save_supernet(tmp_path / "super.safetensors")
+    frame = cache.read(cache.CachedFrame, tmp_path / "data" / "drive" / "frame_0001.npz")
+    cache.write(tmp_path / "data" / "drive" / "frame_0001.npz", replace(frame, intensity=frame.intensity + 1))
+    refused("'frames': ['drive/frame_0000.npz ")
+    cache.write(tmp_path / "data" / "drive" / "frame_0001.npz", frame)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    refused("'machine': ")
+
+
+@pytest.mark.parametrize("name", ["net.config", "candidates.md"])
+def test_what_an_earlier_search_wrote_outlives_a_full_disk(tmp_path, monkeypatch, name):
+    save_supernet(tmp_path / "super.safetensors")
+    network, manifest = spvnas_search.load_supernet(tmp_path / "super.safetensors")
+    winner = Candidate(0, 0, TINY.sample(random.Random(0)), 1.0, 0.5)
+    sub = network.determinize(winner.config)
+    out = tmp_path / "out"
+    spvnas_search._write(sub, winner, [winner], manifest, PLAN, out)
+    before = (out / name).read_text()
+    plain = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name.startswith(name):
+            plain(path, data[:9])
+            raise OSError("No space left on device")
+        plain(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_text", lambda path, text, **_: full(path, text.encode()))
+    with pytest.raises(InputError, match=rf"{name}: expected a file that can be written"):
+        spvnas_search._write(sub, winner, [winner], manifest, PLAN, out)
+    assert (out / name).read_text() == before
+
+
+def test_the_command_writes_a_net_config_and_weights_that_belong_together(tmp_path):
+    drive(tmp_path / "data" / "drive")
+    save_supernet(tmp_path / "super.safetensors")
+    result = command(tmp_path)
     assert result.exit_code == 0, result.output
     state, written = load(tmp_path / "out" / "subnet.safetensors")
     net_config = json.loads((tmp_path / "out" / "net.config").read_text())
@@ -222,12 +315,12 @@ def test_recalibration_gives_every_norm_the_statistics_of_its_own_network():
     torch.manual_seed(0)
     network = SPVNASSuperNet(5, TINY, pres=1.0, vres=1.0)
     alone = network.determinize(TINY.sample(random.Random(0))).eval()
-    frame = (*cloud(500), np.zeros(500, np.uint8))
+    frame = Frame(*cloud(500), np.zeros(500, np.uint8), "frame")
     recalibrate(alone, [frame])
     seen: list[torch.Tensor] = []
     alone.point_transforms[0].net.conv.register_forward_hook(lambda _m, _i, out: seen.append(out))
     with torch.enable_grad():  # layers run one by one, so that the hook sees the norm's input
-        alone(frame[0], frame[1])
+        alone(frame.positions, frame.features)
     norm = alone.point_transforms[0].net.bn
     mean = seen[0].mean(0)
     assert (norm.running_mean - mean).norm() < 0.05 * mean.norm()

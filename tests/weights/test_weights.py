@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import chdir, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from kestrel.classes import EVENTS, POINT_CLASSES
 from kestrel.errors import InputError, ModelError
 from kestrel.models.kestrel_seg import KestrelSeg, SegConfig
 from kestrel.pipelines import PointSegmenter
-from kestrel.weights import FOLDER, Manifest, assign, average, load, read_manifest, save
+from kestrel.weights import FOLDER, Manifest, assign, average, load, read_manifest, resolve, save
 
 MANIFEST = Manifest("small", "KestrelSeg", asdict(SegConfig()), POINT_CLASSES)
 
@@ -60,6 +62,106 @@ def test_a_file_of_the_name_of_the_manifest_that_is_none_is_not_replaced(
 def test_earlier_weights_are_replaced(path: Path, state: dict[str, torch.Tensor]) -> None:
     save(path, state, replace(MANIFEST, name="later"))
     assert load(path)[1].name == "later"
+
+
+class KilledError(BaseException):
+    """Ends a process where a kill would."""
+
+
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process end in the ``step``-th change of a file: nothing that would follow is done."""
+    changes = iter(range(99))
+
+    def until(change: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*arguments: Any) -> Any:
+            if next(changes) == step:
+                raise KilledError
+            return change(*arguments)
+
+        return changed
+
+    for name in ("write_bytes", "replace"):
+        monkeypatch.setattr(Path, name, until(getattr(Path, name)))
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_whenever_a_process_is_killed_that_replaces_weights_some_can_be_loaded(
+    path: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    later = {key: value + 1 for key, value in state.items()}
+    with monkeypatch.context() as patched:
+        killed_at(step, patched)
+        with suppress(KilledError):
+            save(path, later, replace(MANIFEST, name="later"))
+    found, manifest = load(path)
+    assert manifest.name == ("small" if step < 4 else "later")
+    assert read_manifest(path) == manifest
+    key = "network.classifier.0.bias"
+    torch.testing.assert_close(found[key], later[key] if manifest.name == "later" else state[key])
+    save(path, state, replace(MANIFEST, name="next"))  # it goes on from there
+    assert load(path)[1].name == "next"
+    assert set(json.loads(path.with_suffix(".json").read_text())) == {*asdict(MANIFEST)}
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 2), (4, 2), (5, 3)])
+def test_weights_outlive_several_kills(
+    path: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, first: int, second: int
+) -> None:
+    for number, step in enumerate((first, second)):
+        later = {key: value + number + 1 for key, value in state.items()}
+        with monkeypatch.context() as patched:
+            killed_at(step, patched)
+            with pytest.raises(KilledError):
+                save(path, later, replace(MANIFEST, name=f"later {number}"))
+    assert load(path)[1].name == ("small" if first < 4 else "later 0")
+
+
+def test_first_weights_that_were_interrupted_are_refused_and_can_be_written_again(
+    tmp_path: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "first.safetensors"
+    with monkeypatch.context() as patched:
+        killed_at(2, patched)
+        with pytest.raises(KilledError):
+            save(path, state, MANIFEST)
+    with pytest.raises(ModelError, match=r"first\.safetensors: expected a manifest first\.json, found none"):
+        load(path)
+    save(path, state, MANIFEST)
+    assert load(path)[1].name == MANIFEST.name
+
+
+def test_weights_that_neither_of_two_manifests_means_are_refused(path: Path) -> None:
+    manifest = read_manifest(path)
+    other = replace(manifest, sha256="0" * 64)
+    path.with_suffix(".json").write_text(other.to_json(replace(manifest, sha256="1" * 64)))
+    with pytest.raises(ModelError, match=rf"sha256: expected {'0' * 64}"):
+        load(path)
+    assert read_manifest(path).sha256 == other.sha256
+
+
+@pytest.mark.parametrize("wrong", [[], "x", {"colour": "red"}, {"name": 3}])
+def test_a_malformed_manifest_of_replaced_weights_is_refused(path: Path, wrong: object) -> None:
+    edit(path, previous=wrong)
+    for read in (load, read_manifest):
+        with pytest.raises(ModelError, match=r"small\.json: expected a weights manifest"):
+            read(path)
+
+
+def test_a_dot_in_a_name_is_part_of_it(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    save(tmp_path / "net.safetensors", state, MANIFEST)
+    save(tmp_path / "net.v2.safetensors", state, replace(MANIFEST, name="second"))
+    with chdir(tmp_path.parent):
+        relative = Path(tmp_path.name) / "net.v2"
+        assert resolve(relative) == Path(tmp_path.name) / "net.v2.safetensors"
+        assert load(relative)[1].name == load(tmp_path / "net.v2")[1].name == "second"
+        with pytest.raises(ModelError, match=r"found no file .*net\.v3\.safetensors"):
+            load(relative.with_name("net.v3"))
+
+
+@pytest.mark.parametrize("name", ["", "/", "."])
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="expected a file or one of"):
+        resolve(name)
 
 
 def test_the_pipeline_takes_them_by_path(path: Path) -> None:

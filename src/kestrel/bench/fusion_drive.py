@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from kestrel.bench.timing import THREADS
 from kestrel.data.bag import BagReader, deserialize
 from kestrel.data.camera_info import read_camera_info
 from kestrel.data.cloud_reader import read_cloud
+from kestrel.data.deskew import deskewed
 from kestrel.data.messages import stamp_of, transform_from_message
 from kestrel.data.picture_reader import read_image
-from kestrel.data.trajectory import Trajectory
+from kestrel.data.trajectory import Trajectory, moved
+from kestrel.errors import CalibrationError, describe
 from kestrel.pipelines.detector import Detector, chosen_sweeps
 from kestrel.pipelines.fusion_engine import Stage
 from kestrel.sim.record import write_drive
@@ -135,7 +135,7 @@ class FrameReader:
         self.numbers = [
             number for number, earlier in enumerate(self._earlier) if len(earlier) == detector.sweeps
         ]
-        self._decoded = [_decoded(messages) for messages in drive.frames]
+        self._decoded = [self._decode(messages) for messages in drive.frames]
 
     def _before(self, number: int, sweeps: int, sweep_s: float) -> list[int]:
         chosen = chosen_sweeps(self._stamps[number], self._stamps[:number][::-1], sweeps, sweep_s)
@@ -173,7 +173,7 @@ class FrameReader:
 
     def _sweeps(self, number: int) -> list[PointCloud]:
         # Earlier ones were decoded when they were the newest.
-        clouds = [_decoded(self.drive.frames[number])]
+        clouds = [self._decode(self.drive.frames[number])]
         clouds += [self._decoded[index] for index in self._earlier[number]]
         now = self._stamps[number]
         return [
@@ -181,17 +181,20 @@ class FrameReader:
             for cloud in clouds
         ]
 
+    def _decode(self, messages: FrameMessages) -> PointCloud:
+        """Return a sweep in the frame of its LiDAR, without the motion within it."""
+        return deskewed(read_cloud(deserialize(messages.cloud, CLOUD)).cloud, self._lidar_at)
+
+    def _lidar_at(self, stamp_ns: int) -> Float64Array:
+        pose = self.drive.trajectory.at(stamp_ns)
+        if pose is None:
+            raise CalibrationError(describe(f"odometry at {stamp_ns} ns", expected="one", found="none"))
+        return pose @ self.drive.base_from_lidar
+
 
 def _picture(raw: bytes) -> Image:
     return read_image(deserialize(raw, IMAGE))
 
 
-def _decoded(messages: FrameMessages) -> PointCloud:
-    return read_cloud(deserialize(messages.cloud, CLOUD)).cloud
-
-
 def _moved(cloud: PointCloud, base_from_lidar: Float64Array) -> PointCloud:
-    turn = base_from_lidar.astype(np.float32)
-    points = cloud.points.copy()
-    points[:, :3] = points[:, :3] @ turn[:3, :3].T + turn[:3, 3]
-    return replace(cloud, points=points, frame_id=BASE)
+    return replace(cloud, points=moved(cloud.points, base_from_lidar), frame_id=BASE)

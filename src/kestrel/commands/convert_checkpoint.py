@@ -29,7 +29,8 @@ def convert_checkpoint(
 ) -> None:
     """Turn a released checkpoint into safetensors.
 
-    BEVFusion, TSM, AnyCost, GAN Compression, SPVCNN, MinkUNet, SPVNAS; the sparse ones of mmdetection3d too.
+    BEVFusion, TSM, AnyCost, GAN Compression, SPVCNN, MinkUNet, SPVNAS, PVCNN; of mmdetection3d the sparse
+    ones and BEVFusion.
 
     The network is recognised by its keys. A checkpoint with missing, unexpected or ill-shaped keys is
     refused with the list of them. Nothing in the file is executed.

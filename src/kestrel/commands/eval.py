@@ -43,8 +43,8 @@ def eval(
     params: Annotated[
         Path | None,
         typer.Option(
-            help="With --weights: a ROS parameter file; what it tells the fusion node of the sensors counts "
-            "here."
+            help="With --weights: parameter file of the fusion node; its cameras, intensity_max, rectified, "
+            "sensor_offsets_s and own_vehicle_box_m are used."
         ),
     ] = None,
     baseline: Annotated[
@@ -68,7 +68,7 @@ def eval(
     given |= {"--device": device != "cpu", "--params": params is not None}
     for option, there in given.items():
         if there:
-            raise ConfigError(describe(option, expected="it with --weights", found="none"))
+            raise ConfigError(describe(option, expected="--weights beside it", found="no --weights"))
     if len(recordings) != 1:
         raise ConfigError(
             describe("recordings", expected="one, or --weights to score", found=len(recordings))
@@ -86,6 +86,7 @@ def _score_weights(
     *,
     json: bool,
 ) -> None:
+    from kestrel.data.bag import BagReader
     from kestrel.data.rig_parameters import read_rig_parameters
     from kestrel.errors import ConfigError, describe
     from kestrel.eval.detector_score import SENSORS, DetectorScore
@@ -97,6 +98,11 @@ def _score_weights(
         expected = "a BEVFusion or KestrelFusion"
         raise ConfigError(describe(f"network of {weights}", expected=expected, found=network))
     rig = read_rig_parameters(params)
+    # What is wrong with the last of them shall not be found after hours.
+    for path in recordings:
+        BagReader(path).raise_if_damaged()
+    if results is not None:
+        _expect_writable(results)
     # All boxes take part in the average precision, however unsure they are.
     detector = load_detector(weights, score_threshold=0.0, precision="float32", device=device)
     if results is not None and not detector.classes:
@@ -105,11 +111,28 @@ def _score_weights(
     score = DetectorScore(detector, looked_at, results=results is not None, rig=rig)
     for path in recordings:
         score.add(path)
-    if results is not None:
-        score.write_results(results)
     Report(f"eval --weights {weights}", score.figures()).print(as_json=json)
     if missing := score.missing_sensors():
         typer.echo(missing, err=True)
+    if results is not None:
+        score.write_results(results)
+
+
+def _expect_writable(results: Path) -> None:
+    """Raise InputError where no file could be written."""
+    import tempfile
+
+    from kestrel.errors import InputError, describe
+
+    expected = "a file that can be written"
+    if results.is_dir():
+        raise InputError(describe("--results", expected=expected, found=f"a folder, {results}"))
+    try:
+        results.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results.parent):
+            pass
+    except OSError as error:
+        raise InputError(describe("--results", expected=expected, found=error)) from error
 
 
 def _score_answers(recording: Path, *, baseline: bool, json: bool) -> None:

@@ -1,22 +1,25 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Read released checkpoints (recognise the network, rename the keys, refuse what does not fit), load it.
+"""Convert released checkpoints (recognise the network, rename the keys, refuse what does not fit); load them.
 
-A checkpoint is a pickle; it is read with ``weights_only=True`` and nothing in it is executed.
+The files are read by :mod:`kestrel.models.checkpoint_files`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from kestrel.errors import ConfigError, ModelError, describe
+from kestrel.models.bevfusion_config import check_constants
+from kestrel.models.checkpoint_files import Checkpoint
+from kestrel.models.checkpoint_files import read_checkpoint as read_checkpoint
 from kestrel.models.point_checkpoints import MMDET3D_MARKERS, from_mmdet3d
 from kestrel.models.recipes import RECIPES, Config, Recipe, State
 from kestrel.weights import Manifest, assign, load
@@ -25,33 +28,11 @@ STANDARD_BOXES = "length, width, height; standard yaw"
 RELEASED_BOXES = "width, length, height; yaw = -yaw_standard - pi / 2"
 """What the boxes of a BEVFusion mean: the entry ``boxes`` in the notes of a conversion."""
 
-CONTAINERS = ("state_dict", "model", "g_ema")
-"""Entries under which training code stores the weights."""
-
-
 N_SEGMENT: Final = 8
 """Frames per clip of a TSM where nothing tells: those of most released ones."""
 
-
-class _Ignored:
-    """Stands in for what is no weight: whatever is made of it holds nothing, and does nothing."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-IGNORED: Final = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",  # by which the methods of a HistoryBuffer are stored
-    "builtins.bytes",  # by which no bytes are stored, those of an empty array
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-)
-"""Names in a checkpoint that are read as _Ignored, never as what they name: logs and counters of trainers."""
+COUNTER: Final = ".num_batches_tracked"
+"""Of a batch norm: how many batches it saw, which files of before torch 0.4.1 lack and no answer needs."""
 
 
 @dataclass(frozen=True)
@@ -69,44 +50,6 @@ class Conversion:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-def read_checkpoint(path: Path) -> State:
-    """Return the weights in a .pth or .pt file, without the prefix of data-parallel training.
-
-    Raises:
-        ModelError: there is no such file, it is no checkpoint, or it holds code other than IGNORED.
-    """
-    try:
-        with torch.serialization.safe_globals([(_Ignored, name) for name in IGNORED]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle can raise any
-        raise ModelError(
-            describe(str(path), expected="a checkpoint of plain weights", found=_reason(error))
-        ) from error
-    while isinstance(content, Mapping):
-        inner = [content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)]
-        if not inner:
-            break
-        content = inner[0]
-    if not isinstance(content, Mapping) or not content or not _all_tensors(content):
-        expected = f"weights, bare or under one of {CONTAINERS}"
-        raise ModelError(describe(str(path), expected=expected, found=type(content).__name__))
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
-
-
-def _reason(error: Exception) -> str:
-    """Return in a few words why torch refuses a file, without its advice to execute what is in it."""
-    code = re.search(r"GLOBAL (\S+)", str(error))
-    if code:
-        return f"code, {code[1]}"
-    if isinstance(error, OSError | EOFError | RuntimeError):
-        return (str(error) or type(error).__name__).splitlines()[0].split(" In PyTorch 2.6")[0]
-    return "another kind of file, or a damaged one"
-
-
-def _all_tensors(content: Mapping[Any, Any]) -> bool:
-    return all(isinstance(value, Tensor) for value in content.values())
-
-
 def convert(
     state: State,
     source: str,
@@ -118,9 +61,9 @@ def convert(
     """Bring the weights of a released checkpoint into the form that Kestrel loads.
 
     Args:
-        state: what read_checkpoint returned.
-        source: file, named in errors. "segment16" in its name or that of its folder tells the frames per clip
-            of a TSM.
+        state: what read_checkpoint returned; counters of batch norms may be missing, which are 0 then.
+        source: file, named in errors. Its name, or else that of its folder, tells the frames per clip of a
+            TSM ("segment16"), and of networks whose keys are alike which one it is.
         net_config: content of the net.config of an SPVNAS release.
         network: what to take the checkpoint for where its keys fit several, as those of MinkUNet and SPVCNN.
         n_segment: frames per clip of a TSM, where the name does not tell.
@@ -128,9 +71,9 @@ def convert(
     Raises:
         ModelError: the network is unknown, or keys are missing, unexpected, ill-shaped or no dense floating
             point where the network has that (all are listed).
-        ConfigError: n_segment for a network that has none.
+        ConfigError: n_segment or net_config for a network that has none; or the name tells two networks.
     """
-    notes = {}
+    notes = dict(state.notes) if isinstance(state, Checkpoint) else {}
     if any(key.startswith("pts_middle_encoder.") for key in state):
         state = {_from_mmdet3d(key): value for key, value in state.items()}
         notes["boxes"] = STANDARD_BOXES
@@ -138,14 +81,9 @@ def convert(
         state = from_mmdet3d(state)
         notes["source"] = "mmdetection3d"
         network = network or ("SPVCNN" if "point_transforms.0.0.weight" in state else "MinkUNet")
-    fitting = _recognise(state, source, network)
-    recipe = fitting[0]
-    if len(names := [each.network for each in fitting]) > 1:
-        # Those of SPVNAS tell it by their names alone.
-        by_name = "minkunet" in "/".join(Path(source).parts[-2:]).lower()
-        recipe = next((each for each in fitting if by_name == (each.network == "MinkUNet")), recipe)
-        reason = "by the file's name" if by_name else "the keys are those of both"
-        notes["network"] = f"{recipe.network}, {reason} (--network {' or '.join(names)})"
+    recipe = _chosen(_recognise(state, source, network), source, notes)
+    if net_config is not None and not recipe.takes_net_config:
+        raise ConfigError(describe("net_config", expected=f"none for {recipe.network}", found="one"))
     config, wanted = _configured(recipe, state, source, net_config)
     if recipe.network == "TSM":
         told = n_segment or _told_segments(source)
@@ -154,9 +92,17 @@ def convert(
             notes["n_segment"] = f"{N_SEGMENT} assumed, since the file's name does not tell (--n-segment)"
     elif n_segment is not None:
         raise ConfigError(describe("n_segment", expected=f"none for {recipe.network}", found=n_segment))
+    if recipe.network == "PVCNN":
+        notes["resolution"] = "that of the S3DIS release assumed, since no weight tells the cells of a grid"
     state = {key: _layout(value, wanted.get(key)) for key, value in state.items()}
+    # Averages and halves of whole states have floats there.
+    state |= {key: value.to(torch.int64) for key, value in state.items() if key.endswith(COUNTER)}
+    if uncounted := [key for key in wanted if key.endswith(COUNTER) and key not in state]:
+        state |= {key: torch.zeros(wanted[key].shape, dtype=wanted[key].dtype) for key in uncounted}
+        notes["num_batches_tracked"] = f"0 assumed in {len(uncounted)} batch norms, since the file has none"
     _refuse_misfits(state, wanted, f"{source} as {recipe.network}")
     if recipe.network == "BEVFusion":
+        check_constants(state, config)
         notes.setdefault("boxes", RELEASED_BOXES)
     tensors = {key: value.contiguous() for key, value in state.items()}
     return Conversion(recipe.network, config, tensors, recipe.classes(config), notes)
@@ -201,8 +147,41 @@ def _recognise(state: State, source: str, network: str | None) -> list[Recipe]:
     return list({recipe.network: recipe for recipe in reversed(chosen)}.values())[::-1]
 
 
+def _chosen(fitting: Sequence[Recipe], source: str, notes: dict[str, str]) -> Recipe:
+    """Return one of the recipes whose keys a checkpoint has; of several the notes say why it is this one.
+
+    Raises:
+        ConfigError: the name of the checkpoint tells several.
+    """
+    names = [each.network for each in fitting]
+    if len(names) == 1:
+        return fitting[0]
+    # Those of SPVNAS tell it by their names alone.
+    named, place = _told_network(source, names)
+    recipe = next((each for each in fitting if each.network == named), fitting[0])
+    reason = f"by the {place}'s name" if named else "the keys are those of both"
+    notes["network"] = f"{recipe.network}, {reason} (--network {' or '.join(names)})"
+    return recipe
+
+
 def _names(recipes: Iterable[Recipe]) -> list[str]:
     return sorted({recipe.network for recipe in recipes})
+
+
+def _told_network(source: str, names: Sequence[str]) -> tuple[str | None, str]:
+    """Return which network the name of a checkpoint tells, or else that of its folder, and which of the two.
+
+    Raises:
+        ConfigError: one name tells several.
+    """
+    for part, place in zip(reversed(Path(source).parts[-2:]), ("file", "folder"), strict=False):
+        told = [name for name in names if name.lower() in part.lower()]
+        if len(told) > 1:
+            expected = f"{' or '.join(names)}, since the name {part} tells both"
+            raise ConfigError(describe("--network", expected=expected, found="none"))
+        if told:
+            return told[0], place
+    return None, ""
 
 
 def _told_segments(source: str) -> int | None:
@@ -243,10 +222,10 @@ def _refuse_misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], w
         if state[key].shape != wanted[key].shape
     ]
     ill_shaped += [
-        f"{key} {state[key].dtype} {state[key].layout} instead of dense floating point"
+        f"{key} {state[key].dtype} {state[key].layout} instead of dense {wanted[key].dtype}"
         for key in sorted(wanted.keys() & state.keys())
         if state[key].layout != torch.strided
-        or (wanted[key].is_floating_point() and not state[key].is_floating_point())
+        or wanted[key].is_floating_point() != state[key].is_floating_point()
     ]
     if missing or unexpected or ill_shaped:
         found = f"missing {missing}; unexpected {unexpected}; ill-shaped {ill_shaped}"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kestrel.errors import ModelError, describe
 from kestrel.models.minkunet import STAGES
+from kestrel.models.pvcnn import POINT_CHANNELS
 from kestrel.models.spvnas_space import POINT_WIDTHS, NetConfig, stage_name
 
 MMDET3D_MARKERS = ("backbone.conv_input.0.net.0.kernel", "backbone.conv_input.0.0.weight")
@@ -92,6 +93,15 @@ def minkunet_config(state: Mapping[str, Tensor], net_config: NetConfig | None) -
     if not any(key.startswith("point_transforms.") for key in state):
         config["point_transforms"] = False
     return config | _resolution(net_config)
+
+
+def pvcnn_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the arguments of the PVCNN for S3DIS that has these weights, but for the cells of its grids."""
+    return {
+        "num_classes": len(state["classifier.4.weight"]),
+        "in_channels": state["point_features.0.voxel_layers.0.weight"].shape[1],
+        "width": state["cloud_features.0.0.weight"].shape[1] / POINT_CHANNELS,
+    }
 
 
 def spvnas_config(state: Mapping[str, Tensor], net_config: NetConfig | None) -> dict[str, Any]:

@@ -19,9 +19,25 @@ BLOCKS: Final[Blocks] = ((64, 1, 32), (64, 2, 16), (128, 1, 16))
 
 POINT_CHANNELS: Final = 1024
 
+S3DIS_CLASSES: Final = (
+    *("clutter", "ceiling", "floor", "wall", "beam", "column", "door", "window"),
+    *("table", "chair", "sofa", "bookcase", "board"),
+)
+"""Of the rooms of S3DIS, in the order of the release."""
+
+
+def _dense(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return a linear layer with batch norm and ReLU, for what a whole cloud has one of."""
+    return nn.Sequential(
+        nn.Linear(in_channels, out_channels), nn.BatchNorm1d(out_channels), nn.ReLU(inplace=True)
+    )
+
 
 class PVCNN(nn.Module):
     """PVConv layers, a feature of the whole cloud, and a classifier that sees all of them at each point.
+
+    Key for key the S3DIS release at width 0.125, 0.25 and 1, whose points are x, y, z within their block
+    (metres), colour and place in the room (0..1).
 
     Args:
         num_classes: classes.
@@ -49,14 +65,11 @@ class PVCNN(nn.Module):
                 layers.append(PVConv(channels, out_channels, int(resolution * cells)))
                 channels = out_channels
                 joined += channels
-        wide = int(min(1.0, width) * POINT_CHANNELS)
+        wide = int(width * POINT_CHANNELS)
         layers.append(SharedMLP(channels, wide))
         self.point_features = nn.ModuleList(layers)
         first, second = int(width * 256), int(width * 128)
-        self.cloud_features = nn.Sequential(
-            *(nn.Linear(wide, first), nn.BatchNorm1d(first), nn.ReLU(inplace=True)),
-            *(nn.Linear(first, second), nn.BatchNorm1d(second), nn.ReLU(inplace=True)),
-        )
+        self.cloud_features = nn.Sequential(_dense(wide, first), _dense(first, second))
         self.classifier = nn.Sequential(
             SharedMLP(joined + wide + second, int(width * 512)),
             nn.Dropout(0.3),

@@ -17,7 +17,8 @@ from kestrel.models.bevfusion_released import CENTER_TASKS
 from kestrel.models.gan_compression import ResnetGenerator
 from kestrel.models.minkunet import MinkUNet
 from kestrel.models.mobilenetv2 import OnlineTSMMobileNetV2
-from kestrel.models.point_checkpoints import minkunet_config, spvnas_config, supernet_config
+from kestrel.models.point_checkpoints import minkunet_config, pvcnn_config, spvnas_config, supernet_config
+from kestrel.models.pvcnn import PVCNN, S3DIS_CLASSES
 from kestrel.models.spvcnn import SPVCNN
 from kestrel.models.spvnas import SPVNAS
 from kestrel.models.spvnas_space import SearchSpace
@@ -100,6 +101,10 @@ def _kitti_classes(config: Config) -> tuple[str, ...]:
     return known if config["num_classes"] == len(known) else ()
 
 
+def _s3dis_classes(config: Config) -> tuple[str, ...]:
+    return S3DIS_CLASSES if config["num_classes"] == len(S3DIS_CLASSES) else ()
+
+
 def _configure_anycost(state: State) -> Config:
     resolution = max(value.shape[-1] for key, value in state.items() if key.startswith("noises."))
     # Widths halve with the resolution, so the finest picture layer tells the multiplier.
@@ -169,6 +174,13 @@ RECIPES = (
         lambda config: MinkUNet(**config),
         _kitti_classes,
         takes_net_config=True,
+    ),
+    Recipe(
+        "point_features.0.voxel_layers.0.weight",
+        "PVCNN",
+        pvcnn_config,
+        lambda config: PVCNN(**config),
+        _s3dis_classes,
     ),
     Recipe("input.input", "AnyCostGenerator", _configure_anycost, lambda config: AnyCostGenerator(**config)),
     Recipe(

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ class PictureSource:
     def __init__(self, folder: Path, config: AugmentConfig) -> None:
         self.places = []
         for drive in cache.finished_drives(folder):
-            weather = config.weathers.index(json.loads((drive / cache.DONE).read_text())["weather"])
+            weather = config.weathers.index(drive_file.read(drive)["weather"])
             self.places += [(path, weather) for path in sorted(drive.glob("frame_*.npz"))]
 
     def __len__(self) -> int:

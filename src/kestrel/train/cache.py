@@ -9,14 +9,20 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import takewhile
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Final, TypeVar
 
 import cv2
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from kestrel.classes import DETECTION_CLASSES
@@ -36,8 +42,14 @@ FORMAT: Final = 6
 """Of key frames, in ``drive.json``: 2 undoes the motion within a sweep, 3 has attributes, 4 poses, 5 those
 of the pictures, 6 maps on whose islands nobody drives."""
 
-UNREADABLE: Final = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
-"""What numpy raises where a file is not there, cut off or another one."""
+UNREADABLE: Final = (
+    *(OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError),
+    *(TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""What numpy raises where a file is not there, cut off, damaged or another one."""
+
+AGAIN: Final = "to have it again, remove the folder of its drive, then `kestrel train prepare` or `import`"
+"""What to do about a file that is damaged."""
 
 CachedT = TypeVar("CachedT", "CachedFrame", "CachedVideo")
 
@@ -197,16 +209,25 @@ def read(kind: type[CachedT], path: Path) -> CachedT:
     Raises:
         InputError: the file is not there or not of that kind.
     """
+    with opened(path, kind) as stored:
+        names = [
+            entry.name for entry in fields(kind) if entry.default_factory is MISSING or entry.name in stored
+        ]
+        return kind(**{name: stored[name] for name in names})
+
+
+@contextmanager
+def opened(path: Path, kind: type[CachedFrame] | type[CachedVideo] = CachedFrame) -> Iterator[NpzFile]:
+    """Give the arrays of a file that :func:`write` wrote, of which only what is looked at is read.
+
+    Raises:
+        InputError: the file is not there, is damaged or not of that kind, also where it is looked at.
+    """
     try:
         with np.load(path) as stored:
-            names = [
-                entry.name
-                for entry in fields(kind)
-                if entry.default_factory is MISSING or entry.name in stored
-            ]
-            return kind(**{name: stored[name] for name in names})
+            yield stored
     except UNREADABLE as error:
-        raise InputError(describe(str(path), expected=f"a {kind.__name__}", found=error)) from error
+        raise InputError(describe(str(path), expected=f"a {kind.__name__} ({AGAIN})", found=error)) from error
 
 
 def finish(folder: Path, summary: dict[str, Any]) -> None:
@@ -237,13 +258,26 @@ def frame_hz(drive: Path) -> float:
     """Return how many key frames a second a drive has.
 
     Raises:
-        InputError: ``drive.json`` does not say it.
+        InputError: ``drive.json`` does not say it, or is damaged.
     """
-    try:
-        return float(json.loads((drive / DONE).read_text())["frame_hz"])
-    except KeyError as error:
+    found = _told(drive).get("frame_hz")
+    if not isinstance(found, int | float) or not math.isfinite(found):
         expected = "frame_hz, the rate of its key frames, as `kestrel train prepare` writes it"
-        raise InputError(describe(str(drive / DONE), expected=expected, found="none")) from error
+        said = "none" if found is None else found
+        raise InputError(describe(str(drive / DONE), expected=expected, found=said))
+    return float(found)
+
+
+def _told(drive: Path) -> dict[str, Any]:
+    """Return what ``drive.json`` of a complete drive says; raise InputError if it is damaged."""
+    path = drive / DONE
+    try:
+        told = json.loads(path.read_text())
+        if not isinstance(told, dict):
+            raise TypeError(f"a {type(told).__name__}")
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(describe(str(path), expected=f"a JSON object ({AGAIN})", found=error)) from error
+    return told
 
 
 def earlier_frames(path: Path, hop_s: float, count: int) -> list[Path]:
@@ -270,11 +304,8 @@ def pictures(path: Path, base_from_camera: Float64Array) -> list[UInt8Array]:
     Raises:
         InputError: the frame has other cameras, or the file is not there or damaged.
     """
-    try:
-        with np.load(path) as stored:
-            data, ends, found = (stored[name] for name in ("pictures", "picture_ends", "base_from_camera"))
-    except UNREADABLE as error:
-        raise InputError(describe(str(path), expected="a CachedFrame", found=error)) from error
+    with opened(path) as stored:
+        data, ends, found = (stored[name] for name in ("pictures", "picture_ends", "base_from_camera"))
     if not np.array_equal(found, base_from_camera):
         expected = f"the {len(base_from_camera)} of the frames around it"
         raise InputError(describe(f"cameras of {path}", expected=expected, found=f"{len(found)}, or others"))
@@ -285,13 +316,16 @@ def key_frames(drive: Path) -> list[Path]:
     """Return the key frames of a complete drive.
 
     Raises:
-        InputError: they are of an earlier version.
+        InputError: they are of an earlier version, one is cut off, or ``drive.json`` is damaged.
     """
     files = sorted(drive.glob("frame_*.npz"))
-    found = json.loads((drive / DONE).read_text()).get("format") if files else FORMAT
+    found = _told(drive).get("format") if files else FORMAT
     if found != FORMAT:
         expected = f"key frames of format {FORMAT}; `kestrel train prepare` makes the drive again"
         raise InputError(describe(str(drive), expected=expected, found=f"format {found}"))
+    for path in files:
+        if not zipfile.is_zipfile(path):  # which looks at the end alone
+            raise InputError(describe(str(path), expected=f"a whole key frame ({AGAIN})", found="a part"))
     return files
 
 

@@ -89,9 +89,11 @@ def read(drive: Path) -> dict[str, Any]:
         if not isinstance(told, dict):
             raise TypeError(f"a {type(told).__name__}")
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(describe(str(path), expected="a JSON object", found=error)) from error
+        raise InputError(
+            describe(str(path), expected=f"a JSON object ({cache.AGAIN})", found=error)
+        ) from error
     if _sensors(told) not in SENSORS:
-        expected = f"one of {', '.join(SENSORS)} (import labelled clouds of before again)"
+        expected = f"one of {', '.join(SENSORS)} (re-import labelled clouds that an earlier version imported)"
         raise InputError(describe(f"sensors of {path}", expected=expected, found=_sensors(told)))
     return told
 

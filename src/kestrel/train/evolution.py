@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,15 +64,24 @@ class SearchLog:
 
     What an interrupted run left of its last line is cut off, and measured again.
 
+    Args:
+        path: the file.
+        plan: how to search.
+        space: what to search in.
+        setting: what else the measurements are true of: the super-network, the data, the machine.
+
     Raises:
-        InputError: the file belongs to a search with another plan or space, or one of its lines is damaged.
+        InputError: the file belongs to a search with another plan, space or setting, or one of its lines is
+            damaged.
     """
 
-    def __init__(self, path: Path, plan: SearchPlan, space: SearchSpace) -> None:
+    def __init__(
+        self, path: Path, plan: SearchPlan, space: SearchSpace, setting: Mapping[str, object]
+    ) -> None:
         self._path = path
         self._known: dict[tuple[int, int], Candidate] = {}
         # The length of a search may change between two calls: what was measured stays true.
-        identity = {**asdict(plan), **asdict(space)}
+        identity = {**asdict(plan), **asdict(space), **setting}
         identity.pop("generations")
         identity = json.loads(json.dumps(identity))
         if not path.exists():
@@ -87,9 +96,11 @@ class SearchLog:
             raise InputError(describe(str(path), expected=expected, found="no complete line"))
         first, *lines = complete
         found = _parsed(first, f"{path} line 1", "the plan and the space of a search")
-        if found != identity:
-            expected = f"the log of a search with {identity}"
-            raise InputError(describe(str(path), expected=expected, found=found))
+        others = [name for name in {**identity, **found} if found.get(name) != identity.get(name)]
+        if others:
+            wanted, had = ({name: values.get(name) for name in others} for values in (identity, found))
+            expected = f"the log of a search with {wanted} (another search needs another --out)"
+            raise InputError(describe(str(path), expected=expected, found=had))
         for number, line in enumerate(lines, start=2):
             candidate = _candidate(line, f"{path} line {number}", space)
             self._known[candidate.number, candidate.draw] = candidate

@@ -260,7 +260,7 @@ def train(
     begun = [number for number, folder in enumerate(folders) if last_checkpoint(folder).exists()]
     first = max(begun, default=0) if resume else 0
     if resume:  # before it makes data for what is refused
-        moves_done(folders[first], stages[first].task.plan)
+        moves_done(folders[first], stages[first].task.plan, stages[first].task.config())
     exported = [folder / f"{FusionTask.name}.safetensors" for folder in folders]
     weights = [start, *exported]
     for number, stage in enumerate(stages[first:], first):

@@ -231,8 +231,12 @@ def earlier_pictures(path: Path, base_from_camera: Float64Array, config: FusionC
 
 
 def described_frame(path: Path) -> tuple[NDArray[np.bool_], int]:
-    """Return objects of which classes the LiDAR sees in a cached frame, and how many pictures it has."""
-    with np.load(path) as stored:
+    """Return objects of which classes the LiDAR sees in a cached frame, and how many pictures it has.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    with cache.opened(path) as stored:
         seen = stored["box_label"][stored["box_points"] > 0]
         return np.isin(np.arange(len(DETECTION_CLASSES)), seen), len(stored["picture_ends"])
 

@@ -105,10 +105,11 @@ class Task(lightning.LightningModule, Generic[NetworkT]):
             self.export()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the best scores, what the run started from and what of its plan stays, with the weights."""
+        """Keep with the weights the best scores, what the run started from and what of it stays the same."""
         checkpoint["best"] = self.best
         checkpoint["started_from"] = self.started_from
         checkpoint["plan"] = kept(self.plan)
+        checkpoint["network"] = self.config()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up again what the run started from, and its best scores unless later ones are known."""
@@ -164,15 +165,15 @@ def fit(
         resume: go on from the last checkpoint in ``out``; otherwise that of an earlier run is removed.
 
     Raises:
-        InputError: ``resume`` without a checkpoint.
-        ConfigError: ``resume`` with another length, seed or learning rate.
+        InputError: ``resume`` without a checkpoint, or with a damaged one.
+        ConfigError: ``resume`` with another length, seed, learning rate or network.
     """
     plan = task.plan
     torch.set_num_threads(plan.threads)
     keep_freed_memory()
     lightning.seed_everything(plan.seed, verbose=False)
     checkpoint = last_checkpoint(out)
-    moves = moves_done(out, plan) if resume else 0
+    moves = moves_done(out, plan, task.config()) if resume else 0
     if not resume:  # or this run, interrupted before its first checkpoint, would go on as another one
         checkpoint.unlink(missing_ok=True)
     done = moves // task.optimizer_count

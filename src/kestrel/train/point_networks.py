@@ -17,6 +17,7 @@ from kestrel.train import cache, drive_file
 from kestrel.train.loop import fit
 from kestrel.train.plan import Plan
 from kestrel.train.progress import track
+from kestrel.train.resume import last_checkpoint, moves_done
 from kestrel.train.seg import PointTask, SweepSource
 from kestrel.train.sweep_augmentation import LabelledSweep
 from kestrel.weights import assign, load
@@ -103,24 +104,28 @@ def compare(data: Path, out: Path, plan: Plan, *, resume: bool) -> dict[str, Fig
         out: folder of the runs; each network has one of its own below ``point-networks``.
         plan: how long and how, the same for all.
         resume: leave out networks whose training has ended, and go on with the one that was interrupted.
+
+    Raises:
+        ConfigError: ``resume`` where one was trained in another length, by another seed or learning rate.
     """
+    folders = {name: out / "point-networks" / _file_name(name) for name in NETWORKS}
+    begun = [name for name, folder in folders.items() if resume and last_checkpoint(folder).exists()]
+    done = {name: moves_done(folders[name], plan) for name in begun}  # before any of them goes on
     training, validation, test = (
-        CloudSource(SweepSource(drive_file.frames_with(folders, drive_file.Holds.POINT_CLASSES)))
-        for folders in (
+        CloudSource(SweepSource(drive_file.frames_with(splits, drive_file.Holds.POINT_CLASSES)))
+        for splits in (
             cache.split_folders(data, "train", "lidar"),
             cache.split_folders(data, "validation", "lidar"),
             [data / "test"],
         )
     )
     figures: dict[str, Figure] = {}
-    for name in NETWORKS:
-        folder = out / "point-networks" / _file_name(name)
-        last = folder / "checkpoints" / "last.ckpt"
-        if resume and last.exists() and torch.load(last, weights_only=True)["global_step"] >= plan.steps:
+    for name, folder in folders.items():
+        if done.get(name, 0) >= plan.steps:
             weights = folder / f"{_file_name(name)}.safetensors"
         else:
-            going_on = resume and last.exists()
-            weights = fit(ComparisonTask(name, plan), training, validation, collate, folder, resume=going_on)
+            task = ComparisonTask(name, plan)
+            weights = fit(task, training, validation, collate, folder, resume=name in done)
         figures[f"{name}: point mIoU"] = Figure(_miou(name, weights, plan, test), "IoU")
     return figures
 

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kestrel.classes import EVENTS, NO_ATTRIBUTE
@@ -94,7 +97,7 @@ def prepare(drives: list[DriveSpec], out: Path, workers: int) -> None:
         workers: drives at a time.
 
     Raises:
-        InputError: ``out`` cannot be made.
+        InputError: ``out`` cannot be made, or a drive cannot be written; the others are given up too.
         SetupError: a process was killed, for one by the system for want of memory.
     """
     try:
@@ -108,20 +111,52 @@ def prepare(drives: list[DriveSpec], out: Path, workers: int) -> None:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with (
-        ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool,
-        Progress(*columns) as progress,
-    ):
+    with _pool(workers) as pool, Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("drives", total=len(drives), completed=len(drives) - len(waiting))
-        try:
-            for future in as_completed([pool.submit(prepare_drive, drive, out) for drive in waiting]):
+        with _without_interrupts():
+            made = {pool.submit(prepare_drive, drive, out): drive for drive in waiting}
+        for future in as_completed(made):
+            try:
                 future.result()
-                progress.advance(task)
-        except BrokenProcessPool as error:
-            expected = "processes that live until their drive is made; fewer --workers need less memory"
-            raise SetupError(
-                describe("simulation", expected=expected, found="one that was killed")
-            ) from error
+            except BrokenProcessPool as error:
+                expected = "processes that live until their drive is made; fewer --workers need less memory"
+                raise SetupError(
+                    describe("simulation", expected=expected, found="one that was killed")
+                ) from error
+            except OSError as error:
+                name = f"drive {out / made[future].name}"
+                raise InputError(describe(name, expected="a folder to write to", found=error)) from error
+            progress.advance(task)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Give processes that end at once with an error or Ctrl-C, whatever they have to do.
+
+    By itself a pool would wait until all that was asked for is done, which may take hours.
+    """
+    others = active_children()
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
+    try:
+        yield pool
+    except BaseException:
+        for process in active_children():
+            if process not in others:
+                process.terminate()
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let what is started here not know of Ctrl-C: who started it ends it."""
+    resource_tracker.ensure_running()  # its start unblocks signals, so it comes first
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes and threads inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _end_with_parent() -> None:
@@ -140,7 +175,10 @@ def is_current(drive: DriveSpec, folder: Path) -> bool:
     """Return whether ``folder`` holds the complete drive with the key frames that it would have now."""
     if not (folder / cache.DONE).exists():
         return False
-    told = drive_file.read(folder)
+    try:
+        told = drive_file.read(folder)
+    except InputError:  # it is damaged
+        return False
     said = SELECTIONS[drive.sensors].said
     return drive_file.is_of(drive, told) and all(told.get(name) == value for name, value in said.items())
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from kestrel.classes import EVENTS, POINT_CLASSES
-from kestrel.errors import ConfigError, describe
+from kestrel.errors import ConfigError, InputError, describe
 from kestrel.eval import baseline
 from kestrel.eval.overlap import PointConfusion
 from kestrel.ops import int8_is_fast
@@ -74,11 +74,15 @@ def score(weights: str | Path, folder: Path, split: str, *, sensors_out: bool = 
 
     Raises:
         ConfigError: weights of a network that has no score, or none with sensors out.
+        InputError: there are no drives, or with ``sensors_out`` none with six cameras.
     """
     network = BASELINE if weights == BASELINE else load(weights)[1].network
     if sensors_out and network != "KestrelFusion":
         expected = "a KestrelFusion, which answers from any sensors"
         raise ConfigError(describe("network to score with sensors out", expected=expected, found=network))
+    if sensors_out and not any(drive.has_ring() for drive in Drive.below(folder)):
+        expected = "a drive with six cameras, to leave some of them out (--sensors-out)"
+        raise InputError(describe(str(folder), expected=expected, found="none"))
     if network == BASELINE:
         found = score_baseline(folder)
     else:

@@ -85,7 +85,7 @@ class SweepSource:
 
 def _classes(path: Path) -> NDArray[np.bool_]:
     """Return which classes the sweep of a cached frame has."""
-    with np.load(path) as stored:
+    with cache.opened(path) as stored:
         count = np.bincount(stored["label"], minlength=len(POINT_CLASSES))[: len(POINT_CLASSES)]
     return np.asarray(count >= LEAST_POINTS)
 

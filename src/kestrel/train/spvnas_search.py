@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -21,20 +22,37 @@ from torch import Tensor, nn
 from kestrel.classes import POINT_CLASSES, SEMANTIC_KITTI_CLASSES
 from kestrel.errors import ModelError, describe
 from kestrel.eval.overlap import PointConfusion
+from kestrel.files import write_whole
 from kestrel.label_maps import POINT_CLASS_OF_KITTI
 from kestrel.models.spvnas import SPVNAS
 from kestrel.models.spvnas_space import NetConfig, SearchSpace
 from kestrel.models.spvnas_supernet import SPVNASSuperNet
+from kestrel.report import describe_machine
 from kestrel.train import cache, drive_file
 from kestrel.train.evolution import Candidate, SearchLog, SearchPlan, best, search
 from kestrel.types import UInt8Array
 from kestrel.weights import Manifest, assign, load, save
 
-Frame = tuple[Tensor, Tensor, UInt8Array]
-"""Positions (P, 4), features (P, 4) and labels (P,) of one cached sweep."""
-
 CALIBRATION_FRAMES: Final = 4
 REPEATS: Final = 3
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A cached sweep: positions (P, 4) and features (P, 4) of its points, label (P,); name of its file."""
+
+    positions: Tensor
+    features: Tensor
+    label: UInt8Array
+    name: str
+
+    @property
+    def identity(self) -> str:
+        """Its name and a hash of what is in it."""
+        digest = hashlib.sha256()
+        for values in (self.positions.numpy(), self.features.numpy(), self.label):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return f"{self.name} {digest.hexdigest()[:16]}"
 
 
 def load_supernet(weights: str | Path) -> tuple[SPVNASSuperNet, Manifest]:
@@ -68,7 +86,7 @@ def cached_frames(folder: Path, count: int, vres: float) -> list[Frame]:
         frame = cache.read(cache.CachedFrame, files[index])
         points = torch.from_numpy(np.ascontiguousarray(frame.cloud(0)[:, :4]))
         positions = torch.cat((torch.zeros(len(points), 1), points[:, :3] / vres), 1)
-        frames.append((positions, points, frame.label))
+        frames.append(Frame(positions, points, frame.label, "/".join(files[index].parts[-2:])))
     return frames
 
 
@@ -79,8 +97,8 @@ def recalibrate(network: nn.Module, frames: list[Frame]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over all that is seen
         norm.train()
-    for positions, features, _ in frames:
-        network(positions, features)
+    for frame in frames:
+        network(frame.positions, frame.features)
     for norm in norms:
         norm.eval()
 
@@ -90,7 +108,7 @@ def measured_latency(network: nn.Module, frame: Frame) -> float:
     times = []
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
-        network(frame[0], frame[1])
+        network(frame.positions, frame.features)
         times.append((time.perf_counter() - start) * 1e3)
     return median(times[1:])
 
@@ -105,9 +123,9 @@ def point_miou(network: nn.Module, frames: list[Frame], classes: tuple[str, ...]
         expected = "POINT_CLASSES or SEMANTIC_KITTI_CLASSES"
         raise ModelError(describe("classes of the super-network", expected=expected, found=classes))
     confusion = PointConfusion(len(POINT_CLASSES))
-    for positions, features, label in frames:
-        answer = network(positions, features).argmax(1).numpy().astype(np.uint8)
-        confusion.add(label, answer if classes == POINT_CLASSES else POINT_CLASS_OF_KITTI[answer])
+    for frame in frames:
+        answer = network(frame.positions, frame.features).argmax(1).numpy().astype(np.uint8)
+        confusion.add(frame.label, answer if classes == POINT_CLASSES else POINT_CLASS_OF_KITTI[answer])
     return confusion.mean_iou()
 
 
@@ -119,7 +137,7 @@ def run(
     frames: list[Frame],
     judge: Callable[[SPVNAS], float] | None = None,
 ) -> Candidate:
-    """Search and write the result below ``out``; what an earlier call measured there is taken up.
+    """Search and write the result below ``out``; what the same search measured there before is taken up.
 
     ``net.config`` is the best configuration, ``subnet.safetensors`` its network, ``candidates.md`` a table.
 
@@ -130,6 +148,9 @@ def run(
         out: folder of this search.
         frames: sweeps; the first ones calibrate batch norms, latency is measured on the first.
         judge: accuracy of a determinized network; by default the mean IoU on the remaining frames.
+
+    Raises:
+        InputError: ``out`` has measurements of another plan, network, data or machine; or cannot be written.
     """
     calibration, judged = frames[:CALIBRATION_FRAMES], frames[CALIBRATION_FRAMES:] or frames
     score = judge or (lambda sub: point_miou(sub, judged, manifest.classes))
@@ -142,7 +163,7 @@ def run(
         recalibrate(sub, calibration)
         return score(sub)
 
-    log = SearchLog(out / "search.jsonl", plan, network.space)
+    log = SearchLog(out / "search.jsonl", plan, network.space, _setting(manifest, frames))
     columns = (
         TextColumn("search {task.fields[top]}"),
         BarColumn(),
@@ -170,6 +191,20 @@ def run(
     return winner
 
 
+def _setting(manifest: Manifest, frames: list[Frame]) -> dict[str, object]:
+    """Return what accuracies and latencies are of: the weights, the sweeps and the machine."""
+    machine = describe_machine()
+    return {
+        "network_sha256": manifest.sha256,
+        "frames": [frame.identity for frame in frames],
+        "machine": {
+            "cpu": machine["cpu"],
+            "dispatch": machine["dispatch"],
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
 def _write(
     network: SPVNAS,
     winner: Candidate,
@@ -184,13 +219,13 @@ def _write(
         "pres": network.pres,
         "vres": network.vres,
     }
-    (out / "net.config").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / "net.config", (json.dumps(config, indent=1) + "\n").encode())
     rows = ["| candidate | latency [ms] | accuracy | widths |", "|---|---|---|---|"]
     rows += [
         f"| {c.number} | {c.latency_ms:.1f} | {c.accuracy:.4f} | {c.config['output_channels']} |"
         for c in best(found, len(found))
     ]
-    (out / "candidates.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_whole(out / "candidates.md", ("\n".join(rows) + "\n").encode())
     save(
         out / "subnet.safetensors",
         network.state_dict(),

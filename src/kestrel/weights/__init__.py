@@ -4,6 +4,9 @@
 
 ``NAME.safetensors`` holds the tensors (matrices and kernels as float16, vectors as float32), ``NAME.json``
 the :class:`Manifest`. Weights are only used when their hash is the one that the manifest names.
+
+No system replaces two files at once. While weights take the place of earlier ones the manifest file holds
+both manifests, and that one counts whose hash the tensors have.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +31,9 @@ FOLDER = Path(__file__).parent
 """Where the weights that ship with the package are."""
 
 LICENCE = "Apache-2.0"
+
+PREVIOUS: Final = "previous"
+"""Entry of a manifest file for the manifest of the weights that are being replaced."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +59,18 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str, path: Path) -> Manifest:
         """Parse a manifest; raise ModelError naming ``path`` when it is malformed."""
-        try:
-            values = json.loads(text)
-            known = {entry.name for entry in fields(cls)}
-            if not isinstance(values, dict) or set(values) - known:
-                raise ValueError(f"unknown entries {sorted(set(values) - known)}")
-            for name in ("classes", "rigs"):
-                values[name] = tuple(values.get(name, ()))
-            manifest = cls(**values)
-            manifest._check_types()
-            return manifest
-        except (TypeError, ValueError, KeyError, RecursionError) as error:
-            raise ModelError(describe(str(path), expected="a weights manifest", found=error)) from error
+        return _manifests(text, path)[0]
+
+    @classmethod
+    def _from_values(cls, values: Any) -> Manifest:
+        known = {entry.name for entry in fields(cls)}
+        if not isinstance(values, dict):
+            raise TypeError(f"a {type(values).__name__}")
+        if set(values) - known:
+            raise ValueError(f"unknown entries {sorted(set(values) - known)}")
+        manifest = cls(**values | {name: tuple(values.get(name, ())) for name in ("classes", "rigs")})
+        manifest._check_types()
+        return manifest
 
     def _check_types(self) -> None:
         texts = (self.name, self.network, self.sha256, self.licence, *self.classes, *self.rigs)
@@ -73,9 +79,20 @@ class Manifest:
         if not all(isinstance(item, dict) for item in (self.config, self.training, self.metrics)):
             raise TypeError("config, training and metrics are objects")
 
-    def to_json(self) -> str:
-        """Return the manifest as indented JSON with a final newline."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+    def to_json(self, previous: Manifest | None = None) -> str:
+        """Return the manifest as indented JSON with a final newline, with that of weights it replaces."""
+        replaced = {} if previous is None else {PREVIOUS: asdict(previous)}
+        return json.dumps(asdict(self) | replaced, indent=2) + "\n"
+
+
+def _manifests(text: str, path: Path) -> list[Manifest]:
+    """Return the manifest in a file, and after it that of the weights which are being replaced, if any."""
+    try:
+        values = json.loads(text)
+        previous = [values.pop(PREVIOUS)] if isinstance(values, dict) and PREVIOUS in values else []
+        return [Manifest._from_values(each) for each in (values, *previous)]
+    except (TypeError, ValueError, KeyError, RecursionError) as error:
+        raise ModelError(describe(str(path), expected="a weights manifest", found=error)) from error
 
 
 def resolve(name_or_path: str | Path) -> Path:
@@ -87,7 +104,7 @@ def resolve(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.suffix != ".safetensors":
         shipped = FOLDER / f"{name_or_path}.safetensors"
-        path = shipped if shipped.exists() or path.parent == Path() else path.with_suffix(".safetensors")
+        path = shipped if shipped.exists() or path.parent == Path() else Path(f"{path}.safetensors")
     if not path.exists():
         known = sorted(entry.stem for entry in FOLDER.glob("*.safetensors"))
         raise ModelError(
@@ -97,12 +114,25 @@ def resolve(name_or_path: str | Path) -> Path:
 
 
 def read_manifest(name_or_path: str | Path) -> Manifest:
-    """Return what weights are, without reading them.
+    """Return what weights are, without reading them unless they are just being replaced.
 
     Raises:
         ModelError: a file is missing, or the manifest is malformed.
     """
-    path = resolve(name_or_path)
+    return _manifest_of(resolve(name_or_path))
+
+
+def _manifest_of(path: Path) -> Manifest:
+    """Return the manifest of a .safetensors file, which is read if there are two of them."""
+    manifest, *previous = _read_manifests(path)
+    if not previous:
+        return manifest
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return next((each for each in (manifest, *previous) if each.sha256 == digest), manifest)
+
+
+def _read_manifests(path: Path) -> list[Manifest]:
+    """Return what _manifests does of the file beside weights; raise ModelError if it is missing or none."""
     manifest_path = path.with_suffix(".json")
     if not manifest_path.exists():
         raise ModelError(describe(str(path), expected=f"a manifest {manifest_path.name}", found="none"))
@@ -110,7 +140,7 @@ def read_manifest(name_or_path: str | Path) -> Manifest:
         text = manifest_path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ModelError(describe(str(manifest_path), expected="a weights manifest", found=error)) from error
-    return Manifest.from_json(text, manifest_path)
+    return _manifests(text, manifest_path)
 
 
 def load(name_or_path: str | Path) -> tuple[dict[str, Tensor], Manifest]:
@@ -122,11 +152,13 @@ def load(name_or_path: str | Path) -> tuple[dict[str, Tensor], Manifest]:
     Raises:
         ModelError: a file is missing or malformed, or the hash is not the one of the manifest.
     """
-    path, manifest = resolve(name_or_path), read_manifest(name_or_path)
+    path = resolve(name_or_path)
+    manifests = _read_manifests(path)
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    if digest != manifest.sha256:
-        raise ModelError(describe(f"{path} sha256", expected=manifest.sha256, found=digest))
+    manifest = next((each for each in manifests if each.sha256 == digest), None)
+    if manifest is None:
+        raise ModelError(describe(f"{path} sha256", expected=manifests[0].sha256, found=digest))
     try:
         tensors = load_tensors(content)
     except SafetensorError as error:
@@ -140,8 +172,11 @@ def save(path: Path, state: Mapping[str, Tensor], manifest: Manifest, *, exact: 
     """Write ``path`` (.safetensors) and its manifest; return the manifest with the hash filled in.
 
     Kernels and matrices are stored as float16; vectors stay float32, since running variances and biases
-    need the range and cost nothing; with ``exact`` everything stays as it is. Both files appear complete or
-    not at all; earlier weights of the same name are replaced.
+    need the range and cost nothing; with ``exact`` everything stays as it is. Earlier weights of the same
+    name are replaced: wherever this is interrupted, even killed, either they or the new ones can be loaded.
+    What may remain of it are a file ``.part``, the earlier manifest within the new one, and, where no weights
+    were before, tensors without a manifest, which nothing loads; the next call replaces them. What is left
+    when the power fails depends on the file system.
 
     Raises:
         InputError: they cannot be written, or a file that is no manifest has the manifest's name.
@@ -151,6 +186,8 @@ def save(path: Path, state: Mapping[str, Tensor], manifest: Manifest, *, exact: 
     stored = {key: _storage(tensor.detach(), exact=exact) for key, tensor in state.items()}
     content = save_tensors(stored)
     manifest = Manifest(**{**asdict(manifest), "sha256": hashlib.sha256(content).hexdigest()})
+    if path.is_file() and manifest_path.exists():
+        write_whole(manifest_path, manifest.to_json(_manifest_of(path)).encode())
     for target, data in ((path, content), (manifest_path, manifest.to_json().encode())):
         write_whole(target, data)
     return manifest

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from kestrel.cli import build_app
-from kestrel.errors import ModelError
+from kestrel.errors import ConfigError, ModelError
 from kestrel.models.checkpoints import convert, load_network
 from kestrel.models.minkunet import MinkUNet
+from kestrel.models.pvcnn import PVCNN
 from kestrel.models.recipes import RECIPES
 from kestrel.models.spvcnn import SPVCNN
 from kestrel.weights import Manifest, save
@@ -140,6 +141,70 @@ def test_of_a_checkpoint_that_may_be_either_of_two_networks_it_is_said_which_was
         assert found.notes["network"].startswith(f"{taken}, ")
         assert "--network SPVCNN or MinkUNet" in found.notes["network"]
         assert "network" not in convert(state, name, network="SPVCNN").notes
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "place"),
+    [
+        ("/runs/minkunet/SPVCNN@119GMACs.pth", "SPVCNN", "file"),
+        ("/runs/spvcnn/MinkUNet@114GMACs.pth", "MinkUNet", "file"),
+        ("/runs/SemanticKITTI_val_SPVCNN@119GMACs/init", "SPVCNN", "folder"),
+        ("/runs/minkunet_and_spvcnn/SPVCNN.pth", "SPVCNN", "file"),
+    ],
+)
+def test_the_name_of_the_file_counts_before_that_of_its_folder(name, taken, place):
+    found = convert(small(MinkUNet).state_dict(), name)
+    assert found.network == taken
+    assert found.notes["network"].startswith(f"{taken}, by the {place}'s name")
+
+
+@pytest.mark.parametrize("name", ["/runs/minkunet_and_spvcnn/init", "/runs/minkunet/SPVCNN_not_MinkUNet.pth"])
+def test_a_name_that_tells_both_networks_tells_neither(name):
+    state = small(MinkUNet).state_dict()
+    with pytest.raises(
+        ConfigError, match=r"--network: expected SPVCNN or MinkUNet, since the name .* tells both"
+    ):
+        convert(state, name)
+    assert convert(state, name, network="MinkUNet").network == "MinkUNet"
+
+
+@pytest.mark.parametrize("width", [0.125, 0.25, 1.0])
+def test_a_pvcnn_is_recognised_with_its_sizes(width):
+    torch.manual_seed(0)
+    state = PVCNN(13, width=width).state_dict()
+    found = convert(state, "s3dis.pvcnn.area5.pth.tar")
+    assert (found.network, found.config) == ("PVCNN", {"num_classes": 13, "in_channels": 9, "width": width})
+    assert found.classes[:3] == ("clutter", "ceiling", "floor")
+    assert "S3DIS" in found.notes["resolution"]
+    assert found.state.keys() == state.keys()
+    del state["cloud_features.1.0.weight"]
+    with pytest.raises(ModelError, match=r"missing \['cloud_features\.1\.0\.weight'\]"):
+        convert(state, "file")
+
+
+def test_a_pvcnn_of_other_data_is_refused_by_what_it_lacks():
+    """That for ShapeNet has no features of the whole cloud."""
+    state = {k: v for k, v in PVCNN(13, width=0.125).state_dict().items() if not k.startswith("cloud")}
+    with pytest.raises(ModelError, match=r"the key that tells a size of PVCNN, found no 'cloud_features"):
+        convert(state, "shapenet.pvcnn.pth.tar")
+
+
+def test_a_converted_pvcnn_answers_as_before(tmp_path):
+    torch.manual_seed(0)
+    network, points = PVCNN(5, in_channels=6, width=0.125), torch.randn(1, 6, 200)
+    with torch.no_grad():
+        network.train()(torch.randn(3, 6, 200))
+        wanted = network.eval()(points)
+    weights = {f"module.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"model": weights, "epoch": 3}, tmp_path / "pvcnn.pth.tar")
+    arguments = ["convert-checkpoint", str(tmp_path / "pvcnn.pth.tar"), str(tmp_path / "out.safetensors")]
+    result = CliRunner().invoke(build_app(), arguments)
+    assert result.exit_code == 0, result.output
+    assert "resolution: that of the S3DIS release assumed" in result.output
+    loaded, manifest = load_network(tmp_path / "out.safetensors")
+    assert manifest.classes == ()
+    with torch.no_grad():
+        assert torch.equal(loaded(points), wanted)
 
 
 def test_a_network_that_does_not_fit_the_keys_is_refused():

@@ -1,28 +1,18 @@
 # SPDX-FileCopyrightText: The Kestrel Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Undoes the motion of the vehicle within a sweep: each point goes where it was at the stamp.
-
-A sweep takes 50 to 100 ms, in which a car moves by metres. There is no ROS in this module.
-"""
+"""Deskews sweeps by the transforms of a node, and says what became of them; without ROS."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
 
 import numpy as np
 
-from kestrel.data.trajectory import moved
-from kestrel.data.transform_buffer import TransformBuffer, invert
+from kestrel.data.deskew import SHORTEST_S, deskewed
+from kestrel.data.transform_buffer import TransformBuffer
 from kestrel.errors import CalibrationError
-from kestrel.types import Float64Array, PointCloud
+from kestrel.types import PointCloud
 from kestrel_nodes.health import Concern
-from kestrel_nodes.stamps import NANOSECONDS
-
-KNOTS: Final = 9
-"""Poses over a sweep; linear motion between them errs by less than 1 mm at 1 rad/s and 50 m."""
-SHORTEST_S: Final = 1e-4
-"""A sweep within so short a time is a snapshot."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +53,7 @@ class Deskewer:
         if float(np.abs(times).max()) < SHORTEST_S:
             return cloud, Deskewed("all points at once")
         try:
-            return self._corrected(cloud, times.astype(np.float64)), Deskewed("on")
+            frames = self._fixed_frame, cloud.frame_id
+            return deskewed(cloud, lambda stamp: self._transforms.lookup(*frames, stamp)), Deskewed("on")
         except CalibrationError as error:
             return cloud, Deskewed("no odometry", error)
-
-    def _corrected(self, cloud: PointCloud, times: Float64Array) -> PointCloud:
-        first, last = float(times.min()), float(times.max())
-        frames, stamp = (self._fixed_frame, cloud.frame_id), cloud.stamp_ns
-        now = self._transforms.lookup(*frames, stamp)
-        motions = [
-            invert(now) @ self._transforms.lookup(*frames, stamp + round(knot * NANOSECONDS))
-            for knot in np.linspace(first, last, KNOTS)
-        ]
-        place = (times - first) / max(last - first, SHORTEST_S) * (KNOTS - 1)
-        before = np.minimum(place.astype(np.int8), KNOTS - 2)
-        share = (place - before).astype(np.float32)[:, None]
-        points = np.empty_like(cloud.points)
-        # A point between two knots is moved by both, and lies between: a motion for each point costs more.
-        order = np.argsort(before, kind="stable")
-        for knot, rows in enumerate(np.split(order, np.searchsorted(before[order], range(1, KNOTS - 1)))):
-            begin, end = (moved(cloud.points[rows], motion) for motion in motions[knot : knot + 2])
-            points[rows] = begin + share[rows] * (end - begin)
-        return replace(cloud, points=points)
