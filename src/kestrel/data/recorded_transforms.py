@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from kestrel.data.bag import BagReader
+from kestrel.data.deskew import deskewed
 from kestrel.data.messages import stamp_of
 from kestrel.data.told_transforms import BASE, ODOM, TellsOdometry, TellsTransforms
 from kestrel.data.transform_buffer import TransformBuffer, invert
@@ -19,8 +20,6 @@ ODOMETRY: Final = "/odometry"
 STATIC: Final = "/tf_static"
 TOPICS: Final = ("/tf", STATIC, ODOMETRY)
 
-KNOTS: Final = 9
-"""Poses over a sweep; between them the vehicle moves evenly."""
 FOREVER_S: Final = 1e12
 """A recording is kept whole, and time that is set back in it takes nothing away."""
 
@@ -93,25 +92,13 @@ class RecordedTransforms:
 
         A snapshot, or one during which nobody knows how its sensor moved, stays as it is.
         """
-        if cloud.time_s is None or not len(cloud) or self.fixed_frame is None:
+        fixed = self.fixed_frame
+        if fixed is None:
             return cloud
-        times = cloud.time_s.astype(np.float64)
-        first, last = (cloud.stamp_ns + round(time * 1e9) for time in (times.min(), times.max()))
-        if first == last:
-            return cloud
-        stamps = [cloud.stamp_ns, *(round(knot) for knot in np.linspace(first, last, KNOTS))]
         try:
-            now, *then = (self._buffer.lookup(self.fixed_frame, cloud.frame_id, stamp) for stamp in stamps)
+            return deskewed(cloud, lambda stamp: self._buffer.lookup(fixed, cloud.frame_id, stamp))
         except CalibrationError:
             return cloud
-        place = (times * 1e9 + cloud.stamp_ns - first) / (last - first) * (KNOTS - 1)
-        points = np.zeros((len(cloud), 3))
-        for number, pose in enumerate(then):
-            motion = invert(now) @ pose
-            share = (1 - np.abs(place - number)).clip(0)[:, None]
-            points += share * (cloud.points[:, :3] @ motion[:3, :3].T + motion[:3, 3])
-        moved = np.concatenate((points, cloud.points[:, 3:]), 1).astype(np.float32)
-        return PointCloud(moved, cloud.stamp_ns, cloud.frame_id, cloud.ring, cloud.time_s)
 
     def placed(self, cloud: PointCloud, stamp_ns: int) -> PointCloud:
         """Return a sweep in base_link where the vehicle is at a stamp; its own stamp stays.
