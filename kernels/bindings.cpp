@@ -72,8 +72,14 @@ void sparse_conv(Address features, Address weight, Address units, Address bias, 
 
 void weight_gradient(Address features, Address gradient, Address gather, Address out, int64_t outputs,
                      int slices, int cin, int cout, int threads) {
-  kestrel::level().weight_gradient({at<float>(features), at<float>(gradient), at<int32_t>(gather),
-                                    at<float>(out), outputs, slices, cin, cout, threads});
+  kestrel::level().weight_gradient({at<void>(features), at<void>(gradient), at<int32_t>(gather),
+                                    at<float>(out), outputs, slices, cin, cout, false, threads});
+}
+
+void weight_gradient_bfloat16(Address features, Address gradient, Address gather, Address out, int64_t outputs,
+                              int slices, int cin, int cout, int threads) {
+  kestrel::level().weight_gradient({at<void>(features), at<void>(gradient), at<int32_t>(gather),
+                                    at<float>(out), outputs, slices, cin, cout, true, threads});
 }
 
 void weighted_gather(Address features, Address rows, Address weights, Address out, int64_t points,
@@ -281,6 +287,7 @@ NB_MODULE(native, m) {
   define(m, "quantize", &quantize);
   define(m, "sparse_conv", &sparse_conv);
   define(m, "weight_gradient", &weight_gradient);
+  define(m, "weight_gradient_bfloat16", &weight_gradient_bfloat16);
   define(m, "weighted_gather", &weighted_gather);
   define(m, "weighted_scatter", &weighted_scatter);
   define(m, "scatter_mean", &scatter_mean);

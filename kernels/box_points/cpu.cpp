@@ -28,9 +28,10 @@ struct Region {
            std::fabs(dy * cos - dx * sin) < width + across * age;
   }
 
-  // How far from its middle now a point may be that is at most so old.
+  // How far from its middle now a point may be that is at most so old, or so far in the future. What does not grow
+  // back in time was larger later.
   double reach(double age) const {
-    return std::hypot(length + along * age, width + across * age) + std::hypot(vx, vy) * age;
+    return std::hypot(length + std::fabs(along) * age, width + std::fabs(across) * age) + std::hypot(vx, vy) * age;
   }
 };
 

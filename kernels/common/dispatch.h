@@ -54,14 +54,15 @@ struct SparseConv {
   Reading read;
 };
 
-// out[k] = sum_j features[gather[k][j]]^T gradient[j], all float.
+// out[k] = sum_j features[gather[k][j]]^T gradient[j], in float.
 struct WeightGradient {
-  const float* features;    // (n, cin)
-  const float* gradient;    // (outputs, cout)
+  const void* features;     // (n, cin) float or bfloat16
+  const void* gradient;     // (outputs, cout), same type
   const int32_t* gather;    // (slices, outputs)
   float* out;               // (slices, cin, cout)
   int64_t outputs;
   int32_t slices, cin, cout;
+  bool bfloat16;
   int threads;
 };
 

@@ -24,8 +24,8 @@ struct Reader {
     for (int n = 0; n < read.neighbours; ++n) {
       const int32_t row = read.rows[j * read.neighbours + n];
       const Element* known = static_cast<const Element*>(read.features) + row * channels;
-      act(broadcast(read.weights[j * read.neighbours + n]),
-          row < 0 ? static_cast<const Element*>(zeros.data) : known);
+      const float weight = read.weights[j * read.neighbours + n];
+      act(broadcast(row < 0 ? 0.0f : weight), row < 0 ? static_cast<const Element*>(zeros.data) : known);
     }
   }
 
@@ -74,7 +74,7 @@ void weighted_scatter(const WeightedScatter& scatter) {
       for (int n = 0; n < scatter.neighbours; ++n) {
         const int64_t index = p * scatter.neighbours + n;
         const float weight = scatter.weights[index];
-        if (scatter.rows[index] < 0 || weight == 0) continue;
+        if (scatter.rows[index] < 0) continue;
         float* out = scatter.out + static_cast<int64_t>(scatter.rows[index]) * channels;
         for (int c = first; c < last; ++c) out[c] += weight * from[c];
       }

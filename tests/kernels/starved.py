@@ -81,11 +81,10 @@ def convolution_cases(dtype: torch.dtype) -> dict[str, Case]:
             return torch.autograd.grad(sparse_conv(*leaves, kernel_map).sum(), leaves)
 
     cases: dict[str, Case] = {f"convolution of {dtype}": lambda: sparse_conv(features, weight, kernel_map)}
-    if dtype == torch.float32:
-        cases["gradients"] = gradients
-        if int8_is_fast():
-            packed = pack_weight(weight, int8=True)
-            cases["convolution of bytes"] = lambda: sparse_conv(features, packed, kernel_map)
+    cases[f"gradients of {dtype}"] = gradients
+    if dtype == torch.float32 and int8_is_fast():
+        packed = pack_weight(weight, int8=True)
+        cases["convolution of bytes"] = lambda: sparse_conv(features, packed, kernel_map)
     return cases
 
 

@@ -77,16 +77,17 @@ def test_the_convolution_equals_the_reference(level, kernel_map, channels, dtype
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_the_gradients_equal_the_reference(level, kernel_map, channels):
-    features, weight, _, upstream = inputs(kernel_map, channels, torch.float32)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3)])
+def test_the_gradients_equal_the_reference(level, kernel_map, channels, dtype, tolerance):
+    features, weight, _, upstream = inputs(kernel_map, channels, dtype)
     features.requires_grad_()
     weight.requires_grad_()
     sparse_conv(features, weight, kernel_map).backward(upstream)
     wide = upstream.double(), weight.detach().double().transpose(1, 2)
     to_features = convolve_reference(*wide, None, None, kernel_map.scatter, False)
-    assert relative(features.grad, to_features) < 1e-6
+    assert relative(features.grad, to_features) < tolerance
     to_weight = weight_gradient_reference(features.detach().double(), wide[0], kernel_map.gather)
-    assert relative(weight.grad, to_weight) < 1e-6
+    assert relative(weight.grad, to_weight) < tolerance
 
 
 def level_cameras(channels: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, LiftSplatIndex]:
@@ -144,8 +145,9 @@ def test_nan_is_passed_on_and_not_clipped_away(level, kernel_map):
     assert torch.equal(result.isnan().any(1), touched)
 
 
-def test_the_result_does_not_depend_on_the_number_of_threads(level, kernel_map):
-    features, weight, bias, upstream = inputs(kernel_map, (48, 40), torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_result_does_not_depend_on_the_number_of_threads(level, kernel_map, dtype):
+    features, weight, bias, upstream = inputs(kernel_map, (48, 40), dtype)
     results = []
     threads = torch.get_num_threads()
     try:

@@ -281,7 +281,7 @@ def test_the_first_layer_of_a_narrow_lidar_encoder_sees_metres_as_they_are() -> 
     clouds = frame()["clouds"]
     with torch.inference_mode():
         wide = encoder(clouds)
-        narrow = encoder.map_of(*encoder.voxels(clouds), 1, torch.bfloat16)
+        narrow = encoder.backbone(*encoder.voxels(clouds), 1, torch.bfloat16)
     assert torch.equal(*seen)
     assert later == [torch.float32, torch.bfloat16]
     assert 0 < float((narrow.float() - wide).norm() / wide.norm()) < 0.05

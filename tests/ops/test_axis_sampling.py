@@ -89,9 +89,10 @@ def test_grids_that_do_not_fit_are_refused() -> None:
     for wrong in ([first, second[:1]], [first, second.double()], [first[:, :, :5], second]):
         with pytest.raises(InputError, match="grids to sample"):
             sampler(native=True)(*wrong)
-    if NATIVE is not None:
+    for dtype in (torch.float32, torch.float64):  # of which torch computes the second
+        small = second[:, :, :12, :12].to(dtype)
         with pytest.raises(InputError, match=r"lines of a grid.*0 to 10"):
-            sampler(native=True)(second[:, :, :12, :12], second[:, :, :12, :12])
+            sampler(native=True)(small, small)
 
 
 def test_the_reference_keeps_the_type() -> None:

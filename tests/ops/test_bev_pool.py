@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,13 @@ import torch
 from torch import Tensor
 
 from kestrel.errors import InputError
-from kestrel.ops.bev_pool import bev_cells, bev_pool, lift_splat
+from kestrel.ops.bev_pool import (
+    bev_cells,
+    bev_pool,
+    lift_splat,
+    lift_splat_backward_reference,
+    lift_splat_reference,
+)
 from kestrel.ops.frustum import BevGrid, FrustumRays, GridShape, LiftSplatIndex, index_reference
 
 SHAPE: GridShape = (4, 3, 2)
@@ -115,6 +122,95 @@ def test_an_index_serves_only_pictures_of_the_size_that_it_was_built_for() -> No
     ):
         with pytest.raises(InputError, match="lift-splat"):
             lift_splat(torch.rand(size), torch.rand(size[0], context.shape[1], *size[2:]), index)
+
+
+def test_tables_that_the_compiled_code_would_misread_are_no_index() -> None:
+    _, _, cells = scene()
+    index = LiftSplatIndex.build(cells.flatten(0, 1), 2, SHAPE)
+    same = LiftSplatIndex(
+        *(index.row_start, index.runs, index.by_column, index.column_start),
+        *(index.batch, index.shape, index.points),
+    )
+    assert same.runs is index.runs
+    apart = torch.stack((index.runs, index.runs), 2)[..., 0]
+    for name, table in (
+        ("row_start", index.row_start.long()),
+        ("row_start", index.row_start[:-1]),
+        ("runs", index.runs[:, :2]),
+        ("runs", apart),
+        ("by_column", index.by_column[1:]),
+        ("column_start", index.column_start[:, None]),
+    ):
+        with pytest.raises(
+            InputError, match=f"{name} of a lift-splat index: expected contiguous torch.int32"
+        ):
+            replace(index, **{name: table, "built": False})
+
+
+@pytest.mark.parametrize(
+    ("table", "place", "value", "name"),
+    [
+        ("runs", (2, 0), 48, "cell of a run"),
+        ("runs", (2, 0), -1, "cell of a run"),
+        ("runs", (2, 1), 4 * 5 * 2 * 3, "first point of a run"),
+        ("runs", (2, 1), -1, "first point of a run"),
+        ("runs", (2, 2), 3, "points of a run"),
+        ("runs", (2, 2), 0, "points of a run"),
+        ("by_column", (2,), 10**6, "run of a column"),
+        ("row_start", (0,), 1, "row_start of a lift-splat index"),
+        ("row_start", (24,), 10**6, "row_start of a lift-splat index: .* that falls"),
+        ("column_start", (12,), 5, "column_start of a lift-splat index"),
+    ],
+)
+def test_runs_points_and_cells_that_there_are_not_are_no_index(
+    table: str, place: tuple[int, ...], value: int, name: str
+) -> None:
+    _, _, cells = scene()
+    index = LiftSplatIndex.build(cells.flatten(0, 1), 2, SHAPE)
+    wrong = getattr(index, table).clone()
+    wrong[place] = value
+    with pytest.raises(InputError, match=name):
+        replace(index, **{table: wrong, "built": False})
+
+
+def test_tables_and_gradients_that_lie_apart_are_read_in_their_own_order() -> None:
+    depth, context, cells = scene()
+    index = LiftSplatIndex.build(cells.flatten(0, 1), 2, SHAPE)
+    tables = index.row_start, index.runs, index.by_column, index.column_start
+    apart = [torch.stack((table, torch.full_like(table, 10**6)), -1)[..., 0] for table in tables]
+    pooled = torch.ops.kestrel.lift_splat(depth, context, *tables, *SHAPE[:2])
+    assert torch.equal(torch.ops.kestrel.lift_splat(depth, context, *apart, *SHAPE[:2]), pooled)
+    upstream = torch.randn(pooled.shape[::-1]).T
+    backward = torch.ops.kestrel.lift_splat_backward
+    for found, expected in zip(
+        backward(upstream, depth, context, *apart),
+        backward(upstream.contiguous(), depth, context, *tables),
+        strict=True,
+    ):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("chunk", [3, 1 << 16])
+def test_the_reference_takes_more_points_than_there_are_cells_and_pixels(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("kestrel.ops.bev_pool"), "_CHUNK", chunk)
+    depth = torch.rand(1, 7, 1, 2, dtype=torch.float64, requires_grad=True)
+    context = torch.randn(1, 3, 1, 2, dtype=torch.float64, requires_grad=True)
+    row_start, runs, _, _ = index_reference(torch.zeros(1, 7, 1, 2, dtype=torch.int64), 1)
+    upstream = torch.randn(1, 3, dtype=torch.float64)
+    pooled = (depth[:, :, None] * context[:, None]).sum((0, 1, 3, 4))[None]
+    found = lift_splat_reference(depth.detach(), context.detach(), row_start, runs)
+    torch.testing.assert_close(found, pooled.detach())
+    gradients = lift_splat_backward_reference(upstream, depth.detach(), context.detach(), row_start, runs)
+    torch.testing.assert_close(gradients, torch.autograd.grad(pooled, (depth, context), upstream))
+
+
+def test_pooling_into_no_cells_has_a_gradient_too() -> None:
+    features = torch.ones(4, 2, requires_grad=True)
+    torch.ops.kestrel.bev_pool(features, torch.full((4,), -1), 0).sum().backward()
+    assert features.grad is not None
+    assert not features.grad.any()
 
 
 def rays_of_pictures(*, level: bool = False) -> FrustumRays:

@@ -115,6 +115,15 @@ def test_bad_input_is_named() -> None:
 
 
 @needs_kernels
+def test_a_region_that_shrinks_back_in_time_holds_what_is_in_it() -> None:
+    shrinking = region(0, 0, 0, 4, 4, along=-0.9)
+    points = torch.tensor([[3.9, 3.9, 1, 0, 0], [2.9, 0, 1, 0, 1.0], [6.0, 3, 1, 0, -3.0], [0, 0, 1, 0, 4.0]])
+    expected = box_points_reference(points, shrinking[None], 3, 0.5, 4)
+    assert 0 in expected[0]
+    torch.testing.assert_close(box_points(points, shrinking[None], slots=3, slot_s=0.5, limit=4), expected)
+
+
+@needs_kernels
 def test_points_of_the_future_and_a_region_without_an_end_hide_nothing() -> None:
     moving = region(0, 0, 0, 1, 1, velocity=(10, 0))
     endless = region(50, 0, 0, torch.inf, torch.inf)

@@ -47,6 +47,13 @@ def test_all_levels_and_thread_counts_agree() -> None:
         torch.testing.assert_close(probability, wanted[1], rtol=2e-6, atol=0)
 
 
+def test_logits_that_softmax_rounds_to_one_are_still_told_apart() -> None:
+    given = torch.tensor([[0.0, 1e-9, 0.0]])
+    for label, probability in (most_likely(given), most_likely_reference(given)):
+        assert label.tolist() == [1]
+        assert probability.tolist() == pytest.approx([1 / 3])
+
+
 def test_rows_that_lie_apart_are_read_where_they_are() -> None:
     given = logits(40, 32)
     torch.testing.assert_close(most_likely(given[::2, 3:19]), most_likely(given[::2, 3:19].clone()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 from kestrel.errors import InputError
@@ -89,6 +90,24 @@ def test_every_cell_of_the_map_has_the_neighbours_of_its_own_sample() -> None:
     assert (gather[0, 5], gather[8, 5], gather[1, 16]) == (0, 10, 12)
     assert grid_map(2, 3, 4, 2).shape == (9, 8)
     assert grid_map(2, 3, 4, 2)[4].tolist() == [0, 2, 8, 10, 12, 14, 20, 22]
+
+
+@needs_int8
+def test_it_says_that_it_passes_no_gradient_on() -> None:
+    packed, x = pack_int8_conv(torch.randn(16, 16, 3, 3)), torch.rand(1, 16, 6, 6, requires_grad=True)
+    assert packed is not None
+    answer = int8_conv(x, packed, torch.zeros(16))
+    assert answer is not None
+    with pytest.raises(RuntimeError, match="kestrel::int8_conv passes no gradient on"):
+        answer.sum().backward()
+
+
+@needs_int8
+def test_a_tensor_without_values_is_left_to_floats() -> None:
+    packed, bias = pack_int8_conv(torch.randn(16, 16, 3, 3)), torch.zeros(16)
+    assert packed is not None
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert int8_conv(mode.from_tensor(torch.rand(1, 16, 6, 6)), packed, bias) is None
 
 
 @needs_int8

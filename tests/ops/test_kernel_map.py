@@ -9,10 +9,12 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+import kestrel.ops.neighbour_tables as tables
 from kestrel.errors import InputError
 from kestrel.ops import CoordinateSet, centred_offsets, coordinate_set, torchsparse_offsets
 from kestrel.ops.coordinates import pack
-from kestrel.ops.neighbour_tables import submanifold_reference
+from kestrel.ops.neighbour_tables import strided_reference, submanifold_reference
+from tests.ops.levels import needs_kernels, on_every_level
 from tests.ops.voxels import random_indices, random_voxels
 
 CUBE = torchsparse_offsets(3)
@@ -99,6 +101,46 @@ def test_a_grid_with_borders_has_every_output_that_an_input_reaches(offsets, str
     assert (found.scatter >= 0).sum() == inputs
 
 
+def halved(shape: tuple[int, int, int], *cells: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the voxels and the map of a layer of kernel 2 and stride 2."""
+    voxels, _ = coordinate_set(torch.tensor([(0, *cell) for cell in cells]), spatial_shape=shape)
+    coarse, found = voxels.downsample(HALF, (2, 2, 2))
+    assert coarse.spatial_shape == tuple(size // 2 for size in shape)
+    keys, gather, scatter = strided_reference(
+        voxels.keys, HALF, (2, 2, 2), coarse.spatial_shape, dilate=False
+    )
+    assert torch.equal(coarse.keys, keys)
+    assert torch.equal(found.gather, gather)
+    assert torch.equal(found.scatter, scatter)
+    return coarse.indices, found.scatter
+
+
+def dropped() -> tuple[torch.Tensor, torch.Tensor]:
+    return halved((5, 5, 5), (0, 0, 0), (3, 3, 3), (4, 4, 4), (1, 4, 1))
+
+
+def test_a_voxel_behind_the_last_window_of_a_grid_leads_nowhere():
+    indices, scatter = dropped()
+    assert indices.tolist() == [[0, 0, 0, 0], [0, 1, 1, 1]]
+    assert scatter.amax(0).tolist() == [0, -1, 1, -1]
+    assert halved((6, 6, 6), (0, 0, 0), (4, 4, 4))[0].tolist() == [[0, 0, 0, 0], [0, 2, 2, 2]]
+
+
+@needs_kernels
+def test_all_levels_agree_on_the_border_of_a_grid():
+    expected = dropped()
+    assert all(torch.equal(each, other) for found in on_every_level(dropped).values()
+               for each, other in zip(found, expected, strict=True))  # fmt: skip
+
+
+def test_a_window_of_three_with_parents_by_floor_stays_within_the_grid():
+    offsets = tuple(itertools.product(range(3), repeat=3))  # of 6 cells two windows have all of theirs
+    voxels, _ = coordinate_set(random_indices(200, extent=6), spatial_shape=(6, 6, 6))
+    coarse, _ = voxels.downsample(offsets, (2, 2, 2))
+    assert coarse.spatial_shape == (2, 2, 2)
+    assert int(coarse.indices[:, 1:].max()) == 1
+
+
 def test_layers_on_the_same_voxels_share_maps_and_coarser_sets():
     voxels = random_voxels()
     assert voxels.submanifold_map(CUBE) is voxels.submanifold_map(torchsparse_offsets(3))
@@ -127,6 +169,42 @@ def test_a_submanifold_layer_needs_offsets_that_mirror_each_other():
     for offsets in (HALF, CUBE[:-1], CUBE[:-2]):
         with pytest.raises(InputError, match="offsets of a submanifold layer"):
             random_voxels(20).submanifold_map(offsets)
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [((0, 0, 1), (0, 0, 1), (0, 0, 0), (0, 0, -1), (0, 0, -1)), ((0, 0, 0),) * 3],
+)
+def test_an_offset_that_is_there_twice_is_refused(offsets):
+    voxels = random_voxels(20)
+    with pytest.raises(InputError, match=r"offsets of a kernel: expected each once, found .*\(0, 0, \d\)"):
+        voxels.submanifold_map(offsets)
+    for dilate in (False, True):
+        with pytest.raises(InputError, match="offsets of a kernel"):
+            voxels.downsample(offsets, (2, 2, 2), dilate=dilate)
+
+
+@needs_kernels
+def test_more_pairs_than_there_is_room_for_are_refused():
+    offsets, keys = [0, 0, 0] * 3, random_voxels(20).keys
+    with pytest.raises(InputError, match="offsets of a strided layer"):
+        tables.strided_tables(keys, offsets, [1, 1, 1], [], True)
+
+
+def test_keys_in_which_nothing_can_be_found_are_no_set():
+    keys = random_voxels(20).keys
+    for wrong in (keys.int(), keys[:, None]):
+        with pytest.raises(InputError, match=r"keys of voxels: expected torch\.int64 \(N,\)"):
+            CoordinateSet(wrong)
+    for wrong, row in ((keys.flip(0), 1), (keys[[0, 1, 1]], 2), (keys[:3] - keys[0] - 1, 0)):
+        with pytest.raises(InputError, match=rf"keys of voxels: expected ascending .* in row {row}"):
+            CoordinateSet(wrong)
+    with pytest.raises(InputError, match="stride of voxels"):
+        CoordinateSet(keys, (2, 2, 0))
+    apart = torch.stack((keys, keys), 1)[:, 0]
+    assert torch.equal(
+        CoordinateSet(apart).submanifold_map(CUBE).gather, random_voxels(20).submanifold_map(CUBE).gather
+    )
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,15 @@ def test_numbers_of_boxes_and_scores_that_differ_are_refused() -> None:
         circle_nms(boxes[:, :2], torch.ones(3), 0.5, labels=torch.zeros(2, dtype=torch.int64))
 
 
+def test_a_score_that_is_no_number_comes_last() -> None:
+    centers = torch.tensor([[0.0, 0], [9, 0], [18, 0], [18.1, 0]])
+    scores = torch.tensor([torch.nan, 0.1, torch.inf, torch.nan])
+    assert circle_nms(centers, scores, 4.0).tolist() == [2, 1, 0]
+    boxes = torch.nn.functional.pad(centers, (0, 3), value=1.0)
+    assert rotated_nms(boxes, scores, 0.1).tolist() == [2, 1, 0]
+    assert rotated_nms(boxes, torch.tensor([1, 4, 3, 2]), 0.1).tolist() == [1, 2, 0]
+
+
 def test_boxes_of_whole_numbers_are_compared_by_their_whole_overlap() -> None:
     boxes = torch.tensor([[0, 0, 4, 2, 0], [1, 0, 4, 2, 0], [9, 9, 4, 2, 0]])  # of the first two 0.6
     labels = torch.zeros(3, dtype=torch.int64)

@@ -14,8 +14,17 @@ import torch
 from torch.library import opcheck
 
 import kestrel.ops
-from kestrel.ops import centred_offsets, point_rows, torchsparse_offsets, trilinear_neighbours
+from kestrel.ops import (
+    centred_offsets,
+    int8_is_fast,
+    pack_weight,
+    point_rows,
+    torchsparse_offsets,
+    trilinear_neighbours,
+)
+from kestrel.ops.backend import NATIVE
 from kestrel.ops.frustum import LiftSplatIndex
+from kestrel.ops.int8_conv import pack_int8_conv
 from kestrel.ops.operator import NAMESPACE
 from kestrel.ops.winograd import winograd_weight
 from tests.ops import (
@@ -51,6 +60,46 @@ def convolution() -> Iterator[Arguments]:
     features, weight = learnt(len(voxels), 4), learnt(27, 4, 4)
     yield features, weight, None, None, found.gather, found.scatter, True
     yield features, weight, learnt(4), learnt(len(voxels), 4), found.gather, found.scatter, False
+
+
+def rows_by_matrix() -> Iterator[Arguments]:
+    features, weight, read = torch.rand(9, 16), torch.randn(16, 20), reading(9, 20)
+    yield features, weight, None, None, True, None, None, None
+    yield features, weight, torch.randn(20), torch.randn(9, 20), False, *read
+    yield features.double(), weight.double(), None, None, True, None, None, None  # in torch, always
+
+
+def reading(points: int, channels: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows = torch.randint(-1, 5, (points, 8), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
+    return torch.rand(5, channels), rows, torch.rand(points, 8)
+
+
+def packed_convolution() -> Iterator[Arguments]:
+    """Return nothing where there are no compiled kernels, which alone read what is packed."""
+    if NATIVE is None:
+        return
+    gather = random_voxels(40).submanifold_map(centred_offsets((3, 3, 3))).gather
+    count = gather.shape[1]
+    packed, single = (pack_weight(weight).packed for weight in (torch.randn(27, 16, 20), torch.randn(16, 20)))
+    bias, residual = torch.randn(20), torch.randn(count, 20)
+    yield torch.rand(count, 16), packed, 20, bias, residual, gather, True, None, None, None
+    yield torch.rand(9, 16), single, 20, None, None, None, False, *reading(9, 20)
+
+
+def packed_int8_convolution() -> Iterator[Arguments]:
+    if not int8_is_fast():
+        return
+    gather = random_voxels(40).submanifold_map(centred_offsets((3, 3, 3))).gather
+    packed = pack_weight(torch.randn(27, 16, 20), int8=True)
+    assert packed.int8 is not None
+    for features in (torch.rand(gather.shape[1], 16), torch.randn(gather.shape[1], 16)):
+        yield features, packed.int8.packed, packed.int8.step, packed.packed, None, None, gather, True
+
+
+def int8_convolution() -> Iterator[Arguments]:
+    packed = pack_int8_conv(torch.randn(20, 16, 3, 3))
+    if packed is not None:
+        yield torch.rand(2, 16, 5, 4), packed.packed, packed.step, torch.randn(20), 2, True
 
 
 def weight_gradient() -> Iterator[Arguments]:
@@ -131,14 +180,19 @@ ARGUMENTS: Final[dict[str, Callable[[], Iterator[Arguments]]]] = {
     "devoxelize": lambda: devoxelized(backward=False),
     "devoxelize_gradient": lambda: devoxelized(backward=True),
     "find_keys": lambda: iter([(keys(), keys() + 1)]),
+    "int8_conv": int8_convolution,
     "lift_splat": lambda: splatting(backward=False),
     "lift_splat_backward": lambda: splatting(backward=True),
     "most_likely": lambda: iter([(test_classification.logits(20, 5),)]),
     "pack_keys": lambda: iter([(random_indices(30),)]),
+    "pack_matrices": lambda: iter([] if NATIVE is None else [(torch.randn(3, 16, 20),)]),
+    "packed_conv": packed_convolution,
+    "packed_int8_conv": packed_int8_convolution,
     "pillar_canvas": lambda: iter(
         [(*test_pillars.cloud(50), *test_pillars.layer(4), [4.8, 0.4, -3.0, 6.0], 2)]
     ),
     "pillar_maximum": pillars_of_double,
+    "pointwise": rows_by_matrix,
     "rotated_iou": lambda: iter([(random_boxes(4), random_boxes(3))]),
     "rotated_nms": lambda: iter([(*boxes(), 0.5, 9)]),
     "sample_axes": sampled,

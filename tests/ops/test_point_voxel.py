@@ -17,7 +17,13 @@ from kestrel.ops import (
     torchsparse_offsets,
     trilinear_neighbours,
 )
-from kestrel.ops.point_voxel import scatter_mean_reference, trilinear_reference
+from kestrel.ops.point_voxel import (
+    devoxelize_gradient_reference,
+    devoxelize_reference,
+    scatter_mean_reference,
+    trilinear_reference,
+)
+from tests.ops.levels import needs_kernels, on_every_level
 from tests.ops.voxels import random_voxels
 
 
@@ -212,6 +218,78 @@ def test_a_missing_row_counts_nothing_whatever_its_weight_is(dtype):
     read.sum().backward()
     assert features.grad is not None
     assert features.grad[:, 0].tolist() == [0, 0, 0, 0, 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_single_also_in_torch(dtype):
+    rows, weights = torch.zeros(2000, 8, dtype=torch.int32), torch.ones(2000, 8, dtype=dtype)
+    gradient = torch.full((2000, 1), 2**-8, dtype=dtype)
+    assert devoxelize_gradient_reference(gradient, rows, weights, 1).tolist() == [[62.5]]
+    features = torch.tensor([[256.0], [1.0]], dtype=dtype)
+    corners = torch.tensor([[0, 1, 1, 1, 1, 1, 1, 1]], dtype=torch.int32)
+    read = devoxelize_reference(features, corners, weights[:1])
+    assert read.tolist() == [[torch.tensor(263.0).to(dtype).item()]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_means_of_half_precision_do_not_overflow(dtype):
+    features, rows = torch.full((100, 2), 1024.0, dtype=dtype), torch.zeros(100, dtype=torch.int32)
+    for means in (point_to_voxel(features, rows, 1), scatter_mean_reference(features, rows, 1)[0]):
+        assert means.dtype == dtype
+        assert means.tolist() == [[1024.0, 1024.0]]
+
+
+def odd_reading() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Values, rows and weights: missing rows of odd weights, and weights of zero of infinite values."""
+    values = torch.ones(4, 19)
+    values[0], values[3] = torch.nan, torch.inf
+    rows = torch.tensor([[-1, 1], [-1, 2], [3, 1], [1, 2]], dtype=torch.int32)
+    weights = torch.tensor([[torch.nan, 0.5], [torch.inf, 0.25], [0.0, 1.0], [1.0, 0.0]])
+    return values, rows, weights
+
+
+def odd_gradient() -> torch.Tensor:
+    return torch.tensor([1.0, 1.0, 1.0, torch.inf])[:, None].expand(4, 19)
+
+
+def read_and_back() -> list[torch.Tensor]:
+    values, rows, weights = odd_reading()
+    gradient = torch.ops.kestrel.devoxelize_gradient(odd_gradient(), rows, weights, 4)
+    return [each.nan_to_num(-1, posinf=-2) for each in (devoxelize(values, rows, weights), gradient)]
+
+
+def test_a_missing_row_has_no_weight_and_a_weight_of_zero_hides_no_infinity():
+    values, rows, weights = odd_reading()
+    read, gradient = read_and_back()
+    assert read[:, 0].tolist() == [0.5, 0.25, -1, 1]
+    assert gradient[:, 0].tolist() == [0, -2, -1, 0]
+    expected = devoxelize_reference(values, rows, weights)
+    torch.testing.assert_close(expected.nan_to_num(-1), read)
+    expected = devoxelize_gradient_reference(odd_gradient(), rows, weights, 4)
+    torch.testing.assert_close(expected.nan_to_num(-1, posinf=-2), gradient)
+
+
+@needs_kernels
+def test_no_level_gives_a_missing_row_a_weight():
+    for read, gradient in on_every_level(read_and_back).values():
+        assert read[:, 18].tolist() == [0.5, 0.25, -1, 1]
+        assert gradient[:, 18].tolist() == [0, -2, -1, 0]
+
+
+def test_a_gradient_that_is_no_number_stays_with_the_points_of_its_voxel():
+    features = torch.ones(4, 2, requires_grad=True)
+    means = point_to_voxel(features, torch.tensor([0, -1, 1, 1], dtype=torch.int32), 2)
+    means.backward(torch.tensor([[torch.nan, torch.nan], [4.0, 2.0]]))
+    assert features.grad is not None
+    assert features.grad[1:].tolist() == [[0, 0], [2, 1], [2, 1]]
+    assert features.grad[0].isnan().all()
+
+
+def test_no_voxels_have_a_gradient_too():
+    features = torch.ones(3, 2, requires_grad=True)
+    point_to_voxel(features, torch.full((3,), -1, dtype=torch.int32), 0).sum().backward()
+    assert features.grad is not None
+    assert features.grad.tolist() == [[0, 0]] * 3
 
 
 def test_a_point_at_infinity_reads_nothing():

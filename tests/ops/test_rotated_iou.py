@@ -84,6 +84,16 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(rotated_iou, (boxes.requires_grad_(), others.requires_grad_()))
 
 
+@pytest.mark.parametrize("yaw", [0.0, 0.3, 1.1, -2.0])
+@pytest.mark.parametrize("quarters", range(4))
+def test_gradients_of_boxes_that_are_parallel_or_perpendicular(yaw: float, quarters: int) -> None:
+    # Around each other, within each other and across each other's borders.
+    places = [(0.713, 0.437, 3, 1.5), (1.521, -0.313, 6, 5), (-1.937, 2.191, 2, 6), (0.217, 0.143, 1, 0.5)]
+    box = torch.tensor([[0.1, 0.2, 4, 2, yaw]], dtype=torch.float64)
+    others = torch.tensor([[*place, yaw + quarters * QUARTER] for place in places], dtype=torch.float64)
+    assert torch.autograd.gradcheck(rotated_iou, (box.requires_grad_(), others.requires_grad_()))
+
+
 def test_empty_sets_give_empty_tables_and_other_shapes_are_refused() -> None:
     boxes = random_boxes(3)
     assert rotated_iou(boxes[:0], boxes).shape == (0, 3)

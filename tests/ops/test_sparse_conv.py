@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.nn.functional import conv3d, conv_transpose3d
 
 from kestrel.errors import InputError
@@ -227,6 +228,24 @@ def test_rows_that_do_not_fit_a_matrix_are_named_with_and_without_gradients(grad
         for beyond in (3, 2**31 - 1):
             with pytest.raises(InputError, match=f"row of a voxel: expected less than 3, found {beyond}"):
                 pointwise(features, weight, read=(read[0], read[1] + beyond, read[2]))
+
+
+@torch.no_grad()
+def test_convolutions_without_gradients_can_be_traced_without_values():
+    voxels = random_voxels()
+    found, weight = voxels.submanifold_map(CUBE), torch.randn(27, 16, 6)
+    read = torch.zeros(3, 6), torch.zeros(len(voxels), 8, dtype=torch.int32), torch.zeros(len(voxels), 8)
+    packed, single, bytes_ = pack_weight(weight), pack_weight(weight[0]), pack_weight(weight, int8=True)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        features, matrices = (mode.from_tensor(each) for each in (torch.rand(len(voxels), 16), weight))
+        shapes = [
+            sparse_conv(features, packed, found, relu=True).shape,
+            sparse_conv(features, bytes_, found).shape,
+            sparse_conv(features, pack_weight(matrices), found).shape,
+            pointwise(features, single, read=read).shape,
+            pointwise(features, matrices[0], read=read).shape,
+        ]
+    assert shapes == [(len(voxels), 6)] * 5
 
 
 def test_an_infinite_gradient_above_a_dead_unit_stays_where_it_is():

@@ -60,9 +60,21 @@ def test_other_kernels_are_refused(shape: tuple[int, ...]) -> None:
         winograd_weight(torch.zeros(shape))
 
 
-@needs_kernels
-@pytest.mark.parametrize("length", [16, 33, 64])
-def test_a_bias_of_another_length_than_the_outputs_is_refused(length: int) -> None:
-    x, weight, _ = problem((1, 16, 32, 8, 8))
+@pytest.mark.parametrize(("cout", "length"), [(32, 16), (32, 33), (32, 64), (16, 15), (16, 5), (16, 0)])
+def test_a_bias_of_another_length_than_the_outputs_is_refused(cout: int, length: int) -> None:
+    x, weight, _ = problem((1, 16, cout, 8, 8))
     with pytest.raises(InputError, match="length of the bias"):
         winograd_conv(x, winograd_weight(weight), torch.zeros(length))
+    with pytest.raises(InputError, match="length of the bias"):
+        winograd_conv(x, winograd_weight(weight), torch.zeros(cout, 1))
+
+
+def test_a_weight_that_winograd_weight_did_not_make_and_an_input_that_does_not_fit_are_refused() -> None:
+    x, weight, bias = problem((1, 16, 32, 8, 8))
+    prepared = winograd_weight(weight)
+    for wrong in (weight, prepared[:35], prepared[0], prepared[..., :8], prepared[:, :, :8]):
+        with pytest.raises(InputError, match="weight of a Winograd convolution"):
+            winograd_conv(x, wrong, bias)
+    for other in (x[:, :15], x[0]):
+        with pytest.raises(InputError, match=r"input of a Winograd convolution: expected \(B, 16, H, W\)"):
+            winograd_conv(other, prepared, bias)

@@ -16,17 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from kestrel.errors import InputError, ModelError, describe
-from kestrel.models.sparse_encoder import SparseEncoder, dense_map
+from kestrel.models.sparse_encoder import SparseEncoder
 from kestrel.nn.bev_decoder import ConvFuser
 from kestrel.nn.bev_segmentation_head import BEVSegmentationHead
 from kestrel.nn.boxes import DecodedBoxes
 from kestrel.nn.camera_geometry import CameraGeometry
 from kestrel.nn.center_head import CenterHead
 from kestrel.nn.lss_fpn import GeneralizedLSSFPN
-from kestrel.nn.sparse import SparseTensor
 from kestrel.nn.transfusion_head import TransFusionHead
 from kestrel.nn.view_transform import LSSTransform
-from kestrel.ops import coordinate_set, voxelize
+from kestrel.ops import voxelize
 from kestrel.ops.frustum import LiftSplatIndex
 
 
@@ -93,28 +92,10 @@ class LidarEncoder(nn.Module):
             indices.append(nn.functional.pad(voxels.indices, (1, 0), value=sample))
         return torch.cat(features), torch.cat(indices)
 
-    def map_of(
-        self, features: Tensor, cells: Tensor, samples: int, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        """Return the map (B, C, X, Y) of voxels.
-
-        Args:
-            features: (M, 5) of voxels.
-            cells: (M, 4) of them.
-            samples: number of clouds.
-            dtype: of all layers but the first one, which multiplies metres: of those bfloat16 has quarters
-                alone from 32 on. None: that of the features.
-        """
-        backbone = self.backbone
-        coordinates, rows = coordinate_set(cells, spatial_shape=backbone.sparse_shape)
-        ordered = torch.zeros_like(features).index_copy(0, rows, features)
-        first: SparseTensor = backbone.conv_input(SparseTensor(ordered, coordinates))
-        rest = backbone.encoder_layers(first.replace(first.features.to(dtype or features.dtype)))
-        return dense_map(backbone.conv_out(rest), samples)
-
     def forward(self, clouds: Sequence[Tensor]) -> Tensor:
         """Per sample (P, 5) x, y, z, intensity 0..255, age in seconds to (B, C, X, Y)."""
-        return self.map_of(*self.voxels(clouds), len(clouds))
+        bev: Tensor = self.backbone(*self.voxels(clouds), len(clouds))
+        return bev
 
 
 class BEVDecoder(nn.Module):

@@ -125,20 +125,25 @@ class SparseEncoder(nn.Module):
             GridConv3d(width, out_channels, (1, 1, 3), (1, 1, 2), (0, 0, 0)), out_channels
         )
 
-    def forward(self, features: Tensor, indices: Tensor, batch_size: int) -> Tensor:
+    def forward(
+        self, features: Tensor, indices: Tensor, batch_size: int, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """Encode the voxels of a batch.
 
         Args:
             features: (M, in_channels) voxel features.
             indices: (M, 4) unique integer cells, columns batch, x, y, z.
             batch_size: number of clouds.
+            dtype: of all layers but the first one, which multiplies metres: of those bfloat16 has quarters
+                alone from 32 on. None: that of the features.
 
         Returns:
             (batch_size, out_channels * nz, nx, ny) with channel = c * nz + z.
         """
         voxels, rows = coordinate_set(indices, spatial_shape=self.sparse_shape)
         ordered = torch.zeros_like(features).index_copy(0, rows, features)
-        x = self.encoder_layers(self.conv_input(SparseTensor(ordered, voxels)))
+        first: SparseTensor = self.conv_input(SparseTensor(ordered, voxels))
+        x = self.encoder_layers(first.replace(first.features.to(dtype or features.dtype)))
         return dense_map(self.conv_out(x), batch_size)
 
 

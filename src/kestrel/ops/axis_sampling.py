@@ -47,13 +47,13 @@ def sample_axes(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequenc
 
 @operator("sample_axes")
 def _sample_axes(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequence[Tensor]) -> Tensor:
+    _check_lines(grids, lower)
     native = native_for(*grids)
     if native is None:
         return sample_axes_reference(grids, lower, share).contiguous(memory_format=torch.channels_last)
     batch, places, channels = len(grids[0]), len(lower[0]), sum(grid.shape[1] for grid in grids)
     out = grids[0].new_empty(batch, places, places, channels)
     first = 0
-    _check_lines(grids, lower)
     for grid, below, part in zip(grids, lower, share, strict=True):
         call(
             native.sample_axes,
@@ -68,11 +68,11 @@ def _sample_axes(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequen
 @_sample_axes.register_cuda
 def sample_axes_cuda(grids: Sequence[Tensor], lower: Sequence[Tensor], share: Sequence[Tensor]) -> Tensor:
     """Compute the operator on a GPU: in Triton where it is installed."""
+    _check_lines(grids, lower)
     if not triton_for(*grids):
         return sample_axes_reference(grids, lower, share).contiguous(memory_format=torch.channels_last)
     from kestrel.ops.gpu import axis_sampling as gpu
 
-    _check_lines(grids, lower)
     return gpu.sample_axes(grids, lower, share)
 
 

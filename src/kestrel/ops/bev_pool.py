@@ -12,15 +12,19 @@ depth probabilities of that pixel's points in that cell, the map is A @ context.
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import native_for, triton_for
 from kestrel.ops.frustum import GridShape, LiftSplatIndex, Tables
 from kestrel.ops.operator import differentiable, operator
+
+_CHUNK: Final = 1 << 16
+"""Points whose products with their cells the reference holds at once."""
 
 # The one product we use (rows of a CSR matrix times a dense one) has been stable for years.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -111,7 +115,8 @@ def _pool_context(
 
 def _pool_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
     (cells,) = ctx.saved_tensors  # type: ignore[attr-defined]
-    return torch.where((cells >= 0)[:, None], grad[cells.clamp(min=0)], 0), None, None
+    # Cell -1 is the last row, of zeros.
+    return F.pad(grad, (0, 0, 0, 1))[cells.clamp(min=-1)], None, None
 
 
 _bev_pool.register_autograd(_pool_backward, setup_context=_pool_context)
@@ -153,7 +158,7 @@ def lift_splat(depth: Tensor, context: Tensor, index: LiftSplatIndex) -> Tensor:
 
 
 def _frustum(depth: Tensor, context: Tensor, tables: Tables) -> tuple[object, ...]:
-    """Return the first arguments of both compiled functions."""
+    """Return the first arguments of both compiled functions; the caller keeps the contiguous tables."""
     images, depths, height, width = depth.shape
     return (
         *(depth.data_ptr(), context.data_ptr(), depth.stride(), context.stride()),
@@ -161,6 +166,10 @@ def _frustum(depth: Tensor, context: Tensor, tables: Tables) -> tuple[object, ..
         context.dtype == torch.bfloat16,
         [table.data_ptr() for table in tables],
     )
+
+
+def _contiguous(row_start: Tensor, runs: Tensor, by_column: Tensor, column_start: Tensor) -> Tables:
+    return row_start.contiguous(), runs.contiguous(), by_column.contiguous(), column_start.contiguous()
 
 
 @differentiable("lift_splat")
@@ -179,7 +188,8 @@ def _lift_splat(
     if native is not None:
         out = context.new_empty(cells, context.shape[1])
         grid = cells // (nx * ny), nx, ny
-        arguments = _frustum(depth, context, (row_start, runs, by_column, column_start))
+        tables = _contiguous(row_start, runs, by_column, column_start)
+        arguments = _frustum(depth, context, tables)
         native.lift_splat(*arguments, grid, out.data_ptr(), torch.get_num_threads())
         return out
     return lift_splat_reference(depth, context, row_start, runs)
@@ -231,7 +241,8 @@ def _lift_splat_backward(
     native = native_for(depth, context, grad)
     if native is not None:
         to_depth, to_context = depth.new_zeros(depth.shape), context.new_empty(context.shape)
-        arguments = _frustum(depth, context, (row_start, runs, by_column, column_start))
+        tables, grad = _contiguous(row_start, runs, by_column, column_start), grad.contiguous()
+        arguments = _frustum(depth, context, tables)
         addresses = (each.data_ptr() for each in (grad, to_depth, to_context))
         native.lift_splat_backward(*arguments, *addresses, torch.get_num_threads())
         return to_depth, to_context
@@ -295,8 +306,11 @@ def lift_splat_backward_reference(
     pixels, weights, rows, pixel, point = _expand(depth, context, row_start, runs)
     grad = grad.to(pixels.dtype)
     matrix = _sparse(weights, rows, pixel, len(pixels))
-    grad_weights = torch.sparse.sampled_addmm(matrix, grad, pixels.t(), beta=0.0).values()
-    to_depth = weights.new_zeros(depth.numel()).index_copy_(0, point, grad_weights)
+    cell = torch.repeat_interleave(runs[:, 0], runs[:, 2])
+    # Not by sampled_addmm, which refuses a matrix of more entries than places.
+    chunks = (slice(first, first + _CHUNK) for first in range(0, len(point), _CHUNK))
+    products = [(grad[cell[chunk]] * pixels[pixel[chunk]]).sum(1) for chunk in chunks]
+    to_depth = weights.new_zeros(depth.numel()).index_copy_(0, point, torch.cat((weights[:0], *products)))
     images, channels, height, width = context.shape
     to_context = torch.mm(matrix.t(), grad).view(images, height, width, channels).permute(0, 3, 1, 2)
     return to_depth.view(depth.shape).to(depth.dtype), to_context.to(context.dtype).contiguous()

@@ -22,8 +22,8 @@ def box_points(
     Args:
         points: (P, 5) float32 x, y, z [m], intensity, age [s].
         regions: (K, 12) float32 x, y of the middle, cosine and sine of the yaw, half length, half width,
-            lowest and highest z [m], by how much half length and half width grow with the age [m/s], and the
-            velocity in x and y [m/s]. Borders do not belong to them.
+            lowest and highest z [m], by how much half length and half width grow with the age [m/s], where
+            negative shrink, and the velocity in x and y [m/s]. Borders do not belong to them.
         slots: how many ages are told apart.
         slot_s: seconds from one to the next; a point belongs to the nearest, beyond the last to that.
         limit: of more points in a slot every so many-th is returned, so many in all.

@@ -9,7 +9,7 @@ as long as that stays; of a vehicle that moves it is computed for every frame.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
@@ -92,6 +92,10 @@ class LiftSplatIndex:
     column_start: (N * W + 1,) int32 first entry of by_column of each picture column.
     batch, shape: of the map.
     points: N, D, H, W of the points.
+    built: whether `build` or `along` made it: its tables are not looked at once more.
+
+    Raises:
+        InputError: tables of other shapes or types, or that name runs, points or cells that there are not.
     """
 
     row_start: Tensor
@@ -101,6 +105,51 @@ class LiftSplatIndex:
     batch: int
     shape: GridShape
     points: tuple[int, int, int, int]
+    built: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.built:
+            self._check_shapes()
+            self._check_contents()
+
+    def _check_shapes(self) -> None:
+        images, _, _, width = self.points
+        runs = len(self.runs)
+        known = {
+            "row_start": (self.row_start, (self.batch * math.prod(self.shape) + 1,)),
+            "runs": (self.runs, (runs, 3)),
+            "by_column": (self.by_column, (runs,)),
+            "column_start": (self.column_start, (images * width + 1,)),
+        }
+        for name, (table, shape) in known.items():
+            if table.dtype != torch.int32 or table.shape != shape or not table.is_contiguous():
+                expected, layout = f"contiguous torch.int32 {shape}", table.stride()
+                found = f"{table.dtype} {tuple(table.shape)} with strides {layout}"
+                raise InputError(describe(f"{name} of a lift-splat index", expected=expected, found=found))
+
+    def _check_contents(self) -> None:
+        _, _, height, width = self.points
+        count, last = len(self.runs), math.prod(self.points) - 1
+        for name, starts in (("row_start", self.row_start), ("column_start", self.column_start)):
+            first, end, falls = int(starts[0]), int(starts[-1]), bool((starts.diff() < 0).any())
+            if first or end != count or falls:
+                found = f"one from {first} to {end}" + (" that falls" if falls else "")
+                expected = f"a sequence from 0 to {count} that does not fall"
+                raise InputError(describe(f"{name} of a lift-splat index", expected=expected, found=found))
+        cell, point, length = self.runs.long().unbind(1)
+        # A run does not leave the picture column that it begins in.
+        below = height - point // width % height
+        known: dict[str, tuple[Tensor, int, int | Tensor]] = {
+            "cell of a run": (cell, 0, len(self.row_start) - 2),
+            "first point of a run": (point, 0, last),
+            "points of a run": (length, 1, below),
+            "run of a column": (self.by_column, 0, count - 1),
+        }
+        for name, (values, lowest, highest) in known.items():
+            wrong = (values < lowest) | (values > highest)
+            if bool(wrong.any()):
+                expected, row = "one that there is", int(wrong.nonzero()[0])
+                raise InputError(describe(name, expected=expected, found=f"{int(values[row])} in row {row}"))
 
     @classmethod
     def build(cls, cells: Tensor, batch: int, shape: GridShape) -> LiftSplatIndex:
@@ -126,7 +175,7 @@ class LiftSplatIndex:
         if highest >= num_cells or max(cells.numel(), num_cells) > limit:
             found = f"{highest} in {cells.numel()} points and {num_cells} cells"
             raise InputError(describe("cell of a point", expected=f"below {num_cells}", found=found))
-        return cls(*index_reference(cells, num_cells), batch, shape, points)
+        return cls(*index_reference(cells, num_cells), batch, shape, points, built=True)
 
     @classmethod
     def along(cls, rays: FrustumRays, grid: BevGrid, batch: int) -> LiftSplatIndex:
@@ -166,7 +215,7 @@ class LiftSplatIndex:
         )
         # The room for the worst case is given back.
         tables = row_start, runs[:count].clone(), by_column[:count].clone(), column_start
-        return cls(*tables, batch, grid.shape, points)
+        return cls(*tables, batch, grid.shape, points, built=True)
 
 
 def index_reference(cells: Tensor, num_cells: int) -> Tables:

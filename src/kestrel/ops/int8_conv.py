@@ -11,12 +11,14 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import native_for
+from kestrel.ops.operator import operator
+from kestrel.ops.packed_conv import Epilogue, compiled_for, convolve_int8
 from kestrel.ops.packed_weight import Int8Weight, int8_is_fast, pack_int8
-from kestrel.ops.sparse_conv import Epilogue, convolve_int8
 
 
 def pack_int8_conv(weight: Tensor) -> Int8Weight | None:
@@ -50,22 +52,42 @@ def int8_conv(
 
     Returns:
         (B, cout, H', W') float32 in channels_last, or None where bytes cannot stand for ``x``, because a
-        value is negative, infinite or undefined, or the compiled kernels cannot be used.
+        value is negative, infinite or undefined or ``x`` has none (FakeTensor), or the compiled kernels
+        cannot be used.
 
     Raises:
         InputError: channels, bias or stride that do not fit.
     """
-    native = native_for(x, bias)
-    if native is None or x.dtype != torch.float32 or not int8_is_fast():
+    usable = native_for(x, bias) is not None and x.dtype == torch.float32 and int8_is_fast()
+    if not usable or isinstance(x, FakeTensor):
         return None
     _check(x, weight, bias, stride)
+    result, fits = _int8_conv(x, weight.packed, weight.step, bias, stride, relu)
+    return result if fits else None
+
+
+@operator("int8_conv")
+def _int8_conv(
+    x: Tensor, packed: Tensor, step: Tensor, bias: Tensor, stride: int, relu: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the result and whether bytes can stand for ``x``; NaN where they cannot."""
     batch, channels, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
     gather = grid_map(batch, height, width, stride)
-    result = convolve_int8(native, rows, weight, gather, Epilogue(bias, None, relu))
-    if result is None:
-        return None
-    return result.view(batch, -(-height // stride), -(-width // stride), -1).permute(0, 3, 1, 2)
+    weight, epilogue = Int8Weight(packed, step), Epilogue(bias, None, relu, None)
+    found = convolve_int8(compiled_for(x, bias), rows, weight, gather, epilogue)
+    result = x.new_full((gather.shape[1], len(step)), torch.nan) if found is None else found
+    result = result.view(batch, -(-height // stride), -(-width // stride), -1).permute(0, 3, 1, 2)
+    return result, x.new_full((), found is not None, dtype=torch.bool)
+
+
+@_int8_conv.register_fake
+def _(
+    x: Tensor, packed: Tensor, step: Tensor, bias: Tensor, stride: int, relu: bool
+) -> tuple[Tensor, Tensor]:
+    batch, _, height, width = x.shape
+    result = x.new_empty(batch, -(-height // stride), -(-width // stride), step.shape[0])
+    return result.permute(0, 3, 1, 2), x.new_empty((), dtype=torch.bool)
 
 
 def _check(x: Tensor, weight: Int8Weight, bias: Tensor, stride: int) -> None:

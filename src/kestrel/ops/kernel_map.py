@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -103,13 +104,25 @@ class CoordinateSet:
     keys: (N,) int64, sorted, unique; see ``kestrel.ops.coordinates``. Indices count in units of ``stride``.
     stride: edge lengths of a voxel in voxels of the finest set.
     spatial_shape: number of cells along x, y, z where the grid has borders, else None.
+    built: whether `coordinate_set` or a set made it: its keys are not looked at once more.
+
+    Raises:
+        InputError: keys of another type or order, or a stride that is not positive.
     """
 
     keys: Tensor
     stride: Triple = (1, 1, 1)
     spatial_shape: Triple | None = None
+    built: bool = field(default=False, repr=False)
     _submanifold: dict[tuple[Triple, ...], KernelMap] = field(default_factory=dict, repr=False)
     _strided: dict[_Strided, tuple[CoordinateSet, KernelMap]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.built:
+            _check_keys(self.keys)
+            if len(self.stride) != 3 or min(self.stride) < 1:
+                expected = "three positive numbers"
+                raise InputError(describe("stride of voxels", expected=expected, found=self.stride))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -125,10 +138,11 @@ class CoordinateSet:
         offsets must be point-symmetric around the middle one, as those of every odd kernel are.
 
         Raises:
-            InputError: they are not.
+            InputError: they are not, or one is there twice.
         """
         wanted = tuple(offsets)
         if wanted not in self._submanifold:
+            _check_offsets(wanted)
             # Half of the table is that of the opposite offsets.
             if len(wanted) % 2 == 0 or wanted != tuple((-x, -y, -z) for x, y, z in reversed(wanted)):
                 expected = "point-symmetric ones, as of an odd kernel"
@@ -147,10 +161,17 @@ class CoordinateSet:
         """Return the coarser set of a strided convolution and the map from this set to it.
 
         Output p reads inputs ``stride * p + offset``. Without ``dilate`` the outputs are floor(index /
-        stride) of all voxels; with it they are all voxels that any offset reaches from an input.
+        stride) of all voxels; with it they are all voxels that any offset reaches from an input. In a grid
+        with borders they are, as in spconv, those of the grid that a dense convolution would give, of
+        floor((n + 2 padding - kernel) / stride) + 1 cells along an axis of n: a voxel behind the last window
+        leads to none of them.
+
+        Raises:
+            InputError: an offset is there twice.
         """
         name = (tuple(offsets), stride, dilate)
         if name not in self._strided:
+            _check_offsets(name[0])
             self._strided[name] = _strided_map(self, tuple(offsets), stride, dilate)
         return self._strided[name]
 
@@ -180,7 +201,26 @@ def coordinate_set(indices: Tensor, *, spatial_shape: Triple | None = None) -> t
         The set, and the (P,) int64 row in the set of every given index.
     """
     keys, inverse = sort_unique(pack(indices))
-    return CoordinateSet(keys, spatial_shape=spatial_shape), inverse
+    return CoordinateSet(keys, spatial_shape=spatial_shape, built=True), inverse
+
+
+def _check_keys(keys: Tensor) -> None:
+    """Raise InputError unless the compiled code can search in the keys."""
+    if keys.ndim != 1 or keys.dtype != torch.int64:
+        found = f"{keys.dtype} {tuple(keys.shape)}"
+        raise InputError(describe("keys of voxels", expected="torch.int64 (N,)", found=found))
+    wrong = (keys.diff(prepend=keys.new_tensor([-1])) <= 0).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        found = f"{int(keys[row])} in row {row}"
+        raise InputError(describe("keys of voxels", expected="ascending ones from 0 on", found=found))
+
+
+def _check_offsets(offsets: tuple[Triple, ...]) -> None:
+    """Raise InputError if an offset is there twice: the compiled code would leave one of its rows unset."""
+    twice = [offset for offset, count in Counter(offsets).items() if count > 1]
+    if twice:
+        raise InputError(describe("offsets of a kernel", expected="each once", found=f"{twice} twice"))
 
 
 def _strided_map(
@@ -190,7 +230,7 @@ def _strided_map(
     keys, gather, scatter = strided_tables(
         source.keys, list(itertools.chain(*offsets)), list(stride), list(shape or ()), dilate
     )
-    coarse = CoordinateSet(keys, _scaled(source.stride, stride), shape)
+    coarse = CoordinateSet(keys, _scaled(source.stride, stride), shape, built=True)
     return coarse, KernelMap(gather, scatter, built=True)
 
 

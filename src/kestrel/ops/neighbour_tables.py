@@ -14,6 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, triton_installed
 from kestrel.ops.coordinates import find, offset_key, pack, pack_unchecked, sort_unique, unpack
 from kestrel.ops.operator import operator
@@ -69,6 +70,9 @@ def strided_tables(
 
     offsets: 3 K numbers. stride: 3. shape: cells along each axis of the coarser grid, () without borders.
     dilate: see `CoordinateSet.downsample`.
+
+    Raises:
+        InputError: an offset is there twice.
     """
     triples, step = _triples(offsets), (stride[0], stride[1], stride[2])
     if NATIVE is not None and keys.device.type == "cpu" and (dilate or covers_once(tuple(triples), step)):
@@ -95,7 +99,8 @@ def strided_reference(
         reached = [_reached(indices, offset, steps, shape) for offset in offsets]
         coarse = sort_unique(torch.cat(reached))[0]
     else:
-        coarse = sort_unique(pack(indices.div(steps, rounding_mode="floor")))[0]
+        around = indices.div(steps, rounding_mode="floor")
+        coarse = sort_unique(pack(around[_within(around, shape)]))[0]
     origin = pack_unchecked(unpack(coarse) * steps)
     gather = torch.stack([find(keys, origin + offset_key(offset)) for offset in offsets])
     return coarse, gather, _inverse(gather, len(keys))
@@ -115,6 +120,9 @@ def _native_tables(
         *(source, len(source), offsets, stride, shape, capacity),
         *(keys, inputs, slices, outputs, torch.get_num_threads()),
     )
+    if count < 0:
+        expected = f"each once, of which {capacity} pairs come at most"
+        raise InputError(describe("offsets of a strided layer", expected=expected, found=offsets))
     gather = torch.full((len(offsets), found), -1, dtype=torch.int32, device="cpu")
     scatter = torch.full((len(offsets), len(source)), -1, dtype=torch.int32, device="cpu")
     inputs, slices, outputs = (part[:count] for part in (inputs, slices, outputs))
@@ -132,11 +140,16 @@ def _reached(indices: Tensor, offset: Triple, steps: Tensor, shape: tuple[int, .
     """Return the keys of the outputs that read an input at one kernel offset."""
     moved = indices - torch.tensor((0, *offset), device=indices.device)
     outputs = moved.div(steps, rounding_mode="floor")
-    keep = (outputs * steps == moved).all(1)
-    if shape:
-        limit = torch.tensor(shape, device=indices.device)
-        keep &= ((outputs[:, 1:] >= 0) & (outputs[:, 1:] < limit)).all(1)
+    keep = (outputs * steps == moved).all(1) & _within(outputs, shape)
     return pack(outputs[keep])
+
+
+def _within(indices: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return which (N, 4) indices lie in a grid of that shape, all without borders."""
+    if not shape:
+        return torch.ones(len(indices), dtype=torch.bool, device=indices.device)
+    limit = torch.tensor(shape, device=indices.device)
+    return ((indices[:, 1:] >= 0) & (indices[:, 1:] < limit)).all(1)
 
 
 def _inverse(gather: Tensor, inputs: int) -> Tensor:

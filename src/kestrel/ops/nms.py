@@ -25,7 +25,7 @@ def rotated_nms(
 
     Args:
         boxes: (K, 5) x, y, length, width [m], yaw [rad].
-        scores: (K,).
+        scores: (K,); one that is NaN counts as the lowest.
         iou_threshold: a box is dropped if its intersection over union with a kept one is above this.
         limit: number of boxes to keep at most.
         labels: (K,) integers; only boxes of one label compete. None: all do.
@@ -53,7 +53,7 @@ def circle_nms(
 
     Args:
         centers: (K, 2) metres.
-        scores: (K,).
+        scores: (K,); one that is NaN counts as the lowest.
         min_distance_squared: a box is dropped if a better kept one is at most this far, square metres: one
             number for all, or (K,), of which that of the kept box counts (the released configurations call
             it "min_radius" but compare it with the squared distance)
@@ -84,7 +84,8 @@ def _ranking(boxes: Tensor, columns: int, scores: Tensor, labels: Tensor | None)
         expected = f"(K, {columns}), (K,), (K,)"
         found = f"{tuple(boxes.shape)}, {tuple(scores.shape)}, {tuple(labels.shape)}"
         raise InputError(describe("boxes, scores and labels", expected=expected, found=found))
-    return scores.argsort(descending=True, stable=True), labels
+    known = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return known.argsort(descending=True, stable=True), labels
 
 
 def _limit(limit: int | None, order: Tensor) -> int:

@@ -11,8 +11,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from kestrel.errors import InputError, describe
+from kestrel.errors import InputError, SetupError, describe
 from kestrel.ops.backend import NATIVE, call, dispatch_level, native_for
+from kestrel.ops.operator import operator
 
 NUMBERS: Final = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 """The types of packed weights as the compiled kernels name them."""
@@ -73,7 +74,7 @@ def pack_weight(weight: Tensor, *, int8: bool = False) -> PackedWeight:
     if native is None:
         return PackedWeight(shape, dtype, level, None, weight.clone(memory_format=torch.contiguous_format))
     bytes_too = pack_int8(weight) if int8 and dtype == torch.float32 else None
-    return PackedWeight(shape, dtype, level, pack_for(native, weight), None, bytes_too)
+    return PackedWeight(shape, dtype, level, _pack_matrices(weight), None, bytes_too)
 
 
 def matrices_for(weight: Tensor | PackedWeight, features: Tensor) -> Tensor:
@@ -113,14 +114,36 @@ def pack_int8(weight: Tensor) -> Int8Weight | None:
     quantized, step = quantize_weight(weight)
     if not step.isfinite().all():  # in floats that shows in the answer
         return None
-    packed = pack_for(native, quantized)
+    packed = _pack_matrices(quantized)
     return Int8Weight(packed, step) if len(packed) else None
+
+
+@operator("pack_matrices")
+def _pack_matrices(weight: Tensor) -> Tensor:
+    return pack_for(_compiled(), weight)
+
+
+@_pack_matrices.register_fake
+def _(weight: Tensor) -> Tensor:
+    size = call(_compiled().pack_weight, None, None, *_sizes(weight))
+    return weight.new_empty(size, dtype=torch.uint8)
 
 
 def pack_for(native: ModuleType, weight: Tensor) -> Tensor:
     """Return the (K, C_in, C_out) or (C_in, C_out) weights as the level in use reads them, uint8."""
-    slices, channels, width = weight.shape if weight.ndim == 3 else (1, *weight.shape)
-    sizes = (slices, channels, width, NUMBERS[weight.dtype], torch.get_num_threads())
+    sizes = _sizes(weight)
     packed = torch.empty(call(native.pack_weight, None, None, *sizes), dtype=torch.uint8, device="cpu")
     call(native.pack_weight, weight, packed, *sizes)
     return packed
+
+
+def _sizes(weight: Tensor) -> tuple[int, int, int, int, int]:
+    slices, channels, width = weight.shape if weight.ndim == 3 else (1, *weight.shape)
+    # Of a weight that is traced they may be symbols, which the compiled code does not take.
+    return int(slices), int(channels), int(width), NUMBERS[weight.dtype], torch.get_num_threads()
+
+
+def _compiled() -> ModuleType:
+    if NATIVE is None:
+        raise SetupError(describe("packed weights", expected="compiled kernels", found=dispatch_level()))
+    return NATIVE

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kestrel.errors import InputError, describe
 from kestrel.ops.backend import NATIVE, call, native_for, triton_for, triton_installed
@@ -222,9 +223,9 @@ def _save_mean(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
 
 def _mean_backward(ctx: Any, gradient: Tensor, _counts: Tensor) -> tuple[Tensor, None, None]:
     rows, counts = ctx.saved_tensors
-    index = rows.long()
-    shared = gradient / counts.clamp(min=1)[:, None]
-    return shared[index.clamp(min=0)] * (index >= 0)[:, None], None, None
+    # Row -1 is the last one, of zeros.
+    shared = F.pad(gradient / counts.clamp(min=1)[:, None], (0, 0, 0, 1))
+    return shared[rows.long().clamp(min=-1)], None, None
 
 
 _scatter_mean.register_autograd(_mean_backward, setup_context=_save_mean)
@@ -232,10 +233,16 @@ _scatter_mean.register_autograd(_mean_backward, setup_context=_save_mean)
 
 def scatter_mean_reference(features: Tensor, rows: Tensor, voxel_count: int) -> tuple[Tensor, Tensor]:
     """Compute the operator in torch: means and the number of points of each voxel."""
-    counts = _counts(rows, voxel_count).to(features.dtype)
+    counts, wide = _counts(rows, voxel_count), features.to(_sum_type(features))
     # Row 0 collects the points without a voxel.
-    sums = features.new_zeros(voxel_count + 1, features.shape[1]).index_add_(0, rows.long() + 1, features)
-    return sums[1:] / counts.clamp(min=1)[:, None], counts
+    sums = wide.new_zeros(voxel_count + 1, features.shape[1]).index_add_(0, rows.long() + 1, wide)
+    means = sums[1:] / counts.clamp(min=1)[:, None]
+    return means.to(features.dtype), counts.to(features.dtype)
+
+
+def _sum_type(features: Tensor) -> torch.dtype:
+    """Return the type of sums, in which half precision does not overflow."""
+    return torch.promote_types(features.dtype, torch.float32)
 
 
 def _counts(rows: Tensor, voxel_count: int) -> Tensor:
@@ -313,21 +320,23 @@ _devoxelize.register_autograd(_devoxelize_backward, setup_context=_save_devoxeli
 
 def devoxelize_reference(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Compute the operator in torch."""
-    result = features.new_zeros(len(rows), features.shape[1])
-    weights = weights.masked_fill(rows < 0, 0)
+    wide, weights = features.to(_sum_type(features)), weights.masked_fill(rows < 0, 0)
+    result = wide.new_zeros(len(rows), features.shape[1])
     if len(features):
-        for row, weight in zip(rows.clamp(min=0).unbind(1), weights.unbind(1), strict=True):
-            result.addcmul_(features.index_select(0, row), weight[:, None])
-    return result
+        for row, weight in zip(rows.unbind(1), weights.unbind(1), strict=True):
+            known = wide.index_select(0, row.clamp(min=0)).masked_fill_((row < 0)[:, None], 0)
+            result.addcmul_(known, weight[:, None].to(wide.dtype))
+    return result.to(features.dtype)
 
 
 def devoxelize_gradient_reference(
     gradient: Tensor, rows: Tensor, weights: Tensor, voxel_count: int
 ) -> Tensor:
     """Compute the gradient of the voxel features in torch."""
-    result = gradient.new_zeros(voxel_count, gradient.shape[1])
-    weights = weights.masked_fill(rows < 0, 0)
-    if voxel_count:
-        for row, weight in zip(rows.clamp(min=0).unbind(1), weights.unbind(1), strict=True):
-            result.index_add_(0, row, gradient * weight[:, None])
-    return result
+    wide = gradient.to(_sum_type(gradient))
+    # The last row collects what belongs to no voxel.
+    result = wide.new_zeros(voxel_count + 1, gradient.shape[1])
+    index = torch.where(rows < 0, voxel_count, rows)
+    for row, weight in zip(index.unbind(1), weights.unbind(1), strict=True):
+        result.index_add_(0, row, wide * weight[:, None].to(wide.dtype))
+    return result[:voxel_count].to(gradient.dtype)

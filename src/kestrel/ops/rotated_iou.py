@@ -98,11 +98,16 @@ def _corners(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 def _along(x0: Tensor, y0: Tensor, x1: Tensor, y1: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Integrate clamp(x, -a, a) dy over the part of each edge with |y| <= b."""
     low, high = y0.clamp(-b, b), y1.clamp(-b, b)
-    rise = torch.where(y1 == y0, 1, y1 - y0)
-    start = x0 + (x1 - x0) * (low - y0) / rise
-    end = x0 + (x1 - x0) * (high - y0) / rise
+    # All of an edge that does not rise is meant: what it is worth decides how a turn changes the area.
+    flat = y1 == y0
+    rise = torch.where(flat, 1, y1 - y0)
+    start = x0 + (x1 - x0) * torch.where(flat, 0, (low - y0) / rise)
+    end = x0 + (x1 - x0) * torch.where(flat, 1, (high - y0) / rise)
     left, right = start.clamp(-a, a), end.clamp(-a, a)
-    run = torch.where(end == start, 1, end - start)
     # Constant up to the border, linear inside, constant behind it: the mean along the edge.
-    mean = right + (left - right) * ((left - start) + (right - left) / 2) / run
+    level = left == right
+    share = torch.where(
+        level, 0.5, ((left - start) + (right - left) / 2) / torch.where(level, 1, end - start)
+    )
+    mean = right + (left - right) * share
     return (high - low) * mean

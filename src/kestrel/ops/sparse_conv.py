@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,18 +13,9 @@ from kestrel.errors import InputError, describe
 from kestrel.ops.backend import call, native_for, triton_for
 from kestrel.ops.kernel_map import KernelMap
 from kestrel.ops.operator import differentiable, operator
-from kestrel.ops.packed_weight import (
-    NUMBERS,
-    Int8Weight,
-    PackedWeight,
-    matrices_for,
-    pack_for,
-    quantize_weight,
-)
-from kestrel.ops.point_voxel import check_reading, check_rows, devoxelize
-
-Reading: TypeAlias = tuple[Tensor, Tensor, Tensor]
-"""Voxel features, rows and weights, as ``devoxelize`` takes them."""
+from kestrel.ops.packed_conv import Epilogue, Reading, packed_conv, packed_int8_conv, run_native
+from kestrel.ops.packed_weight import PackedWeight, matrices_for, pack_for, quantize_weight
+from kestrel.ops.point_voxel import check_reading, devoxelize
 
 
 def sparse_conv(
@@ -59,10 +49,8 @@ def sparse_conv(
     _check_rows(features, weight.shape, kernel_map.gather.shape[1], bias, residual)
     if isinstance(weight, Tensor) and weight.dtype != features.dtype:
         raise InputError(describe("weight of a convolution", expected=features.dtype, found=weight.dtype))
-    if isinstance(weight, PackedWeight):
-        native = weight.native_for(features, bias, residual)
-        if native is not None:
-            return _run_packed(native, features, weight, kernel_map.gather, Epilogue(bias, residual, relu))
+    if isinstance(weight, PackedWeight) and weight.native_for(features, bias, residual) is not None:
+        return _run_packed(features, weight, kernel_map.gather, bias, residual, relu)
     result: Tensor = _sparse_conv(
         features, matrices_for(weight, features), bias, residual, kernel_map.gather, kernel_map.inverse, relu
     )
@@ -90,6 +78,24 @@ def _check_rows(
         raise InputError(describe("bias", expected=(width,), found=tuple(bias.shape)))
     if residual is not None and tuple(residual.shape) != (outputs, width):
         raise InputError(describe("residual", expected=(outputs, width), found=tuple(residual.shape)))
+
+
+def _run_packed(
+    features: Tensor,
+    weight: PackedWeight,
+    gather: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    """Convolve in bytes where weight and features allow it, in the type of the features otherwise."""
+    packed = cast(Tensor, weight.packed)
+    if weight.int8 is not None and features.dtype == torch.float32:
+        inputs = features, weight.int8.packed, weight.int8.step, packed
+        result: Tensor = packed_int8_conv(*inputs, bias, residual, gather, relu)
+        return result
+    result = packed_conv(features, packed, weight.shape[-1], bias, residual, gather, relu, None, None, None)
+    return result
 
 
 def pointwise(
@@ -124,103 +130,65 @@ def pointwise(
     _check_rows(features, weight.shape, len(features), bias, residual)
     if read is not None:
         check_reading(*read, shape=(len(features), weight.shape[1]))
-    voxels, epilogue = None if read is None else read[0], Epilogue(bias, residual, relu, read)
+    voxels, rows, weights = (None, None, None) if read is None else read
+    result: Tensor
     if isinstance(weight, PackedWeight):
-        native = weight.native_for(features, bias, residual, voxels)
-    else:
-        native = None if torch.is_grad_enabled() else native_for(features, weight, bias, residual, voxels)
-    if native is None:
-        plain = matrices_for(weight, features)
-        result = features @ plain if bias is None else torch.addmm(bias, features, plain)
-        result = result if residual is None else result + residual
-        result = torch.relu(result) if relu else result
-        return result if read is None else result + devoxelize(*read)
-    if read is not None:
-        check_rows(read[1], len(read[0]))
-    packed = weight.packed if isinstance(weight, PackedWeight) else pack_for(native, weight)
-    return _run_native(native, features, cast(Tensor, packed), weight.shape[1], None, epilogue)
-
-
-class Epilogue(NamedTuple):
-    """What ends a convolution, as in `sparse_conv` and `pointwise`."""
-
-    bias: Tensor | None
-    residual: Tensor | None
-    relu: bool
-    read: Reading | None = None
-
-
-def _run_packed(
-    native: ModuleType,
-    features: Tensor,
-    weight: PackedWeight,
-    gather: Tensor,
-    epilogue: Epilogue,
-) -> Tensor:
-    """Convolve in bytes where weight and features allow it, in the type of the features otherwise."""
-    if weight.int8 is not None and features.dtype == torch.float32:
-        result = convolve_int8(native, features, weight.int8, gather, epilogue)
-        if result is not None:
+        if weight.native_for(features, bias, residual, voxels) is not None:
+            packed, width = cast(Tensor, weight.packed), weight.shape[1]
+            result = packed_conv(features, packed, width, bias, residual, None, relu, voxels, rows, weights)
             return result
-    return _run_native(native, features, cast(Tensor, weight.packed), weight.shape[-1], gather, epilogue)
+    elif not torch.is_grad_enabled() and native_for(features, weight, bias, residual, voxels) is not None:
+        result = _pointwise(features, weight, bias, residual, relu, voxels, rows, weights)
+        return result
+    return pointwise_reference(features, matrices_for(weight, features), bias, residual, relu, read)
 
 
-def convolve_int8(
-    native: ModuleType, features: Tensor, weight: Int8Weight, gather: Tensor, epilogue: Epilogue
-) -> Tensor | None:
-    """Convolve float32 features (N, C_in) in bytes; None where one is negative, infinite or undefined."""
-    quantized = torch.empty(features.shape, dtype=torch.uint8, device="cpu")
-    step = call(native.quantize, features, quantized, features.numel(), torch.get_num_threads())
-    if step < 0:
-        return None
-    units = weight.step * step
-    return _run_native(native, quantized, weight.packed, len(weight.step), gather, epilogue, units)
-
-
-def _run_native(
-    native: ModuleType,
+@operator("pointwise")
+def _pointwise(
     features: Tensor,
-    packed: Tensor,
-    width: int,
-    gather: Tensor | None,
-    epilogue: Epilogue,
-    units: Tensor | None = None,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    voxels: Tensor | None,
+    rows: Tensor | None,
+    weights: Tensor | None,
 ) -> Tensor:
-    """Run the compiled kernel; ``units`` (C_out,) say that features are bytes, and what their sums mean."""
-    bias, residual, relu, read = epilogue
-    slices, outputs = (1, len(features)) if gather is None else gather.shape
-    number = torch.int8 if units is not None else features.dtype
-    out = torch.empty(
-        outputs, width, dtype=torch.float32 if units is not None else features.dtype, device="cpu"
-    )
-    voxels, rows, weights = (None, None, None) if read is None else (*read[:2], read[2].float())
-    call(
-        native.sparse_conv,
-        *(features, packed, units, bias, residual, gather, out),
-        *(outputs, slices, features.shape[1], width),
-        NUMBERS[number],
-        relu,
-        torch.get_num_threads(),
-        *(voxels, rows, weights, 0 if rows is None else rows.shape[1]),
-    )
-    return out
+    read = None if voxels is None or rows is None or weights is None else (voxels, rows, weights)
+    native = native_for(features, weight, bias, residual, voxels)
+    if native is None:
+        return pointwise_reference(features, weight, bias, residual, relu, read)
+    epilogue = Epilogue(bias, residual, relu, read)
+    return run_native(native, features, pack_for(native, weight), weight.shape[1], None, epilogue)
 
 
-def convolve_int8_reference(
-    features: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, gather: Tensor, relu: bool
+@_pointwise.register_fake
+def _(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    voxels: Tensor | None,
+    rows: Tensor | None,
+    weights: Tensor | None,
 ) -> Tensor:
-    """Compute in torch what bytes give: the sums of their products are exact, all else is float32.
+    return features.new_empty(features.shape[0], weight.shape[1])
 
-    Args are those of `convolve_reference`, float32, with features that are nowhere negative.
-    """
-    quantized, weight_step = quantize_weight(weight)
-    largest = features.max()
-    whole = torch.floor(features * (255 / largest) + 0.5)
-    sums = convolve_reference(whole.double(), quantized.double(), None, None, gather, False)
-    result = sums.float() * (weight_step * (largest / 255))
-    result = result if bias is None else result + bias
+
+def pointwise_reference(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    read: Reading | None,
+) -> Tensor:
+    """Compute the operator in torch, with gradients."""
+    result = features @ weight if bias is None else torch.addmm(bias, features, weight)
     result = result if residual is None else result + residual
-    return result.relu() if relu else result
+    result = torch.relu(result) if relu else result
+    return result if read is None else result + devoxelize(*read)
 
 
 def convolve_reference(
@@ -243,6 +211,23 @@ def convolve_reference(
     if residual is not None:
         result += residual
     return (result.relu_() if relu else result).to(features.dtype)
+
+
+def convolve_int8_reference(
+    features: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, gather: Tensor, relu: bool
+) -> Tensor:
+    """Compute in torch what bytes give: the sums of their products are exact, all else is float32.
+
+    Args are those of `convolve_reference`, float32, with features that are nowhere negative.
+    """
+    quantized, weight_step = quantize_weight(weight)
+    largest = features.max()
+    whole = torch.floor(features * (255 / largest) + 0.5)
+    sums = convolve_reference(whole.double(), quantized.double(), None, None, gather, False)
+    result = sums.float() * (weight_step * (largest / 255))
+    result = result if bias is None else result + bias
+    result = result if residual is None else result + residual
+    return result.relu() if relu else result
 
 
 def weight_gradient_reference(features: Tensor, gradient: Tensor, gather: Tensor) -> Tensor:
@@ -269,8 +254,8 @@ def _sparse_conv(
     native = native_for(features, weight, bias, residual)
     if native is None:
         return convolve_reference(features, weight, bias, residual, gather, relu)
-    epilogue = Epilogue(bias, residual, relu)
-    return _run_native(native, features, pack_for(native, weight), weight.shape[2], gather, epilogue)
+    epilogue = Epilogue(bias, residual, relu, None)
+    return run_native(native, features, pack_for(native, weight), weight.shape[2], gather, epilogue)
 
 
 @_sparse_conv.register_cuda
@@ -306,14 +291,18 @@ def _(
 
 @operator("sparse_conv_weight_gradient")
 def _weight_gradient(features: Tensor, gradient: Tensor, gather: Tensor) -> Tensor:
-    native = native_for(features, gradient)
+    native, dtype = native_for(features, gradient), features.dtype
     if native is None:
         return weight_gradient_reference(features, gradient, gather)
-    left, right = features.float(), gradient.float()
-    out = left.new_empty(len(gather), left.shape[1], right.shape[1])
-    threads = torch.get_num_threads()
-    call(native.weight_gradient, left, right, gather, out, len(right), *out.shape, threads)
-    return out.to(features.dtype)
+    kernel = native.weight_gradient
+    if dtype == torch.bfloat16 and hasattr(native, "weight_gradient_bfloat16"):  # not in all of interface 12
+        kernel = native.weight_gradient_bfloat16
+    else:
+        features, gradient = features.float(), gradient.float()
+    shape = len(gather), features.shape[1], gradient.shape[1]
+    out = torch.empty(shape, dtype=torch.float32, device="cpu")
+    call(kernel, features, gradient, gather, out, len(gradient), *shape, torch.get_num_threads())
+    return out.to(dtype)
 
 
 @_weight_gradient.register_cuda

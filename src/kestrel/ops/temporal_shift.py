@@ -44,9 +44,10 @@ def temporal_shift(x: Tensor, n_segment: int, fold_div: int = 8, *, bidirectiona
 
 
 def _check_channels(x: Tensor, fold_div: int) -> None:
-    if x.ndim < 2 or fold_div < 1:
+    if x.ndim < 2 or not 1 <= fold_div <= x.shape[1]:
         found = f"{tuple(x.shape)}, fold_div {fold_div}"
-        raise InputError(describe("temporal shift", expected="(N, C, ...), fold_div >= 1", found=found))
+        expected = "(N, C >= fold_div, ...), fold_div >= 1"
+        raise InputError(describe("temporal shift", expected=expected, found=found))
 
 
 @differentiable("temporal_shift")
@@ -85,7 +86,8 @@ _temporal_shift.register_autograd(_backward, setup_context=_setup_context)
 
 def temporal_shift_reference(x: Tensor, n_segment: int, fold: int, first: int, second: int) -> Tensor:
     """Compute the operator in torch."""
-    clips = x.reshape(-1, n_segment, *x.shape[1:])
+    # Not -1 clips: where there are no elements, torch could not say how many these are.
+    clips = x.reshape(x.shape[0] // n_segment, n_segment, *x.shape[1:])
     shifted = clips.clone()
     for channels, step in ((slice(0, fold), first), (slice(fold, 2 * fold), second)):
         if step > 0:

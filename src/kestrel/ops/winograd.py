@@ -74,9 +74,31 @@ def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False
 
     Returns:
         (B, cout, H, W) in channels_last.
+
+    Raises:
+        InputError: input, weight and bias of shapes that do not fit each other.
     """
+    _check(x, weight, bias)
     out: Tensor = torch.ops.kestrel.winograd_conv(x, weight, bias, relu)
     return out
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    fits = weight.ndim == 4 and len(weight) == 36 and weight.shape[2] >= weight.shape[3] == PANEL
+    if not fits:
+        expected = f"(36, panels, cin >= {PANEL}, {PANEL}), as of winograd_weight"
+        raise InputError(describe("weight of a Winograd convolution", expected=expected, found=weight.shape))
+    panels, cin = weight.shape[1:3]
+    if x.ndim != 4 or x.shape[1] != cin:
+        found = tuple(x.shape)
+        raise InputError(
+            describe("input of a Winograd convolution", expected=f"(B, {cin}, H, W)", found=found)
+        )
+    # The compiled code writes whole panels, of which the last may overlap the one before.
+    least, most = max(PANEL, PANEL * (panels - 1) + 1), PANEL * panels
+    if bias.ndim != 1 or not least <= len(bias) <= most:
+        found = tuple(bias.shape)
+        raise InputError(describe("length of the bias", expected=f"{least} to {most}", found=found))
 
 
 @operator("winograd_conv")
@@ -85,11 +107,6 @@ def _winograd_conv(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tenso
     if native is None or x.dtype != torch.float32:
         return winograd_reference(x, weight, bias, relu)
     batch, cin, height, width = x.shape
-    if weight.shape[2] != cin:
-        raise InputError(describe("channels of the input", expected=weight.shape[2], found=cin))
-    if -(-len(bias) // PANEL) != weight.shape[1]:
-        expected = f"at most {PANEL * weight.shape[1]}, of {weight.shape[1]} panels of {PANEL}"
-        raise InputError(describe("length of the bias", expected=expected, found=len(bias)))
     x = x.contiguous(memory_format=torch.channels_last)
     out = x.new_empty((batch, height, width, len(bias))).permute(0, 3, 1, 2)
     threads = torch.get_num_threads()

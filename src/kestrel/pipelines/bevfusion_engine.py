@@ -147,7 +147,8 @@ class BEVFusionEngine:
         clouds = [torch.zeros(0, 5, device=self.device)] if inputs.clouds is None else inputs.clouds
         voxels = stage("voxelize", lambda: encoder.voxels(clouds))
         dtype = torch.bfloat16 if self.bfloat16 else torch.float32
-        return stage("sparse encoder", lambda: encoder.map_of(*voxels, 1, dtype).float())
+        bev: Tensor = stage("sparse encoder", lambda: encoder.backbone(*voxels, 1, dtype).float())
+        return bev
 
     def _run_camera(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self._camera is None:

@@ -12,7 +12,7 @@ from kestrel.ops.point_voxel import (
     scatter_mean_reference,
     trilinear_reference,
 )
-from tests.ops.test_point_voxel import random_points
+from tests.ops.test_point_voxel import odd_gradient, odd_reading, random_points
 from tests.ops.voxels import random_voxels
 
 DTYPES = [(torch.float32, 1e-5), (torch.bfloat16, 8e-3)]
@@ -60,6 +60,16 @@ def test_readings_and_means_and_gradients_equal_the_reference(
     assert means.dtype == counts.dtype == dtype
     assert torch.equal(counts.double(), counted)
     torch.testing.assert_close(means.double(), expected, **close)
+
+
+def test_missing_rows_have_no_weight_and_weights_of_zero_hide_no_infinity(device: str) -> None:
+    from kestrel.ops.gpu import point_voxel as gpu
+
+    values, rows, weights = (each.to(device) for each in odd_reading())
+    read = gpu.devoxelize(values, rows, weights)
+    assert read[:, 18].nan_to_num(-1).tolist() == [0.5, 0.25, -1, 1]
+    gradient = gpu.devoxelize_gradient(odd_gradient().to(device), rows, weights, 4)
+    assert gradient[:, 18].nan_to_num(-1, posinf=-2).tolist() == [0, -2, -1, 0]
 
 
 def test_nothing_in_gives_nothing_out(device: str) -> None:

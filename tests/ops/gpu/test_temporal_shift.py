@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kestrel.ops.temporal_shift import temporal_shift_reference
+from tests.ops.test_temporal_shift import layouts
 
 
 @pytest.mark.parametrize("steps", [(1, -1), (-1, 0), (-1, 1), (1, 0)])
@@ -17,6 +18,16 @@ def test_the_shift_equals_the_reference(device: str, steps: tuple[int, int], dty
     for clip, fold in ((4, 3), (1, 2), (12, 0)):
         expected = temporal_shift_reference(x, clip, fold, *steps)
         assert torch.equal(gpu.temporal_shift(x, clip, fold, *steps), expected)
+
+
+@pytest.mark.parametrize("which", range(8))
+def test_the_result_lies_in_memory_as_the_input_does(device: str, which: int) -> None:
+    from kestrel.ops.gpu import temporal_shift as gpu
+
+    x = layouts()[which].to(device)
+    found = gpu.temporal_shift(x, 3, 2, 1, -1)
+    assert torch.equal(found, temporal_shift_reference(x, 3, 2, 1, -1))
+    assert found.stride() == torch.empty_like(x).stride()
 
 
 def test_no_frames_and_other_memory_formats(device: str) -> None:

@@ -75,7 +75,8 @@ def _gather(
     total = tl.zeros((block_points, block), tl.float32)
     for n in range(neighbours):
         row = tl.load(rows + point * neighbours + n, mask=there, other=-1).to(tl.int64)
-        weight = tl.load(weights + point * neighbours + n, mask=there, other=0).to(tl.float32)
+        # A missing row has no weight, not even one that is no number.
+        weight = tl.load(weights + point * neighbours + n, mask=row >= 0, other=0).to(tl.float32)
         value = tl.load(
             features + row[:, None] * channels + channel[None, :],
             mask=(row >= 0)[:, None] & inside[None, :],
