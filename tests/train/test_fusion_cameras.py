@@ -11,13 +11,33 @@ import torch
 
 from kestrel.errors import InputError
 from kestrel.models.kestrel_fusion_types import FusionConfig
+from kestrel.sim.semantics import Semantic
 from kestrel.train import cache
-from kestrel.train.fusion_cameras import CameraTask, PictureBatch, PictureSource, collate
+from kestrel.train.fusion_cameras import (
+    KINDS,
+    CameraTask,
+    PictureBatch,
+    PictureSource,
+    collate,
+    shares_of_kinds,
+)
 from kestrel.train.fusion_sample import collate_earlier
-from kestrel.train.picture_kinds import KINDS
 from kestrel.train.plan import Plan
 
 CONFIG = FusionConfig()
+
+
+def test_a_cell_is_told_by_the_share_of_its_pixels() -> None:
+    semantic = np.full((128, 352), Semantic.ROAD, np.uint8)
+    semantic[8:16, 16:20] = Semantic.CAR
+    semantic[8:10, 20:24] = Semantic.POLE
+    shares = shares_of_kinds(semantic, CONFIG)
+    assert tuple(shares.shape) == (KINDS, 16, 44)
+    cell = shares[:, 1, 2]
+    assert cell[Semantic.CAR] == 0.5
+    assert cell[Semantic.POLE] == 8 / 64
+    assert cell[Semantic.ROAD] == 24 / 64
+    assert (shares[Semantic.ROAD] == 1).sum() == 16 * 44 - 1
 
 
 def test_mirrored_pictures_keep_depth_and_kinds_in_their_places(data: Path) -> None:

@@ -83,7 +83,6 @@ def test_cameras_that_do_not_look_into_a_cut_are_left_out(sample: FusionSample) 
         assert torch.equal(cut.pictures, both.pictures[kept])
         assert torch.equal(cut.rays, both.rays[kept])
         assert torch.equal(cut.depth, both.depth[kept])
-        assert torch.equal(cut.shares, both.shares[kept])
         assert cut.earlier.shape[1] == len(cut.origins) == 1
     assert len(cut_at(both, CONFIG, torch.zeros(2)).pictures) == 2
 

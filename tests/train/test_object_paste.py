@@ -9,7 +9,6 @@ from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.models.kestrel_fusion_types import FusionConfig
 from kestrel.train.fusion_sample import FusionSample
 from kestrel.train.object_paste import inside, paste_objects
-from kestrel.train.picture_kinds import KINDS
 
 CONFIG = FusionConfig()
 BUS, CAR = DETECTION_CLASSES.index("bus"), DETECTION_CLASSES.index("car")
@@ -31,7 +30,6 @@ def frame(points: Tensor, boxes: list[list[float]], label: int, road: bool = Tru
         box_points=torch.full((len(drawn),), 40),
         map_truth=layers,
         depth=torch.zeros(0, 16, 44, dtype=torch.int64),
-        shares=torch.zeros(0, KINDS, 16, 44),
     )
 
 

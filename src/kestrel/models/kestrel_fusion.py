@@ -101,7 +101,6 @@ class KestrelFusion(nn.Module):
         frames, side = len(inputs.has_lidar), self.config.pillars // 2
         canvas = pillars(inputs.points, inputs.point_batch, frames)
         depth: Tensor | None = None
-        context: Tensor | None = None
         state: State = ()
         if index is None:
             nothing = canvas.new_zeros(frames, self.config.camera_channels + 1, side, side)
@@ -113,7 +112,7 @@ class KestrelFusion(nn.Module):
             pooled, seen = view(depth, context, index)
         there = inputs.has_lidar.view(-1, 1, 1, 1).to(canvas.dtype)
         heatmap, features, map_logits = bird(canvas, pooled, seen, there)
-        return FusionOutput(heatmap.float(), features, map_logits.float(), depth, state, context)
+        return FusionOutput(heatmap.float(), features, map_logits.float(), depth, state)
 
     def bird(
         self, canvas: Tensor, pooled: Tensor, seen: Tensor, there: Tensor, bearing: Tensor | None = None

@@ -98,8 +98,7 @@ class FusionOutput:
 
     heatmap: (B, classes, X, Y) logits. features: (B, C, X, Y) from which boxes are regressed.
     map_logits: (B, layers, Xm, Ym), of these frames alone. depth: (M, D, h, w) logits, or None without
-    pictures. state: what the camera branch kept, (M, c, h, w) for each block that mixes. context: features of
-    the pictures (M, C, h, w), or None without pictures.
+    pictures. state: what the camera branch kept, (M, c, h, w) for each block that mixes.
     """
 
     heatmap: Tensor
@@ -107,4 +106,3 @@ class FusionOutput:
     map_logits: Tensor
     depth: Tensor | None
     state: State
-    context: Tensor | None = None

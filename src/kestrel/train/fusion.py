@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kestrel.classes import DETECTION_CLASSES, MAP_LAYERS
 from kestrel.errors import ConfigError, describe
@@ -32,7 +32,6 @@ from kestrel.train.fusion_map import MapEvidence, MapSource, MapTask
 from kestrel.train.fusion_motion import MotionSource, MotionTask, Surroundings
 from kestrel.train.fusion_sample import FusionBatch, collate
 from kestrel.train.loop import Task, fit, mean_loss
-from kestrel.train.picture_kinds import KINDS, kinds_loss
 from kestrel.train.plan import Plan, scaled
 from kestrel.train.resume import last_checkpoint, moves_done
 
@@ -64,9 +63,6 @@ PLANS = Plans(
 )
 
 
-KINDS_WEIGHT = 0.4
-"""Of what the pictures show, which one layer tells from the context features; it is of no use afterwards."""
-
 MAP_THRESHOLDS = torch.arange(0.35, 0.66, 0.05)
 
 
@@ -87,7 +83,6 @@ class FusionTask(Task[KestrelFusion]):
     ) -> None:
         super().__init__(KestrelFusion(cut_config(config) if cuts else config), plan)
         self.lidar_alone = lidar_alone
-        self.kinds = nn.Conv2d(config.camera_channels, KINDS, 1)
         if cuts:
             whole = KestrelFusion(config).requires_grad_(False).eval()
             whole.load_state_dict(self.network.state_dict())
@@ -107,11 +102,6 @@ class FusionTask(Task[KestrelFusion]):
         with fast_arithmetic():
             output = self.network(batch.inputs_of(self.network))
         parts = fusion_loss(output, batch, self.network)
-        if output.context is not None:
-            shares = torch.cat([sample.shares for sample in batch.samples])
-            kinds = kinds_loss(self.kinds, output.context, shares)
-            if kinds is not None:
-                parts["kinds"] = KINDS_WEIGHT * kinds
         self.log_dict({key: value.detach() for key, value in parts.items()}, prog_bar=True)
         return mean_loss(parts)
 

@@ -99,7 +99,6 @@ def augment_view(sample: FusionSample, config: FusionConfig, generator: torch.Ge
             pictures=sample.pictures.flip(-1),
             earlier=sample.earlier.flip(-1),
             depth=sample.depth.flip(-1),
-            shares=sample.shares.flip(-1),
             rays=sample.rays.flip(2),
         )
     return replace(

@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """First stage of Kestrel-Fusion: its camera branch learns from single pictures what is how far away.
 
-Every cell of a picture has a depth, as the LiDAR sees it, and shows something known.
+The later stages tell it little: there a picture only matters where its features happen to fall into a cell
+with an object. Here every cell of the picture has a depth, as the LiDAR sees it, and shows something known.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -28,9 +30,18 @@ from kestrel.train.fusion_augmentation import recolour
 from kestrel.train.fusion_data import PASTS, depth_bins, described_frame, draw_past, earlier_pictures
 from kestrel.train.fusion_sample import collate_earlier
 from kestrel.train.loop import Task, mean_loss
-from kestrel.train.picture_kinds import KINDS, kinds_loss, picture_shares, told_pictures
 from kestrel.train.plan import Plan
 from kestrel.train.sweep_augmentation import uniform
+from kestrel.types import UInt8Array
+
+KINDS: Final = len(Semantic)
+
+_IN_BACKGROUND: Final = (
+    *(Semantic.VOID, Semantic.SKY, Semantic.ROAD, Semantic.SIDEWALK, Semantic.TERRAIN, Semantic.BUILDING),
+    *(Semantic.VEGETATION, Semantic.OTHER_STRUCTURE, Semantic.OTHER_GROUND),
+)
+WEIGHT: Final = torch.tensor([1.0 if kind in _IN_BACKGROUND else 4.0 for kind in Semantic])
+"""How much a cell of each kind counts: objects, paint and other small things more than large surfaces."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class PictureBatch:
     @property
     def told(self) -> Tensor:
         """Of which pictures it is known what they show, (M,) bool."""
-        return told_pictures(self.shares)
+        return ~self.shares.isnan().flatten(1).any(1)
 
     def answer(self, camera: CameraEncoder) -> tuple[Tensor, Tensor]:
         """Return depth logits and context features."""
@@ -103,8 +114,13 @@ class PictureSource:
             torch.stack([torch.from_numpy(frame.picture(number)).permute(2, 0, 1) for number in cameras]),
             earlier_pictures(self.files[index], frame.base_from_camera, self.config, past),
             torch.stack([depth_bins(points, calibration, self.config) for calibration in calibrations]),
-            torch.stack([picture_shares(frame, number, self.config) for number in cameras]),
+            torch.stack([self._shares(frame, number) for number in cameras]),
         )
+
+    def _shares(self, frame: cache.CachedFrame, number: int) -> Tensor:
+        if not frame.has_semantics:
+            return torch.full((KINDS, *self.config.feature_size), torch.nan)
+        return shares_of_kinds(frame.semantic(number), self.config)
 
     def draw(self, generator: torch.Generator) -> Pictures:
         """Return the pictures of a random frame, recoloured, half of the time mirrored."""
@@ -114,6 +130,20 @@ class PictureSource:
         if uniform(0, 1, generator) < 0.5:
             return Pictures(*(part.flip(-1) for part in parts))
         return Pictures(*parts)
+
+
+def shares_of_kinds(semantic: UInt8Array, config: FusionConfig) -> Tensor:
+    """Return which share of each feature cell shows which kind of surface, (KINDS, h, w) float32.
+
+    Args:
+        semantic: (H, W) label image, values of Semantic.
+        config: says how large a feature cell is.
+    """
+    h, w = config.feature_size
+    height, width = semantic.shape
+    cell = (np.arange(height) * h // height)[:, None] * w + np.arange(width) * w // width
+    counts = np.bincount((semantic.astype(np.int64) * (h * w) + cell).ravel(), minlength=KINDS * h * w)
+    return torch.from_numpy(counts.reshape(KINDS, h, w).astype(np.float32) * (h * w / semantic.size))
 
 
 def collate(samples: list[Pictures]) -> PictureBatch:
@@ -148,8 +178,11 @@ class CameraTask(Task[KestrelFusion]):
         """Return the loss of one batch."""
         with fast_arithmetic():
             depth, context = batch.answer(self.network.camera)
-        kinds = kinds_loss(self.kinds, context, batch.shares)
-        parts = {} if kinds is None else {"kinds": kinds}
+        told = batch.told
+        parts = {}
+        if bool(told.any()):
+            shown = context if bool(told.all()) else context[told]
+            parts["kinds"] = F.cross_entropy(self.kinds(shown), batch.shares[told], weight=WEIGHT)
         if bool((batch.depth >= 0).any()):
             parts["depth"] = F.cross_entropy(depth, batch.depth, ignore_index=-1)
         if not parts:  # as where the LiDAR sees nothing of what pictures without labels show

@@ -60,7 +60,6 @@ def cut_at(sample: FusionSample, config: FusionConfig, middle: Tensor) -> Fusion
         rays=sample.rays[looking],
         origins=origins[looking],
         depth=sample.depth[looking],
-        shares=sample.shares[looking],
         boxes=boxes,
         unlabelled=unlabelled,
         map_truth=sample.map_truth[:, row : row + cells, column : column + cells],

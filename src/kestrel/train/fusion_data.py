@@ -22,7 +22,6 @@ from kestrel.train.fusion_augmentation import augment_pictures, augment_points, 
 from kestrel.train.fusion_cut import cut_out
 from kestrel.train.fusion_sample import FusionSample
 from kestrel.train.object_paste import paste_objects
-from kestrel.train.picture_kinds import KINDS, picture_shares
 from kestrel.train.sweep_augmentation import uniform
 from kestrel.types import Calibration, Float64Array
 
@@ -140,9 +139,6 @@ class FrameSource:
             depth=torch.stack([depth_bins(current, calibration, config) for calibration in calibrations])
             if calibrations
             else torch.zeros(0, h, w, dtype=torch.int64),
-            shares=torch.stack([picture_shares(frame, number, config) for number in chosen])
-            if chosen
-            else torch.zeros(0, KINDS, h, w),
             unlabelled=torch.from_numpy(frame.unlabelled),
             labelled_classes=torch.from_numpy(frame.labelled_classes),
         )

@@ -23,9 +23,8 @@ class FusionSample:
     before, a hop apart, the oldest first. rays: (M, h, w, 3). origins: (M, 3). has_lidar: whether
     points took part. boxes: (N, 9), NaN where the velocity is not known; box_label, box_points: (N,).
     map_truth: (layers, X, Y) float, 0 or 1, NaN where it is not known. depth: (M, h, w) int64 depth bin that
-    LiDAR sees, -1 where none. shares: (M, KINDS, h, w) what each cell shows, as picture_shares returns it.
-    vehicle: (2,) where the vehicle is from the middle of boxes, points and map, metres. unlabelled: (K, 7),
-    labelled_classes: (classes,) bool: as of CachedFrame.
+    LiDAR sees, -1 where none. vehicle: (2,) where the vehicle is from the middle of boxes, points and map,
+    metres. unlabelled: (K, 7), labelled_classes: (classes,) bool: as of CachedFrame.
     """
 
     points: Tensor
@@ -39,7 +38,6 @@ class FusionSample:
     box_points: Tensor
     map_truth: Tensor
     depth: Tensor
-    shares: Tensor
     vehicle: Tensor = field(default_factory=partial(torch.zeros, 2))
     unlabelled: Tensor = field(default_factory=partial(torch.zeros, 0, 7))
     labelled_classes: Tensor = field(
