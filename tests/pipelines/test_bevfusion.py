@@ -70,6 +70,7 @@ def test_boxes_in_bfloat16_are_where_they_are_in_float32(tmp_path: Path) -> None
     frame = replace(make_frame(cameras=0), cloud=cloud, sweeps=())
     network = BEVFusionDetector.untrained(config, DETECTION_CLASSES, 1).network
     # As of a training on this frame: without, hardly a cell differs from the next.
+    torch.manual_seed(0)  # of the dropout
     for part in network.modules():
         if isinstance(part, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             part.momentum = 1.0
@@ -83,8 +84,9 @@ def test_boxes_in_bfloat16_are_where_they_are_in_float32(tmp_path: Path) -> None
     one_class = wanted.label[:, None] == found.label[None]
     offsets = np.linalg.norm(wanted.center[:, None] - found.center[None], axis=-1)
     nearest = np.where(one_class, offsets, np.inf).min(1)
-    # Which of two equally high peaks is the last to become a box may change.
-    assert (nearest < 0.05).mean() > 0.95
+    # A quarter of a cell, of which positions in bfloat16 miss half; by how much regressions differ depends on
+    # the dropout above. Which of two equally high peaks is the last to become a box may change.
+    assert (nearest < 0.15).mean() > 0.95
 
 
 def test_depths_in_bfloat16_are_those_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
