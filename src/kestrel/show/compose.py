@@ -22,7 +22,7 @@ TITLE: Final = 64
 PANEL_HEIGHT: Final = 620
 LEGEND: Final = 100
 MOST_CAMERAS_HIGH: Final = 480
-SHOWN_SCORE: Final = 0.3
+SHOWN_SCORE: Final = 0.4
 """Detections below this are left out of pictures (never out of scores)."""
 
 
