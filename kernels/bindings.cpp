@@ -276,7 +276,7 @@ void define(nb::module_& m, const char* name, Result (*kernel)(Arguments...)) {
 }  // namespace
 
 // Raised whenever a function below changes its name, its arguments or their meaning; kestrel.ops asks for it.
-constexpr int interface_version = 12;
+constexpr int interface_version = 13;
 
 NB_MODULE(native, m) {
   m.attr("interface_version") = interface_version;

@@ -29,7 +29,7 @@ DISPATCH_VARIABLE: Final = "KESTREL_DISPATCH"
 
 TORCH_LEVEL: Final = "torch"
 
-INTERFACE_VERSION: Final = 12
+INTERFACE_VERSION: Final = 13
 """The interface of the compiled kernels that these operators call; others are not used."""
 
 _NATIVE_DTYPES: Final = (torch.float32, torch.bfloat16)

@@ -294,11 +294,10 @@ def _weight_gradient(features: Tensor, gradient: Tensor, gather: Tensor) -> Tens
     native, dtype = native_for(features, gradient), features.dtype
     if native is None:
         return weight_gradient_reference(features, gradient, gather)
-    kernel = native.weight_gradient
-    if dtype == torch.bfloat16 and hasattr(native, "weight_gradient_bfloat16"):  # not in all of interface 12
+    if dtype == torch.bfloat16:
         kernel = native.weight_gradient_bfloat16
     else:
-        features, gradient = features.float(), gradient.float()
+        kernel, features, gradient = native.weight_gradient, features.float(), gradient.float()
     shape = len(gather), features.shape[1], gradient.shape[1]
     out = torch.empty(shape, dtype=torch.float32, device="cpu")
     call(kernel, features, gradient, gather, out, len(gradient), *shape, torch.get_num_threads())
