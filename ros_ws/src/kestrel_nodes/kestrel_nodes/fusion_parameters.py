@@ -167,8 +167,8 @@ class FusionParameters(NodeParameters):
     )
     display_score: float = parameter(
         0.4,
-        "Boxes with a lower score are published but not drawn (markers, images); 0.4 has the best F1 score on "
-        "validation drives.",
+        "Boxes with a lower score are published but not drawn (markers, images); 0.4 has the best F1 score "
+        "on validation drives.",
         minimum=0.0,
         maximum=1.0,
     )
