@@ -13,7 +13,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -35,6 +35,17 @@ _QUEUED: Final = 3
 
 _AHEAD: Final = 24
 """How many jobs may be handed out beyond the oldest unfinished one; bounds the memory."""
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Let processes and threads that are started here not know of Ctrl-C: who started them ends them."""
+    resource_tracker.ensure_running()  # its start unblocks signals, so it comes first
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what is started inherits it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @dataclass(frozen=True)
@@ -64,9 +75,7 @@ class Workers:
         context = get_context("spawn")
         self.processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
-        resource_tracker.ensure_running()  # its start unblocks signals, so it comes first
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
-        try:
+        with without_interrupts():
             for _ in range(count or min(len(os.sched_getaffinity(0)), MOST)):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_serve, args=(theirs,), daemon=True)
@@ -74,8 +83,6 @@ class Workers:
                 theirs.close()
                 self.processes.append(process)
                 self._connections.append(ours)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import active_children, get_context, parent_process, resource_tracker
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +30,7 @@ from kestrel.sim.samples import CameraSample, LidarSample, Sample
 from kestrel.sim.scene import EgoState
 from kestrel.sim.semantics import POINT_CLASS_TABLE
 from kestrel.sim.splits import DriveSpec
+from kestrel.sim.workers import without_interrupts
 from kestrel.sim.world import build_world
 from kestrel.train import cache, drive_file
 from kestrel.types import Float32Array, Float64Array
@@ -113,7 +113,7 @@ def prepare(drives: list[DriveSpec], out: Path, workers: int) -> None:
     )
     with _pool(workers) as pool, Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("drives", total=len(drives), completed=len(drives) - len(waiting))
-        with _without_interrupts():
+        with without_interrupts():
             made = {pool.submit(prepare_drive, drive, out): drive for drive in waiting}
         for future in as_completed(made):
             try:
@@ -146,17 +146,6 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Let what is started here not know of Ctrl-C: who started it ends it."""
-    resource_tracker.ensure_running()  # its start unblocks signals, so it comes first
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes and threads inherit it
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _end_with_parent() -> None:
