@@ -43,8 +43,12 @@ class _Ignored:
 
 
 class _Entries:
-    """Stands in for other kinds of dict: what is made of it holds the entries, and no more."""
+    """Stands in for other kinds of dict: what is made of it holds the entries, and no more.
 
+    torch fills only what it takes for a dict, and makes objects of classes alone; so this one makes another.
+    """
+
+    # To mypy a class makes itself.
     def __new__(cls, *_: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]
         return OrderedDict()
 
@@ -52,6 +56,7 @@ class _Entries:
 class _Items:
     """The same for other kinds of list."""
 
+    # As above.
     def __new__(cls, *_: object) -> list[Any]:  # type: ignore[misc]
         return []
 

@@ -66,6 +66,7 @@ class _Wide(nn.Module):
             narrowed = changed.dtype.itemsize < tensor.dtype.itemsize
             return tensor.to(changed.device) if narrowed else changed
 
+        # torch says of this method no types.
         return super()._apply(without_narrowing, recurse)  # type: ignore[no-untyped-call]
 
 
