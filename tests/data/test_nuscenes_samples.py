@@ -15,7 +15,7 @@ from kestrel.data.bag import deserialize, serialize
 from kestrel.data.messages import new
 from kestrel.data.nuscenes_samples import Sample, samples_from_message, samples_message
 from kestrel.errors import InputError
-from tests.eval.test_recording import boxes
+from tests.eval.made_recording import boxes
 
 RACK = (1.0, 2.0, 0.5, 4.0, 2.0, 2.0, 0.3)
 SAMPLE = Sample("token", 1_532_402_927_600_000_000, {"front": 7}, ("vehicle.moving", ""), (RACK,))

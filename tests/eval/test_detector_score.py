@@ -27,9 +27,9 @@ from tests.data.nuscenes_data_set import (
     ego,
 )
 from tests.data.nuscenes_map_file import PLACE, MapFile, square
+from tests.eval.made_recording import boxes
+from tests.eval.made_recording import write as write_drive
 from tests.eval.stand import Stand, add_cycle_at_a_rack, imported, knowing, values
-from tests.eval.test_recording import boxes
-from tests.eval.test_recording import write as write_drive
 from tests.pipelines.test_bevfusion import detector as untrained
 from tests.pipelines.test_bevfusion import write_weights
 from tests.train.recordings import Drive

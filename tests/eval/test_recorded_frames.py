@@ -27,8 +27,8 @@ from tests.data.nuscenes_data_set import (
     ego,
     seen,
 )
+from tests.eval.made_recording import boxes
 from tests.eval.stand import imported, knowing
-from tests.eval.test_recording import boxes
 from tests.pipelines.test_bevfusion import detector as untrained
 
 

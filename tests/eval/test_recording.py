@@ -11,90 +11,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from kestrel.classes import DETECTION_CLASSES, IGNORE, MAP_LAYERS
 from kestrel.cli import build_app
-from kestrel.data import messages, perception_messages, sensor_messages
+from kestrel.data import messages, sensor_messages
 from kestrel.data.bag import BagReader, BagWriter
-from kestrel.errors import CalibrationError, InputError
-from kestrel.eval import baseline
+from kestrel.errors import InputError
 from kestrel.eval.recording import Answers, read_recording
-from kestrel.eval.score import detection_values, figures, map_values, unanswered
+from kestrel.eval.score import figures, map_values, unanswered
 from kestrel.eval.timing import node_timings
 from kestrel.report import Figure
-from kestrel.types import BevMap, Boxes3D, PointCloud
-
-EPOCH = 1_700_000_000 * 10**9
-WALL = 1_800_000_000 * 10**9
-MS = 10**6
-
-
-def boxes(stamp, centers, names=("car",), sizes=(4.0, 2.0, 1.5), score=1.0):
-    count = len(centers)
-    return Boxes3D(
-        center=np.array(centers, np.float32).reshape(count, 3),
-        size=np.tile(np.array(sizes, np.float32), (count, 1)).reshape(count, 3),
-        yaw=np.zeros(count, np.float32),
-        velocity=np.zeros((count, 2), np.float32),
-        label=np.array([DETECTION_CLASSES.index(name) for name in names * count][:count], np.int64),
-        score=np.full(count, score, np.float32),
-        class_names=DETECTION_CLASSES,
-        frame_id="base_link",
-        stamp_ns=stamp,
-    )
-
-
-def labelled(stamp, classes):
-    points = np.zeros(len(classes), [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("class_id", "u1")])
-    points["class_id"] = classes
-    return sensor_messages.packed_cloud(points, stamp, "base_link")
-
-
-def road(stamp, half_width):
-    bev = baseline.straight_road(stamp)
-    side = np.abs(-50 + (np.arange(200) + 0.5) * 0.5)
-    probability = np.zeros_like(bev.probability)
-    probability[MAP_LAYERS.index("drivable_area")] = side < half_width
-    return BevMap(probability, bev.layer_names, bev.lower, bev.resolution, bev.frame_id, stamp)
-
-
-def write(path, *, sweeps=4, answered=3, latency_ms=40, frame="base_link"):
-    """Half of the real cars are found; events are right in three of four frames; 30 ms between sweeps."""
-    with BagWriter(path) as bag:
-        bag.write("/tf_static", messages.tf_message([messages.transform_message(
-            np.eye(4), "base_link", "lidar", EPOCH)]), WALL)  # fmt: skip
-        for index in range(sweeps):
-            stamp, sent = EPOCH + index * 100 * MS, WALL + index * 400 * MS
-            cloud = PointCloud(np.zeros((4, 4), np.float32), stamp, "lidar")
-            bag.write("/lidar/points", sensor_messages.cloud_message(cloud), sent)
-            truth = boxes(stamp, [(10, 0, 0), (20, 5, 0)])
-            bag.write("/truth/objects", perception_messages.objects_message(truth), sent)
-            bag.write("/truth/points", labelled(stamp, [0, 0, 1, IGNORE]), sent)
-            for layer, grid in perception_messages.map_messages(
-                road(stamp, baseline.ROAD_HALF_WIDTH_M)
-            ).items():
-                bag.write(f"/truth/map/{layer}", grid, sent)
-            event = messages.classification_message({"clear": 1.0}, stamp, "camera_front_optical")
-            bag.write("/truth/event", event, sent)
-            if index < answered:
-                answer(bag, index, stamp, sent + latency_ms * MS, frame)
-    return path
-
-
-def answer(bag, index, stamp, at, frame):
-    found = boxes(stamp, [(10.5, 0, 0)], score=0.9)
-    message = perception_messages.objects_message(found)
-    message.header.frame_id = frame
-    bag.write("/fusion/output/objects", message, at - 10 * MS)
-    bag.write("/segmentation/output/points", labelled(stamp, [0, 1, 1, 0]), at)
-    for layer, grid in perception_messages.map_messages(road(stamp, 2 * baseline.ROAD_HALF_WIDTH_M)).items():
-        bag.write(f"/fusion/output/map/{layer}", grid, at)
-    scores = {"clear": 0.6, "cut_in": 0.4} if index else {"clear": 0.4, "cut_in": 0.6}
-    event = messages.classification_message(scores, stamp, "camera_front_optical")
-    bag.write("/video/output/front/event", event, at)
-
-
-def values(path, **options):
-    return {name: figure.value for name, figure in figures(read_recording(path), **options).items()}
+from tests.eval.made_recording import EPOCH, MS, WALL, road, values, write
 
 
 def test_every_score_is_what_the_recording_was_made_for(tmp_path):
@@ -283,59 +208,6 @@ def test_sweep_without_answer_counts_against_the_detections(tmp_path):
     assert one_lost < all_answered
 
 
-def test_what_lies_in_a_dont_care_region_counts_neither_way(tmp_path):
-    """A false alarm at 10 m would spoil the precision; the truth says it knows nothing around there."""
-    path = tmp_path / "out.mcap"
-    with BagWriter(path) as bag:
-        truth = perception_messages.objects_message(boxes(EPOCH, [(20, 5, 0), (10, 0, 0)], sizes=(4, 4, 2)))
-        truth.objects[1].class_id = "dont_care"
-        bag.write("/truth/objects", truth, WALL)
-        found = boxes(EPOCH, [(20, 5, 0), (10.5, 0.5, 0)])
-        bag.write("/fusion/output/objects", perception_messages.objects_message(found), WALL)
-    assert values(path)["detection/car/AP_2m"] == pytest.approx(1.0)
-
-
-def with_regions(truth, *regions):
-    """Return true boxes beside regions of which nothing is known: x, y, length, width and yaw of each."""
-    count, table = len(regions), np.array(regions, np.float32)
-    return Boxes3D(
-        center=np.concatenate((truth.center, np.c_[table[:, :2], np.zeros(count, np.float32)])),
-        size=np.concatenate((truth.size, np.c_[table[:, 2:4], np.full(count, 10, np.float32)])),
-        yaw=np.concatenate((truth.yaw, table[:, 4])),
-        velocity=np.concatenate((truth.velocity, np.full((count, 2), np.nan, np.float32))),
-        label=np.concatenate((truth.label, np.full(count, len(DETECTION_CLASSES)))),
-        score=np.ones(len(truth) + count, np.float32),
-        class_names=(*DETECTION_CLASSES, perception_messages.DONT_CARE),
-        frame_id="base_link",
-        stamp_ns=truth.stamp_ns,
-    )
-
-
-REGION = (20, 10, 60, 10, 0.5)
-
-
-def test_the_truth_itself_finds_all_that_is_labelled_in_regions_of_which_else_nothing_is_known():
-    real = boxes(1, [(20, 10, 0), (11.2, 5, 0), (30, -12, 0)], ("car", "pedestrian", "car"))
-    truth = Answers(objects={1: with_regions(real, REGION, (-20, 0, 30, 30, 0))})
-    found = detection_values(truth, Answers(objects={1: real}))
-    for name in ("mAP", "car/AP", "pedestrian/AP"):
-        assert found[f"detection/{name}"][0] == pytest.approx(1.0), name
-
-
-def test_what_is_found_in_a_region_counts_around_what_is_labelled_there():
-    real = boxes(1, [(20, 10, 0), (30, -12, 0)])
-    truth = Answers(objects={1: with_regions(real, REGION)})
-
-    def precision(*others):
-        places = [*real.center.tolist(), *others]
-        found = replace(boxes(1, places), score=np.linspace(0.5, 0.9, len(places), dtype=np.float32))
-        return detection_values(truth, Answers(objects={1: found}))["detection/car/AP"][0]
-
-    assert precision((28.8, 14.8, 0)) == pytest.approx(1.0), "in the region, far from what is labelled"
-    assert precision((20.9, 10.5, 0)) < 0.9, "the same car again"
-    assert precision((30, 0, 0)) < 0.9, "beside the region"
-
-
 def test_a_map_on_another_grid_is_compared_where_its_cells_are():
     truth = road(1, 5.0)
     shifted = replace(
@@ -435,41 +307,3 @@ def test_recording_without_anything_to_score_is_an_error(tmp_path):
     with BagWriter(tmp_path / "out.mcap") as bag:
         bag.write("/tf_static", messages.tf_message([]), WALL)
     assert isinstance(run(tmp_path / "out.mcap").exception, InputError)
-
-
-def test_baseline_finds_a_cluster_of_the_size_of_a_car():
-    random = np.random.default_rng(0)
-    car = random.uniform((8.0, 1.2, 0.4), (12.2, 3.0, 1.5), (400, 3)).astype(np.float32)
-    ground = np.c_[random.uniform(-40, 40, (2000, 2)), np.zeros(2000)].astype(np.float32)
-    found = baseline.boxes(np.concatenate([car, ground]), EPOCH)
-    assert [DETECTION_CLASSES[label] for label in found.label] == ["car"]
-    np.testing.assert_allclose(found.center[0, :2], (10.1, 2.1), atol=0.2)
-    np.testing.assert_allclose(found.size[0], (4.2, 1.8, 1.5), atol=0.3)
-
-
-def test_baseline_answers_every_sweep_with_every_point(tmp_path):
-    answers = baseline.answer_drive(write(tmp_path / "out.mcap", sweeps=3))
-    assert len(answers.objects) == len(answers.maps) == 3
-    assert [len(classes) for classes in answers.points.values()] == [4, 4, 4]
-
-
-def test_baseline_needs_to_know_where_the_lidar_is(tmp_path):
-    with BagWriter(tmp_path / "bag") as bag:
-        cloud = PointCloud(np.zeros((4, 4), np.float32), EPOCH, "roof")
-        bag.write("/lidar/points", sensor_messages.cloud_message(cloud), EPOCH)
-    with pytest.raises(CalibrationError, match="roof"):
-        baseline.answer_drive(tmp_path / "bag")
-
-
-def test_baseline_does_not_answer_broken_sweeps(tmp_path):
-    path = tmp_path / "out.mcap"
-    with BagWriter(path) as bag:
-        for index in range(3):
-            points = PointCloud(np.zeros((4, 4), np.float32), EPOCH + index * MS, "base_link")
-            cloud = sensor_messages.cloud_message(points)
-            if index == 1:
-                cloud.data = cloud.data[:7]
-            if index == 2:
-                cloud.fields = cloud.fields[1:]
-            bag.write("/lidar/points", cloud, WALL + index * MS)
-    assert list(baseline.answer_drive(path).objects) == [EPOCH]
